@@ -1,0 +1,35 @@
+"""Turn a trained VAE into a verified bundle.
+
+    from pathlib import Path
+    from export import Source, export_bundle
+    from train import load_run
+
+    run = load_run(Path("runs/digits-mlp"))
+    source = Source("digits", run.vae, run.samples, "test images of digits", dataset=None)
+    for report in export_bundle(source, Path("models/digits"), ["onnx", "torchscript"]):
+        print(report)
+
+On the command line: `vae-export --help`.
+"""
+
+from export._bundle_writer import FORMATS, Format, Source, export_bundle, latent_space_id
+from export._errors import ExportError, GraphError, StateDictError, VerificationError
+from export._onnx_format import DEFAULT_OPSET
+from export._reference import make_reference, pyro_elbo
+from export._state_dict import load_state_dict
+
+__all__ = [
+    "DEFAULT_OPSET",
+    "FORMATS",
+    "ExportError",
+    "Format",
+    "GraphError",
+    "Source",
+    "StateDictError",
+    "VerificationError",
+    "export_bundle",
+    "latent_space_id",
+    "load_state_dict",
+    "make_reference",
+    "pyro_elbo",
+]

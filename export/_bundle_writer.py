@@ -1,0 +1,219 @@
+"""From a trained VAE to a verified bundle: written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnx
+from torch import Tensor
+
+from export._card import draw_picture, write_card
+from export._errors import ExportError, VerificationError
+from export._lint import lint_program
+from export._onnx_format import DEFAULT_OPSET, to_onnx
+from export._programs import Program, decoder_program, encoder_program, reconstruct_program
+from export._reference import make_reference
+from export._torch_formats import load_pt2, load_torchscript, to_pt2, to_torchscript
+from runtime import (
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    Bundle,
+    DatasetSpec,
+    FileEntry,
+    GraphSpec,
+    Manifest,
+    ModelSpec,
+    Report,
+    Tolerances,
+    load,
+    verify_outputs,
+)
+from train import VAE
+
+Format = Literal["onnx", "torchscript", "pt2"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_REFERENCE_FILE = "reference.npz"
+_TORCH_SUFFIX = {"torchscript": ".ts", "pt2": ".pt2"}
+_PRODUCERS = ("edgevae", "torch", "pyro-ppl", "onnx", "onnxscript")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Args:
+        name: The model's name.
+        vae: The trained model, on the CPU.
+        samples: Observations to verify with, shape `(num_samples, *data_shape)` in [0, 1]; at least one.
+        samples_note: What they are, for the model card: `test images of mnist`.
+        dataset: What the model was trained on; `None` where that is not known.
+    """
+
+    name: str
+    vae: VAE
+    samples: Tensor
+    samples_note: str
+    dataset: DatasetSpec | None
+
+
+def export_bundle(
+    source: Source,
+    out: Path,
+    formats: Sequence[Format] = ("onnx",),
+    *,
+    opset: int = DEFAULT_OPSET,
+    tolerances: Tolerances | None = None,
+    overwrite: bool = False,
+) -> tuple[Report, ...]:
+    """Export a model, verify it against Pyro, and write it to the folder `out`.
+
+    Everything is written to a temporary folder beside `out`, verified there, and renamed. Whatever fails, nothing of it
+    is left, and a bundle that was there before stays.
+
+    Args:
+        source: The model.
+        out: The bundle's folder.
+        formats: What to write: `onnx` for the runtime, `torchscript` and `pt2` for PyTorch.
+        opset: Version of ONNX's operators.
+        tolerances: How far the outputs may be from Pyro's; by default 1e-5, absolute and relative.
+        overwrite: Whether a bundle that is already there may be replaced.
+
+    Returns:
+        The verifications, one a format; all passed.
+
+    Raises:
+        ExportError: `out` is in the way.
+        GraphError: The networks cannot become graphs that give the same numbers everywhere.
+        VerificationError: They became graphs that do not.
+    """
+    check_writable(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        reports = _write(temporary, source, formats, opset, tolerances or Tolerances())
+        temporary.chmod(0o755)  # mkdtemp makes it private to the user
+        _replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return reports
+
+
+def check_writable(out: Path, overwrite: bool) -> None:
+    """Raise `ExportError` if a bundle cannot be written to `out` without losing what is there."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / MANIFEST_FILE).is_file():
+        raise ExportError(f"{out} is there and is not a bundle; choose another --out")
+    if not overwrite:
+        raise ExportError(f"{out} already holds a bundle; choose another --out, or give --force to replace it")
+
+
+def _write(
+    folder: Path, source: Source, formats: Sequence[Format], opset: int, tolerances: Tolerances
+) -> tuple[Report, ...]:
+    programs = {"encoder": encoder_program(source.vae), "decoder": decoder_program(source.vae)}
+    if "onnx" in formats:
+        programs["reconstruct"] = reconstruct_program(source.vae)
+    graphs: dict[str, GraphSpec] = {}
+    torch_files: dict[str, FileEntry] = {}
+
+    def write(file: str, content: bytes) -> FileEntry:
+        (folder / file).write_bytes(content)
+        return FileEntry.of(file, content)
+
+    for name, program in programs.items():
+        traced = program.trace()
+        lint_program(name, traced)
+        if "onnx" in formats:
+            graphs[name] = _write_onnx(name, program, to_onnx(name, program, traced, opset), write)
+        if name == "reconstruct":  # PyTorch's users call the two networks
+            continue
+        if "torchscript" in formats:
+            torch_files[f"{name}.ts"] = write(f"{name}.ts", to_torchscript(program))
+        if "pt2" in formats:
+            torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
+
+    reference = make_reference(source.vae, source.samples)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=source.name,
+        model=_model_spec(source.vae),
+        latent_space_id=latent_space_id(source.vae),
+        graphs=graphs,
+        torch_files=torch_files,
+        reference=write(_REFERENCE_FILE, reference.encode()),
+        tolerances=tolerances,
+        dataset=source.dataset,
+        producers={name: importlib.metadata.version(name) for name in _PRODUCERS},
+    )
+    write(MANIFEST_FILE, manifest.encode())
+    reports = tuple(_verify(folder, format_name) for format_name in FORMATS if format_name in formats)
+    if not all(report.passed for report in reports):
+        raise VerificationError(reports)
+    draw_picture(folder, source.vae, reference)
+    write_card(folder, manifest, reports, source.samples_note)
+    return reports
+
+
+def _write_onnx(name: str, program: Program, model: onnx.ModelProto, write: Callable[[str, bytes], FileEntry]) -> GraphSpec:
+    return GraphSpec(
+        file=write(f"{name}.onnx", model.SerializeToString(deterministic=True)),
+        inputs=program.inputs,
+        outputs=program.outputs,
+        opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
+        ir_version=model.ir_version,
+    )
+
+
+def _verify(folder: Path, format_name: Format) -> Report:
+    """Verify one format by loading what was written, as its users will."""
+    if format_name == "onnx":
+        return load(folder, provider="cpu").verify()
+    run = {"torchscript": load_torchscript, "pt2": load_pt2}[format_name]
+    suffix = _TORCH_SUFFIX[format_name]
+    encoder, decoder = run(folder / f"encoder{suffix}"), run(folder / f"decoder{suffix}")
+    return verify_outputs(Bundle(folder), format_name, encoder, decoder, None)
+
+
+def _model_spec(vae: VAE) -> ModelSpec:
+    return ModelSpec(
+        architecture="mlp",
+        likelihood="bernoulli",
+        latent="normal",
+        data_shape=vae.config.data_shape,
+        z_dim=vae.config.z_dim,
+        hidden_dim=vae.config.hidden_dim,
+    )
+
+
+def latent_space_id(vae: VAE) -> str:
+    """Return the SHA-256 of the weights: what latents of this model, and of no other, have in common."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _replace(temporary: Path, out: Path) -> None:
+    """Put `temporary` in the place of `out`; the folder that was there goes only when the new one stands."""
+    if not out.exists():
+        temporary.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
+    out.rename(old / out.name)
+    try:
+        temporary.rename(out)
+    except OSError:
+        (old / out.name).rename(out)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""Programs for PyTorch users: TorchScript, which PyTorch has deprecated, and `torch.export`'s archive."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from export._programs import Program
+
+FloatArray = NDArray[np.float32]
+Run = Callable[..., Sequence[FloatArray]]
+
+
+def to_torchscript(program: Program) -> bytes:
+    """Return the program as a TorchScript archive, without the source positions of this machine."""
+    buffer = io.BytesIO()
+    with _deprecations_silenced():
+        traced = torch.jit.trace(program.module, program.example())
+        torch.jit.save(traced, buffer)
+    return _without_debug_files(buffer.getvalue())
+
+
+def to_pt2(traced: ExportedProgram) -> bytes:
+    """Return a traced program as an archive of `torch.export.save`, without the source positions of this machine."""
+    for node in traced.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    buffer = io.BytesIO()
+    torch.export.save(traced, buffer)
+    return buffer.getvalue()
+
+
+def load_torchscript(path: Path) -> Run:
+    """Return the function in a TorchScript file, over arrays."""
+    with _deprecations_silenced():
+        return _over_arrays(torch.jit.load(path))
+
+
+def load_pt2(path: Path) -> Run:
+    """Return the function in a file of `torch.export.save`, over arrays."""
+    return _over_arrays(torch.export.load(path).module())
+
+
+def _over_arrays(module: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]) -> Run:
+    def run(*arrays: FloatArray) -> list[FloatArray]:
+        with torch.no_grad():
+            outputs = module(*(torch.from_numpy(array) for array in arrays))
+        return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    return run
+
+
+def _without_debug_files(archive: bytes) -> bytes:
+    """Drop TorchScript's `.debug_pkl` entries: they hold this machine's paths, and nothing that runs."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as target:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                target.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+    return buffer.getvalue()
+
+
+class _deprecations_silenced(warnings.catch_warnings):  # noqa: N801: used like a function
+    """PyTorch has deprecated `torch.jit`; the format stays, because devices with LibTorch of today read nothing else."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)

@@ -1,0 +1,58 @@
+"""Run an exported VAE: NumPy and ONNX Runtime, never PyTorch.
+
+    import runtime
+
+    model = runtime.load("models/mnist-mlp")
+    images = model.generate(16, seed=0).reshape(-1, *model.data_shape)
+
+`Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`. Nothing is random that was not asked for: a `seed`
+names a noise stream that is identical to PyTorch's CPU generator, and the same arguments give the same numbers.
+
+On the command line: `vae-run --help`.
+"""
+
+from ._bundle import Bundle
+from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError
+from ._manifest import (
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    DatasetSpec,
+    FileEntry,
+    GraphSpec,
+    Manifest,
+    ModelSpec,
+    TensorSpec,
+    Tolerances,
+)
+from ._model import Model, load
+from ._noise import Noise
+from ._posterior import Posterior
+from ._reference import Reference
+from ._verification import BATCH_SIZES, Check, Report, verify_outputs
+
+__all__ = [
+    "BATCH_SIZES",
+    "MANIFEST_FILE",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "BundleError",
+    "Check",
+    "DatasetSpec",
+    "EdgeVAEError",
+    "FileEntry",
+    "GraphSpec",
+    "InputError",
+    "InstallError",
+    "Manifest",
+    "Model",
+    "ModelSpec",
+    "Noise",
+    "Posterior",
+    "ProviderError",
+    "Reference",
+    "Report",
+    "TensorSpec",
+    "Tolerances",
+    "load",
+    "verify_outputs",
+]

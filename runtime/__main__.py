@@ -1,0 +1,13 @@
+"""Run as `python -m runtime`."""
+
+import sys
+
+try:
+    from ._cli import main
+except ModuleNotFoundError as error:
+    if error.name != "click":
+        raise
+    sys.exit("the command line needs click; pip install click")
+
+if __name__ == "__main__":
+    main(prog_name="vae-run")

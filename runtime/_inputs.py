@@ -1,0 +1,112 @@
+"""What callers hand in, checked and brought into the graphs' form: float32, contiguous, `(batch, ...)`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._errors import InputError
+from ._manifest import ModelSpec
+
+FloatArray = NDArray[np.float32]
+
+
+def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
+    """Return `x` as float32 in [0, 1], shape `(batch, data_dim)`.
+
+    Raises:
+        InputError: `x` has another shape, another dtype, holds NaN, or values outside of [0, 1].
+    """
+    array = _array("x", x)
+    shapes = _observation_shapes(model)
+    if array.shape[1:] not in shapes or array.ndim < 2:
+        expected = " or ".join(_shape_text(shape) for shape in shapes)
+        remedy = "; add a batch axis with x[None]" if array.shape in shapes else ""
+        raise InputError(f"x must have shape {expected}, got {array.shape}{remedy}")
+    array = array.reshape(len(array), model.data_dim)
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    if array.dtype not in (np.float32, np.float64):
+        raise InputError(f"x must be float32 or float64 in [0, 1], or uint8 in [0, 255], got dtype {array.dtype}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        values = np.ascontiguousarray(array, np.float32)
+    if values.size and not (values.min() >= 0 and values.max() <= 1):
+        if np.isnan(values).any():
+            raise InputError(f"x must not hold NaN, got NaN in row {int(np.argwhere(np.isnan(values))[0, 0])}")
+        raise InputError(
+            f"x must be in [0, 1], got values from {values.min():g} to {values.max():g}; "
+            "divide pixels of 0 to 255 by 255, or pass them as uint8"
+        )
+    return values
+
+
+def latents(z: ArrayLike, z_dim: int) -> FloatArray:
+    """Return `z` as float32, shape `(batch, z_dim)`.
+
+    Raises:
+        InputError: `z` has another shape, another dtype, or values that are not finite.
+    """
+    return _finite_rows("z", z, (None, z_dim))
+
+
+def noise(eps: ArrayLike, batch: int, z_dim: int) -> FloatArray:
+    """Return `eps` as float32, shape `(batch, z_dim)`.
+
+    Raises:
+        InputError: `eps` has another shape, another dtype, or values that are not finite.
+    """
+    return _finite_rows("eps", eps, (batch, z_dim))
+
+
+def count(name: str, value: int) -> int:
+    """Return `value` as a number of things.
+
+    Raises:
+        InputError: It is not an integer, or below 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InputError(f"{name} must be an integer, got {type(value).__name__}")
+    if value < 0:
+        raise InputError(f"{name} must not be negative, got {value}")
+    return int(value)
+
+
+def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, int]) -> FloatArray:
+    array = _array(name, value)
+    batch, width = shape
+    if array.ndim != 2 or array.shape[1] != width or batch not in (None, len(array)):
+        expected = f"({'batch' if batch is None else batch}, {width})"
+        remedy = f"; add a batch axis with {name}[None]" if array.shape == (width,) else ""
+        raise InputError(f"{name} must have shape {expected}, got {array.shape}{remedy}")
+    if array.dtype not in (np.float32, np.float64):
+        raise InputError(f"{name} must be float32 or float64, got dtype {array.dtype}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        values = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0, 0])
+        raise InputError(f"{name} must be finite, got NaN or infinity in row {row}")
+    return values
+
+
+def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{name} must be an array of numbers, got rows of different lengths") from error
+    if array.dtype == object:
+        raise InputError(f"{name} must be an array of numbers, got {type(value).__name__} with other content")
+    return array
+
+
+def _observation_shapes(model: ModelSpec) -> list[tuple[int, ...]]:
+    """The shapes that one observation may have: flat, as it is, and without the channel where there is but one."""
+    shapes = [(model.data_dim,), model.data_shape]
+    if len(model.data_shape) == 3 and model.data_shape[0] == 1:
+        shapes.append(model.data_shape[1:])
+    return list(dict.fromkeys(shapes))
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return f"(batch, {', '.join(map(str, shape))})"

@@ -1,0 +1,168 @@
+"""`manifest.json`: the one description of a bundle, written by the exporter and read by the runtime through this schema."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Annotated, Literal
+
+import msgspec
+
+from ._errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+Size = Annotated[int, msgspec.Meta(ge=1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+Tolerance = Annotated[float, msgspec.Meta(ge=0)]
+GraphName = Literal["encoder", "decoder", "reconstruct"]
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the manifest; unknown fields are refused, so that nothing in it goes unread."""
+
+
+class ModelSpec(_Record, frozen=True, kw_only=True):
+    """The model's choices and sizes.
+
+    Args:
+        architecture: The networks; `mlp` has one hidden layer.
+        likelihood: p(x|z); `bernoulli` has one parameter, `loc_img`, the probability of each pixel.
+        latent: p(z); `normal` is one standard normal.
+        data_shape: Shape of one observation, `(channels, height, width)` for images.
+        z_dim: Number of latent dimensions.
+        hidden_dim: Width of the hidden layers.
+    """
+
+    architecture: Literal["mlp"]
+    likelihood: Literal["bernoulli"]
+    latent: Literal["normal"]
+    data_shape: tuple[Size, ...]
+    z_dim: Size
+    hidden_dim: Size
+
+    @property
+    def data_dim(self) -> int:
+        """Number of values in one observation, the product of `data_shape`."""
+        return math.prod(self.data_shape)
+
+
+class FileEntry(_Record, frozen=True, kw_only=True):
+    """A file of the bundle: its name in the folder, and what its content must be."""
+
+    file: FileName
+    sha256: Sha256
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+
+    @classmethod
+    def of(cls, file: str, content: bytes) -> FileEntry:
+        """Return the entry of a file with this name and content."""
+        return cls(file=file, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+class TensorSpec(_Record, frozen=True, kw_only=True):
+    """An input or output of a graph; the first axis is `batch`."""
+
+    name: str
+    dtype: Literal["float32"]
+    shape: tuple[Literal["batch"] | Size, ...]
+
+
+class GraphSpec(_Record, frozen=True, kw_only=True):
+    """An ONNX graph: its file, what goes in and out, and the format's versions."""
+
+    file: FileEntry
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: Size
+    ir_version: Size
+
+
+class Tolerances(_Record, frozen=True, kw_only=True):
+    """How far this bundle may be from Pyro: `|actual - expected| <= atol + rtol * |expected|` for each value.
+
+    Args:
+        atol: Absolute part, for the outputs of the graphs.
+        rtol: Relative part, for the outputs of the graphs.
+        kl_nats: Limit of KL(q_pyro ‖ q_onnx) of each row, in nats.
+        elbo_nats: Limit of the ELBO's drift on each row, in nats.
+    """
+
+    atol: Tolerance = 1e-5
+    rtol: Tolerance = 1e-5
+    kl_nats: Tolerance = 1e-6
+    elbo_nats: Tolerance = 1e-2
+
+
+class DatasetSpec(_Record, frozen=True, kw_only=True):
+    """What the model was trained on.
+
+    Args:
+        name: The data set.
+        num_train: Number of training images.
+        num_test: Number of test images.
+        test_elbo_nats: Mean ELBO of the whole test set, nats an image.
+        num_particles: Draws of z an image that the ELBO is estimated from.
+    """
+
+    name: str
+    num_train: Size
+    num_test: Size
+    test_elbo_nats: float
+    num_particles: Size
+
+
+class Manifest(_Record, frozen=True, kw_only=True):
+    """The whole of `manifest.json`.
+
+    Args:
+        schema_version: Version of this schema, 1.
+        name: The model's name.
+        model: Choices and sizes.
+        latent_space_id: Names the latent space: the same for all graphs and bundles of the same weights.
+        graphs: The ONNX graphs by name; empty in a bundle for PyTorch only.
+        torch_files: Programs for PyTorch by name (`encoder.ts`, `decoder.pt2`, ...); this runtime does not read them.
+        reference: What Pyro itself computed, for verification on the device.
+        tolerances: How far the bundle may be from it.
+        dataset: What the model was trained on; `None` where the exporter was not told.
+        producers: Versions of the packages that made the bundle.
+    """
+
+    schema_version: Literal[1]
+    name: str
+    model: ModelSpec
+    latent_space_id: Sha256
+    graphs: dict[GraphName, GraphSpec]
+    torch_files: dict[str, FileEntry]
+    reference: FileEntry
+    tolerances: Tolerances
+    dataset: DatasetSpec | None
+    producers: dict[str, str]
+
+    def encode(self) -> bytes:
+        """Return the manifest as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+    @staticmethod
+    def decode(content: bytes) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            BundleError: It is not JSON, of another schema version, or does not fit the schema.
+        """
+        try:
+            version = msgspec.json.decode(content, type=_Version).schema_version
+            if version != SCHEMA_VERSION:
+                raise BundleError(
+                    f"{MANIFEST_FILE} has schema version {version}, this runtime reads {SCHEMA_VERSION}; "
+                    f"{'install a newer edgevae' if version > SCHEMA_VERSION else 'export the model again'}"
+                )
+            return msgspec.json.decode(content, type=Manifest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise BundleError(f"{MANIFEST_FILE} is not a valid manifest: {error}; export the model again") from error
+
+
+class _Version(msgspec.Struct):
+    schema_version: int

@@ -1,0 +1,98 @@
+"""Standard normal noise, identical to PyTorch's CPU generator, in NumPy.
+
+`torch.manual_seed(seed); torch.randn(n)` draws from the Mersenne Twister MT19937 (Matsumoto & Nishimura, 1998), seeded
+with the low 32 bits of the seed, and turns uniform numbers into normal ones by the Box-Muller transform (Box & Muller,
+1958). From 16 values on, it uses 24-bit uniforms in blocks of 16, eight radii and eight angles; if the last block is
+not full, the last 16 values are drawn again. Below 16 values it uses 53-bit uniforms in pairs, and keeps the second
+value of a pair for the next draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._errors import InputError
+
+_MAX_SEED = 2**64 - 1
+_BLOCK = 16
+_HALF = _BLOCK // 2
+
+
+class Noise:
+    """A stream of standard normal values: what `torch.Generator().manual_seed(seed)` gives on the CPU.
+
+    Consecutive draws give what consecutive calls of `torch.randn` with that generator give.
+
+    Args:
+        seed: From 0 to 2**64 - 1; like PyTorch's generator, the stream depends on its low 32 bits.
+
+    Raises:
+        InputError: `seed` is not an integer or out of range.
+    """
+
+    def __init__(self, seed: int) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+            raise InputError(f"seed must be an integer, got {type(seed).__name__}")
+        if not 0 <= seed <= _MAX_SEED:
+            raise InputError(f"seed must be between 0 and 2**64 - 1, got {seed}")
+        # RandomState's integer seeding is MT19937's own, and NumPy keeps its stream fixed for good.
+        self._twister = np.random.RandomState(int(seed) & 0xFFFFFFFF)
+        self._second: float | None = None
+
+    def standard_normal(self, shape: Sequence[int]) -> NDArray[np.float32]:
+        """Draw values of N(0, 1), float32, as `torch.randn(shape)` would; equal to it within float32 rounding."""
+        size = math.prod(shape)
+        values = self._pairs(size) if size < _BLOCK else self._blocks(size)
+        return values.reshape(shape)
+
+    def _blocks(self, size: int) -> NDArray[np.float32]:
+        uniforms = self._uniforms24(size)
+        values = np.empty(size, np.float32)
+        whole = size - size % _BLOCK
+        values[:whole] = _box_muller(uniforms[:whole])
+        if whole < size:
+            values[-_BLOCK:] = _box_muller(self._uniforms24(_BLOCK))
+        return values
+
+    def _uniforms24(self, size: int) -> NDArray[np.float32]:
+        """Uniform values in [0, 1) with 24 bits, one 32-bit output each."""
+        bits = self._words(size) & np.uint32(0xFFFFFF)
+        return bits.astype(np.float32) * np.float32(2**-24)
+
+    def _pairs(self, size: int) -> NDArray[np.float32]:
+        values = np.empty(size, np.float32)
+        for index in range(size):
+            values[index] = self._next_of_pair()
+        return values
+
+    def _next_of_pair(self) -> float:
+        if self._second is not None:
+            value, self._second = self._second, None
+            return value
+        angle = 2 * math.pi * self._uniform53()
+        radius = math.sqrt(-2 * math.log1p(-self._uniform53()))
+        self._second = radius * math.sin(angle)
+        return radius * math.cos(angle)
+
+    def _uniform53(self) -> float:
+        """A uniform value in [0, 1) with 53 bits, from two 32-bit outputs."""
+        high, low = (int(word) for word in self._words(2))
+        return float(((high << 32) | low) & (2**53 - 1)) * 2.0**-53
+
+    def _words(self, size: int) -> NDArray[np.uint32]:
+        return self._twister.randint(0, 2**32, size=size, dtype=np.uint32)
+
+
+def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn uniform values, a whole number of blocks, into normal ones."""
+    blocks = uniforms.reshape(-1, 2, _HALF)
+    radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - blocks[:, 0]))
+    angle = np.float32(2 * math.pi) * blocks[:, 1]
+    normal = np.empty_like(blocks)
+    normal[:, 0] = radius * np.cos(angle)
+    normal[:, 1] = radius * np.sin(angle)
+    return normal.reshape(-1)

@@ -1,0 +1,56 @@
+"""Fit a Pyro VAE with SVI.
+
+    from pathlib import Path
+    import torch
+    from train import ModelConfig, Trainer, TrainingConfig, evaluate_elbo, load_dataset
+
+    dataset = load_dataset("digits")
+    trainer = Trainer(ModelConfig(dataset.data_shape), TrainingConfig(seed=0), torch.device("cpu"))
+    for _ in range(10):
+        loss = trainer.fit_epoch(dataset.train)  # nats an image
+    print(evaluate_elbo(trainer.vae, dataset.test))
+
+On the command line: `python -m train --help`.
+"""
+
+from train._config import ModelConfig, TrainingConfig
+from train._datasets import DATASET_NAMES, Dataset, DatasetName, load_dataset
+from train._device import select_device
+from train._elbo import evaluate_elbo
+from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, RunError, TrainError
+from train._fit import Progress, fit
+from train._networks import Decoder, Encoder
+from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
+from train._trainer import Trainer
+from train._vae import VAE
+
+__all__ = [
+    "DATASET_NAMES",
+    "VAE",
+    "ConfigError",
+    "Dataset",
+    "DatasetError",
+    "DatasetInfo",
+    "DatasetName",
+    "Decoder",
+    "DeviceError",
+    "DivergedError",
+    "Encoder",
+    "EpochMetrics",
+    "ModelConfig",
+    "Progress",
+    "Run",
+    "RunConfig",
+    "RunError",
+    "RunWriter",
+    "TrainError",
+    "Trainer",
+    "TrainingConfig",
+    "evaluate_elbo",
+    "fit",
+    "load_dataset",
+    "load_run",
+    "newest_run",
+    "run_config",
+    "select_device",
+]

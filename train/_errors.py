@@ -1,0 +1,33 @@
+"""The errors of training.
+
+TrainError
+├── ConfigError    an option has a value that makes no model or no training
+├── DatasetError   the images are not there, not readable, or another data set's
+├── DeviceError    the device that was asked for is not usable
+├── DivergedError  the loss is no longer a number
+└── RunError       a run folder is missing, damaged, or in the way
+"""
+
+
+class TrainError(Exception):
+    """Base of everything that `train` raises on purpose."""
+
+
+class ConfigError(TrainError, ValueError):
+    """An option has a value from which no model or training can be made."""
+
+
+class DatasetError(TrainError):
+    """The images are not there, not readable, or belong to another data set."""
+
+
+class DeviceError(TrainError):
+    """The device that was asked for is not usable here."""
+
+
+class DivergedError(TrainError):
+    """The loss is no longer a finite number."""
+
+
+class RunError(TrainError):
+    """A run folder is missing, damaged, or would be overwritten."""

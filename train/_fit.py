@@ -1,0 +1,76 @@
+"""The whole training: epochs, evaluation, checkpoints, pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from train._datasets import Dataset
+from train._elbo import evaluate_elbo
+from train._plots import save_loss_curve, save_reconstructions
+from train._run import EpochMetrics, RunWriter
+from train._trainer import Trainer
+
+_FINAL_PARTICLES = 10
+"""Particles of the finished run's test ELBO: ten times the evaluation, a third of its noise."""
+
+
+class Progress(Protocol):
+    """Is told how the training goes."""
+
+    def on_step(self, loss: float) -> None:
+        """A step was made; `loss` is the batch's, in nats an image."""
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """An epoch ended, and its checkpoint is saved."""
+
+
+def fit(
+    trainer: Trainer,
+    dataset: Dataset,
+    epochs: int,
+    writer: RunWriter,
+    progress: Progress,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> EpochMetrics:
+    """Train for `epochs`, saving a checkpoint after each, and draw the run's pictures.
+
+    Args:
+        trainer: Holds the model; its device must be the data set's.
+        dataset: Images to train and to test on.
+        epochs: Passes over the training images, at least 1.
+        writer: Where the run goes.
+        progress: Told of each step and epoch.
+        should_stop: Asked after each step; `True` ends the training there, with a checkpoint of that moment.
+
+    Returns:
+        The last epoch's metrics; `complete` is `False` where `should_stop` ended it early.
+    """
+    for epoch in range(1, epochs + 1):
+        stopped = False
+
+        def stop_here() -> bool:
+            nonlocal stopped
+            stopped = should_stop()
+            return stopped
+
+        start = time.perf_counter()
+        loss = trainer.fit_epoch(dataset.train, progress.on_step, stop_here)
+        seconds = time.perf_counter() - start
+        num_particles = _FINAL_PARTICLES if stopped or epoch == epochs else 1
+        elbo = evaluate_elbo(trainer.vae, dataset.test, num_particles)
+        metrics = EpochMetrics(epoch, loss, elbo, num_particles, seconds, complete=not stopped)
+        writer.save(trainer.vae.state_dict(), metrics)
+        progress.on_epoch(metrics)
+        if stopped:
+            break
+    save_loss_curve(writer.path / "loss.png", writer.metrics)
+    with torch.no_grad(), torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        images = dataset.test[:36]
+        loc_img = trainer.vae.reconstruct_img(images)
+    save_reconstructions(writer.path / "reconstructions.png", images.cpu(), loc_img.cpu())
+    return metrics

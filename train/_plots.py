@@ -1,0 +1,54 @@
+"""The pictures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from train._run import EpochMetrics
+
+_COLUMNS = 12
+
+
+def save_loss_curve(path: Path, metrics: Sequence[EpochMetrics]) -> None:
+    """Draw training and test loss by epoch, nats an image, as PNG."""
+    epochs = [line.epoch for line in metrics]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    marker = "o" if len(epochs) == 1 else None
+    axes.plot(epochs, [line.train_loss_nats for line in metrics], label="training", marker=marker)
+    axes.plot(epochs, [-line.test_elbo_nats for line in metrics], label="test", marker=marker)
+    axes.set(xlabel="epoch", ylabel="loss = -ELBO (nats an image)", title="Loss")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def save_reconstructions(path: Path, images: Tensor, loc_img: Tensor) -> None:
+    """Draw each row of `images`, shape `(num_images, 1, height, width)`, above its reconstruction, as PNG.
+
+    `loc_img` holds the reconstructions, shape `(num_images, data_dim)` in [0, 1].
+    """
+    height, width = images.shape[-2:]
+    originals = _rows(images.reshape(-1, height, width))
+    reconstructions = _rows(loc_img.reshape(-1, height, width))
+    tiles = torch.stack([originals, reconstructions], dim=1).flatten(0, 1)  # a row of each in turn
+    picture = tiles.transpose(1, 2).reshape(tiles.shape[0] * height, _COLUMNS * width)
+    figure = Figure(figsize=(_COLUMNS * 0.7, tiles.shape[0] * 0.7 + 0.4), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(title="Test images, each row above its reconstructions", xticks=[], yticks=[])
+    figure.savefig(path, dpi=120)
+
+
+def _rows(images: Tensor) -> Tensor:
+    """Arrange `(num_images, height, width)` as `(rows, columns, height, width)`, the last row filled with black."""
+    missing = -len(images) % _COLUMNS
+    padded = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))])
+    return padded.reshape(-1, _COLUMNS, *images.shape[1:])

@@ -1,0 +1,110 @@
+"""Stochastic variational inference on a VAE, one epoch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator
+
+import pyro
+import torch
+from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
+from pyro.optim import Adam
+from torch import Tensor
+
+from train._config import ModelConfig, TrainingConfig
+from train._errors import DivergedError
+from train._vae import VAE
+
+
+class Trainer:
+    """Fits one VAE, and keeps all that is global in Pyro and PyTorch to itself.
+
+    Pyro has one parameter store a process, in which a second model of the same names would never move; PyTorch has one
+    random generator a device. A trainer enters a store and a generator state of its own for each call, and leaves the
+    process's as they were. So trainings in one process do not touch each other, interleaved ones included; threads
+    do, because the globals are shared between them.
+
+    Args:
+        model_config: The model's sizes. Its weights are drawn on the CPU, so that a seed means the same on any device.
+        training_config: Seed, batch size, learning rate, compilation.
+        device: Where the weights live. The images given to `fit_epoch` must be there.
+    """
+
+    def __init__(self, model_config: ModelConfig, training_config: TrainingConfig, device: torch.device) -> None:
+        self._config = training_config
+        self._device = device
+        self._cuda_devices = [device] if device.type == "cuda" else []
+        self._param_state: dict[str, dict[str, object]] = {"params": {}, "constraints": {}}
+        with torch.random.fork_rng(self._cuda_devices):
+            torch.manual_seed(training_config.seed)
+            self.vae = VAE(model_config).to(device)
+            self._rng_state = self._get_rng_state()
+        self._optimizer = Adam({"lr": training_config.learning_rate})
+        # One SVI a batch size: a compiled ELBO has the size of its first batch frozen into it.
+        self._svi: dict[int, SVI] = {}
+
+    def fit_epoch(
+        self,
+        images: Tensor,
+        on_step: Callable[[float], None] = lambda loss: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> float:
+        """Pass once over `images` in a new random order, one step of `SVI` a batch.
+
+        Args:
+            images: Shape `(num_images, ...)`, float32 in [0, 1], on the trainer's device.
+            on_step: Called after each step with the batch's loss, in nats an image.
+            should_stop: Asked after each step; `True` ends the epoch there.
+
+        Returns:
+            The mean loss of the images seen, `-elbo` in nats an image.
+
+        Raises:
+            DivergedError: A step's loss is NaN or infinite.
+        """
+        total, seen = 0.0, 0
+        with self._isolated():
+            order = torch.randperm(len(images)).to(self._device)
+            for indices in order.split(self._config.batch_size):
+                batch = images[indices]
+                loss = self._svi_for(len(batch)).step(batch)
+                if not math.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss became {loss} at learning rate {self._config.learning_rate:g}; try a lower one"
+                    )
+                total, seen = total + loss, seen + len(batch)
+                on_step(loss / len(batch))
+                if should_stop():
+                    break
+        return total / seen
+
+    def _svi_for(self, batch_size: int) -> SVI:
+        if batch_size not in self._svi:
+            loss = JitTrace_ELBO(ignore_jit_warnings=True) if self._config.jit else Trace_ELBO()
+            self._svi[batch_size] = SVI(self.vae.model, self.vae.guide, self._optimizer, loss)
+        return self._svi[batch_size]
+
+    @contextlib.contextmanager
+    def _isolated(self) -> Iterator[None]:
+        """Enter this trainer's parameter store and generator state; keep what the body makes of them."""
+        with (
+            pyro.get_param_store().scope(self._param_state),
+            torch.random.fork_rng(self._cuda_devices),
+            warnings.catch_warnings(),
+        ):
+            # JitTrace_ELBO stands on torch.jit, which PyTorch has deprecated without a replacement in Pyro.
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)
+            self._set_rng_state(self._rng_state)
+            yield
+            self._rng_state = self._get_rng_state()
+
+    def _get_rng_state(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda_devices)]
+
+    def _set_rng_state(self, state: list[Tensor]) -> None:
+        torch.set_rng_state(state[0])
+        for device, device_state in zip(self._cuda_devices, state[1:], strict=True):
+            torch.cuda.set_rng_state(device_state, device)
