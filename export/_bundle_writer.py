@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,6 +27,7 @@ from runtime import (
     Bundle,
     DatasetSpec,
     FileEntry,
+    GraphName,
     GraphSpec,
     Manifest,
     ModelSpec,
@@ -119,10 +120,13 @@ def check_writable(out: Path, overwrite: bool) -> None:
 def _write(
     folder: Path, source: Source, formats: Sequence[Format], opset: int, tolerances: Tolerances
 ) -> tuple[Report, ...]:
-    programs = {"encoder": encoder_program(source.vae), "decoder": decoder_program(source.vae)}
+    programs: dict[GraphName, Program] = {
+        "encoder": encoder_program(source.vae),
+        "decoder": decoder_program(source.vae),
+    }
     if "onnx" in formats:
         programs["reconstruct"] = reconstruct_program(source.vae)
-    graphs: dict[str, GraphSpec] = {}
+    graphs: dict[GraphName, GraphSpec] = {}
     torch_files: dict[str, FileEntry] = {}
 
     def write(file: str, content: bytes) -> FileEntry:
@@ -133,7 +137,9 @@ def _write(
         traced = program.trace()
         lint_program(name, traced)
         if "onnx" in formats:
-            graphs[name] = _write_onnx(name, program, to_onnx(name, program, traced, opset), write)
+            model = to_onnx(name, program, traced, opset)
+            file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
+            graphs[name] = _graph_spec(program, model, file)
         if name == "reconstruct":  # PyTorch's users call the two networks
             continue
         if "torchscript" in formats:
@@ -163,9 +169,9 @@ def _write(
     return reports
 
 
-def _write_onnx(name: str, program: Program, model: onnx.ModelProto, write: Callable[[str, bytes], FileEntry]) -> GraphSpec:
+def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> GraphSpec:
     return GraphSpec(
-        file=write(f"{name}.onnx", model.SerializeToString(deterministic=True)),
+        file=file,
         inputs=program.inputs,
         outputs=program.outputs,
         opset=next(entry.version for entry in model.opset_import if entry.domain == ""),

@@ -35,8 +35,7 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
         "",
         f"![test images, reconstructions, samples]({PICTURE_FILE})",
         "",
-        f"{data_note[0].upper()}{data_note[1:]} in the first row, their reconstructions in the second; "
-        "below, samples from the prior.",
+        f"{data_note[0].upper()}{data_note[1:]}, their reconstructions below them, and then samples of the prior.",
         "",
         "| | |",
         "| --- | --- |",
@@ -73,10 +72,10 @@ def _dataset_lines(manifest: Manifest) -> list[str]:
     dataset = manifest.dataset
     if dataset is None:
         return ["| trained on | not known: exported from a state_dict |"]
+    draws = f"{dataset.num_particles} particle{'s' * (dataset.num_particles > 1)}"
     return [
         f"| trained on | {dataset.name}, {dataset.num_train} images |",
-        f"| test ELBO | {dataset.test_elbo_nats:.2f} nats an image, "
-        f"{dataset.num_test} images, {dataset.num_particles} particle{'s' * (dataset.num_particles > 1)} |",
+        f"| test ELBO | {dataset.test_elbo_nats:.2f} nats an image, {dataset.num_test} images, {draws} |",
     ]
 
 

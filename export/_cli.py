@@ -20,7 +20,7 @@ _ALL = "all"
 _PRIOR_DRAWS = 254
 
 
-class _DataShape(click.ParamType):
+class _DataShape(click.ParamType[tuple[int, ...]]):
     name = "shape"
 
     def convert(

@@ -72,7 +72,8 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def _argument(node: torch.fx.Node, operator: OpOverload, name: str) -> object:
     """The value of an operator's argument, `None` where it has no such argument."""
-    for index, argument in enumerate(operator._schema.arguments):
+    schema = operator._schema  # noqa: SLF001 - an operator shows its schema nowhere else
+    for index, argument in enumerate(schema.arguments):
         if argument.name == name:
             return node.args[index] if index < len(node.args) else node.kwargs.get(name, argument.default_value)
     return None

@@ -41,7 +41,7 @@ def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int) ->
                 output_names=[tensor.name for tensor in program.outputs],
                 verbose=False,
             )
-    except Exception as error:  # noqa: BLE001: the exporter raises errors of many unrelated classes
+    except Exception as error:  # the exporter raises errors of many unrelated classes
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}: {error}") from error
     if exported is None:
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}: torch.onnx.export returned nothing")
@@ -57,7 +57,7 @@ def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int) ->
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(entry.version for entry in model.opset_import if entry.domain == "")
+    return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 
 
 def _name_batch_axis(model: onnx.ModelProto) -> None:
@@ -69,7 +69,7 @@ def _name_batch_axis(model: onnx.ModelProto) -> None:
 
 
 def _strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of source files and stacks: paths of this machine, and half of the small graphs."""
+    """Remove what the exporter notes of source files and stacks: they hold this machine's paths."""
     for holder in [model, model.graph, *model.graph.node, *model.graph.value_info]:
         del holder.metadata_props[:]
     for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:

@@ -60,7 +60,7 @@ class Program:
         dynamic_shapes = tuple({0: Dim("batch")} for _ in self.inputs)
         try:
             return torch.export.export(self.module, self.example(), dynamic_shapes=dynamic_shapes)
-        except Exception as error:  # noqa: BLE001: torch.export raises errors of many unrelated classes
+        except Exception as error:  # torch.export raises errors of many unrelated classes
             name = type(self.module).__name__
             raise GraphError(f"{name} cannot be traced with a dynamic batch axis: {error}") from error
 

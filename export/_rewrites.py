@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 from onnxscript.rewriter import pattern, rewrite
 
@@ -14,17 +16,17 @@ class ExactSigmoid(pattern.RewriteRuleClassBase):
     accurate relatively, and so is this form: it is 0 only where float32 holds no smaller number.
     """
 
-    def pattern(self, op: pattern.OpsetPatternBuilder, x: ir.Value) -> ir.Value:
+    def pattern(self, op: Any, x: Any) -> Any:
         """Match `Sigmoid(x)`."""
         return op.Sigmoid(x)
 
-    def rewrite(self, op: ir.tape.Tape, x: ir.Value) -> ir.Value:
+    def rewrite(self, op: Any, x: ir.Value) -> Any:
         """Return `1 / (1 + Exp(-x))`."""
         one = op.Constant(value_float=1.0)
         return op.Reciprocal(op.Add(op.Exp(op.Neg(x)), one))
 
 
-RULES = pattern.RewriteRuleSet([ExactSigmoid.rule()])
+RULES = pattern.RewriteRuleSet([ExactSigmoid.rule()])  # type: ignore[no-untyped-call]  # onnxscript types it not
 
 
 def rewrite_graph(model: ir.Model) -> ir.Model:

@@ -16,7 +16,8 @@ from export._errors import StateDictError
 from train import VAE, ModelConfig
 
 _WEIGHTS = tuple(
-    f"{network}.{layer}" for network, layers in (("encoder", ("fc1", "fc21", "fc22")), ("decoder", ("fc1", "fc21")))
+    f"{network}.{layer}"
+    for network, layers in (("encoder", ("fc1", "fc21", "fc22")), ("decoder", ("fc1", "fc21")))
     for layer in layers
 )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,10 @@ def _without_debug_files(archive: bytes) -> bytes:
     return buffer.getvalue()
 
 
-class _deprecations_silenced(warnings.catch_warnings):  # noqa: N801: used like a function
-    """PyTorch has deprecated `torch.jit`; the format stays, because devices with LibTorch of today read nothing else."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
+@contextlib.contextmanager
+def _deprecations_silenced() -> Iterator[None]:
+    """PyTorch has deprecated `torch.jit`; the format stays, because LibTorch on devices reads nothing else."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)
+        yield

@@ -5,8 +5,8 @@
     model = runtime.load("models/mnist-mlp")
     images = model.generate(16, seed=0).reshape(-1, *model.data_shape)
 
-`Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`. Nothing is random that was not asked for: a `seed`
-names a noise stream that is identical to PyTorch's CPU generator, and the same arguments give the same numbers.
+`Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`. Nothing is random that was not asked for: a
+`seed` names a noise stream that is identical to PyTorch's CPU generator, and the same arguments give the same numbers.
 
 On the command line: `vae-run --help`.
 """
@@ -18,6 +18,7 @@ from ._manifest import (
     SCHEMA_VERSION,
     DatasetSpec,
     FileEntry,
+    GraphName,
     GraphSpec,
     Manifest,
     ModelSpec,
@@ -40,6 +41,7 @@ __all__ = [
     "DatasetSpec",
     "EdgeVAEError",
     "FileEntry",
+    "GraphName",
     "GraphSpec",
     "InputError",
     "InstallError",

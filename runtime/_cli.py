@@ -18,12 +18,14 @@ from ._providers import ProviderChoice
 
 _FAILED = 1
 _BAD_INPUT = 2
+_PAIR_COLUMNS, _PAIR_ROWS = 12, 3
 
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 _inputs = click.argument(
     "inputs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
-_seed = click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Noise stream, the same as PyTorch's on the CPU.")
+_SEEDS = click.IntRange(0, 2**64 - 1)
+_SEED_HELP = "Noise stream, the same as PyTorch's on the CPU."
 
 
 def _run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -39,6 +41,10 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+class _BadInput(click.ClickException):
+    exit_code = _BAD_INPUT
+
+
 class _Messages:
     """Shows the runtime's errors as messages, with exit code 2."""
 
@@ -47,9 +53,7 @@ class _Messages:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, EdgeVAEError):
-            failure = click.ClickException(str(error))
-            failure.exit_code = _BAD_INPUT
-            raise failure from error
+            raise _BadInput(str(error)) from error
 
 
 @click.group(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -121,7 +125,7 @@ def encode(model: Model, inputs: tuple[Path, ...], out: Path) -> None:
 @main.command()
 @_bundle
 @_inputs
-@_seed
+@click.option("--seed", type=_SEEDS, help=_SEED_HELP)
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .png or .npz file to write."
 )
@@ -129,7 +133,7 @@ def encode(model: Model, inputs: tuple[Path, ...], out: Path) -> None:
 def reconstruct(model: Model, inputs: tuple[Path, ...], seed: int | None, out: Path) -> None:
     """Write the reconstruction of each observation; without --seed that of the posterior's mean.
 
-    In a .png each row of observations stands above its reconstructions.
+    A .png shows the first 36, each row of observations above its reconstructions; a .npz holds all of them.
     """
     x = _read(inputs, model.data_shape)
     loc_img = model.reconstruct(x, seed=seed)
@@ -143,7 +147,7 @@ def reconstruct(model: Model, inputs: tuple[Path, ...], seed: int | None, out: P
 @main.command()
 @_bundle
 @click.option("-n", "--num-samples", "num_samples", type=click.IntRange(min=1), default=64, help="How many.")
-@click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Noise stream, the same as PyTorch's on CPU.")
+@click.option("--seed", type=_SEEDS, default=0, help=_SEED_HELP)
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .png or .npz file to write."
 )
@@ -192,14 +196,13 @@ def _read_one(path: Path, data_shape: tuple[int, ...]) -> NDArray[Any]:
         return x
 
 
-def _save_pairs(
-    path: Path, x: NDArray[Any], loc_img: NDArray[np.float32], data_shape: tuple[int, ...], columns: int = 12
-) -> None:
-    """Draw each row of observations above its reconstructions."""
+def _save_pairs(path: Path, x: NDArray[Any], loc_img: NDArray[np.float32], data_shape: tuple[int, ...]) -> None:
+    """Draw the first observations, each row above its reconstructions."""
     from .images import save_grid  # Pillow, which only pictures need
 
+    x, loc_img = x[: _PAIR_COLUMNS * _PAIR_ROWS], loc_img[: _PAIR_COLUMNS * _PAIR_ROWS]
     originals = (x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)).reshape(loc_img.shape)
-    columns = max(1, min(columns, len(loc_img)))
+    columns = max(1, min(_PAIR_COLUMNS, len(loc_img)))
     filler = np.zeros((-len(loc_img) % columns, loc_img.shape[1]), np.float32)
     rows = [np.concatenate([part, filler]).reshape(-1, columns, loc_img.shape[1]) for part in (originals, loc_img)]
     save_grid(path, np.stack(rows, axis=1).reshape(-1, loc_img.shape[1]), data_shape, columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError
 from ._manifest import GraphName, TensorSpec
-from ._providers import Provider, ProviderChoice, create_session
+from ._providers import ProviderChoice, create_session
 
 FloatArray = NDArray[np.float32]
 
@@ -55,8 +56,8 @@ class Graph:
         return outputs
 
     @staticmethod
-    def _check(file: str, what: str, found: list[object], expected: tuple[TensorSpec, ...]) -> None:
-        actual = [(tensor.name, tensor.type, tuple(tensor.shape)) for tensor in found]  # type: ignore[attr-defined]  # ONNX Runtime has no stubs
+    def _check(file: str, what: str, found: list[Any], expected: tuple[TensorSpec, ...]) -> None:
+        actual = [(tensor.name, tensor.type, tuple(tensor.shape)) for tensor in found]
         wanted = [(tensor.name, f"tensor({_ONNX_TYPE[tensor.dtype]})", tensor.shape) for tensor in expected]
         if actual != wanted:
             raise BundleError(f"{file} does not fit its manifest: expected {what} {wanted}, got {actual}")

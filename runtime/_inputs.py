@@ -12,6 +12,8 @@ from ._manifest import ModelSpec
 
 FloatArray = NDArray[np.float32]
 
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
 
 def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
     """Return `x` as float32 in [0, 1], shape `(batch, data_dim)`.
@@ -28,7 +30,7 @@ def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
     array = array.reshape(len(array), model.data_dim)
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
-    if array.dtype not in (np.float32, np.float64):
+    if array.dtype.newbyteorder("=") not in _FLOATS:
         raise InputError(f"x must be float32 or float64 in [0, 1], or uint8 in [0, 255], got dtype {array.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         values = np.ascontiguousarray(array, np.float32)
@@ -80,7 +82,7 @@ def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, int]) -> 
         expected = f"({'batch' if batch is None else batch}, {width})"
         remedy = f"; add a batch axis with {name}[None]" if array.shape == (width,) else ""
         raise InputError(f"{name} must have shape {expected}, got {array.shape}{remedy}")
-    if array.dtype not in (np.float32, np.float64):
+    if array.dtype.newbyteorder("=") not in _FLOATS:
         raise InputError(f"{name} must be float32 or float64, got dtype {array.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         values = np.ascontiguousarray(array, np.float32)

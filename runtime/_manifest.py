@@ -1,4 +1,4 @@
-"""`manifest.json`: the one description of a bundle, written by the exporter and read by the runtime through this schema."""
+"""`manifest.json`: what a bundle says about itself, written by the exporter and read by the runtime through this."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from ._errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
 
 Size = Annotated[int, msgspec.Meta(ge=1)]

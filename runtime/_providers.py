@@ -12,6 +12,7 @@ import functools
 import io
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -89,9 +90,8 @@ def import_onnxruntime() -> ModuleType:
 
 
 def _installed_wheels(site_packages: Path) -> list[str]:
-    return sorted(
-        path.name.rpartition("-")[0].replace("_", "-") for path in site_packages.glob("onnxruntime*-*.dist-info")
-    )
+    names = (path.name.partition("-")[0] for path in site_packages.glob("onnxruntime*-*.dist-info"))
+    return sorted(name.replace("_", "-") for name in names)
 
 
 def _session(onnxruntime: ModuleType, graph: bytes, file: str, provider: Provider, threads: int) -> Any:
@@ -101,14 +101,14 @@ def _session(onnxruntime: ModuleType, graph: bytes, file: str, provider: Provide
     with _quiet_cuda_loading(onnxruntime) if provider == "cuda" else contextlib.nullcontext():
         try:
             session = onnxruntime.InferenceSession(graph, options, providers=[_ONNX_RUNTIME_NAME[provider]])
-        except Exception as error:  # noqa: BLE001: ONNX Runtime's exceptions have no common base but Exception
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {file}: {error}") from error
     session.disable_fallback()
     return session
 
 
 @contextlib.contextmanager
-def _quiet_cuda_loading(onnxruntime: ModuleType) -> Any:
+def _quiet_cuda_loading(onnxruntime: ModuleType) -> Iterator[None]:
     """Load the CUDA libraries of pip packages, and keep ONNX Runtime from writing to the terminal meanwhile.
 
     Its default logger has no getter: afterwards it is back at ONNX Runtime's own default.

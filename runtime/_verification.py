@@ -73,7 +73,9 @@ class Report:
             for check in self.checks
         ]
         widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
         sizes = ", ".join(map(str, BATCH_SIZES))
         verdict = "passed" if self.passed else "FAILED"
         return "\n".join([f"{self.format}: {verdict}; {self.rows} rows at batch sizes {sizes}", *table])
@@ -104,7 +106,7 @@ def verify_outputs(
     checks.append(
         _check_nats(
             reference,
-            "KL(q_pyro ‖ q_here) nats",
+            f"KL(q_pyro ‖ q_{format_name}) nats",
             tolerances.kl_nats,
             [_kl(reference, run["encoder", "z_loc"], run["encoder", "z_scale"]) for run in outputs],
         )
@@ -183,5 +185,6 @@ def _elbo_drift(
 ) -> NDArray[np.float64]:
     with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
         z = z_loc + z_scale * reference.eps
-        elbo = _nats.elbo(*(a.astype(np.float64) for a in (reference.x, z, z_loc, z_scale)), loc_img)
+        observed, latent, loc, scale = (array.astype(np.float64) for array in (reference.x, z, z_loc, z_scale))
+        elbo = _nats.elbo(observed, latent, loc, scale, loc_img)
         return np.abs(elbo - reference.elbo.astype(np.float64))

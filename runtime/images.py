@@ -1,4 +1,4 @@
-"""Pictures in and out, for the command line and for whoever wants them. Needs Pillow, which `import runtime` does not."""
+"""Pictures in and out, for the command line and for whoever wants them; needs Pillow, and nothing else here does."""
 
 from __future__ import annotations
 

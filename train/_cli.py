@@ -24,6 +24,10 @@ from train._trainer import Trainer
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
+class _Refused(click.ClickException):
+    exit_code = 2
+
+
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--cuda", is_flag=True, help="Train on the CUDA device; an error where there is none.")
 @click.option("--dataset", type=click.Choice(DATASET_NAMES), default="mnist", help="The images to train on.")
@@ -37,13 +41,15 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 @click.option("--learning-rate", type=float, default=1e-3, help="Adam's step size.")
 @click.option("--z-dim", type=click.IntRange(min=1), default=50, help="Latent dimensions.")
 @click.option("--hidden-dim", type=click.IntRange(min=1), default=400, help="Width of the hidden layers.")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same weights, bit for bit on CPU.")
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same weights; on CPU bit for bit."
+)
 @click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO).")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<dataset>-mlp]")
 @click.option("--force", is_flag=True, help="Replace the run that --out already holds.")
 @click.version_option(package_name="edgevae", prog_name="vae-train")
 @click.pass_context
-def main(ctx: click.Context, out: Path | None, force: bool, **options: Any) -> None:
+def main(ctx: click.Context, /, out: Path | None, force: bool, **options: Any) -> None:
     """Fit Pyro's VAE to images with SVI and save the run.
 
     The run goes to --out: configuration, weights, metrics, a loss curve and reconstructions. Ctrl-C ends the training
@@ -58,9 +64,7 @@ def main(ctx: click.Context, out: Path | None, force: bool, **options: Any) -> N
     try:
         complete = _train(out, force, **options)
     except TrainError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2
-        raise failure from error
+        raise _Refused(str(error)) from error
     if not complete:
         ctx.exit(_INTERRUPTED)
 
@@ -90,7 +94,7 @@ def _train(
     writer = RunWriter(out, run_config(model_config, training_config, info), images.test, overwrite=force)
     steps_per_epoch = math.ceil(info.num_train / training_config.batch_size)
     with _interrupt_flag() as interrupted, show_progress(training_config.epochs, steps_per_epoch) as progress:
-        last = fit(trainer, images.to(device), training_config.epochs, writer, progress, interrupted)
+        last = fit(trainer, images.to(device), training_config.epochs, writer, progress, should_stop=interrupted)
     if interrupted():
         click.echo(f"Interrupted in epoch {last.epoch}; the checkpoint is saved.")
     click.echo(f"Test ELBO {last.test_elbo_nats:.2f} nats an image. Export it with: vae-export {out}")
@@ -102,7 +106,7 @@ def _interrupt_flag() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a flag that is asked between steps; a second one ends the program at once."""
     pressed = False
 
-    def on_interrupt(signum: int, frame: FrameType | None) -> None:
+    def on_interrupt(_signum: int, _frame: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
             raise KeyboardInterrupt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import Adam
+from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 from torch import Tensor
 
 from train._vae import VAE
@@ -18,8 +18,8 @@ def evaluate_elbo(vae: VAE, images: Tensor, num_particles: int = 1) -> float:
     """Return the mean ELBO of `images`, shape `(num_images, ...)` in [0, 1], in nats an image.
 
     The noise is that of a fixed seed, so that epochs and runs compare; with one particle and 10,000 images of MNIST the
-    estimate has a standard deviation of 0.03 nats. The weights, Pyro's parameter store and PyTorch's generators are left
-    as they were.
+    estimate has a standard deviation of 0.03 nats. The weights, Pyro's parameter store and PyTorch's generators are
+    left as they were.
     """
     svi = SVI(vae.model, vae.guide, Adam({}), Trace_ELBO())  # the optimizer makes no step
     devices = [images.device] if images.device.type == "cuda" else []

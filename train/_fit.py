@@ -34,6 +34,7 @@ def fit(
     epochs: int,
     writer: RunWriter,
     progress: Progress,
+    *,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> EpochMetrics:
     """Train for `epochs`, saving a checkpoint after each, and draw the run's pictures.

@@ -42,7 +42,7 @@ def save_reconstructions(path: Path, images: Tensor, loc_img: Tensor) -> None:
     picture = tiles.transpose(1, 2).reshape(tiles.shape[0] * height, _COLUMNS * width)
     figure = Figure(figsize=(_COLUMNS * 0.7, tiles.shape[0] * 0.7 + 0.4), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(title="Test images, each row above its reconstructions", xticks=[], yticks=[])
     figure.savefig(path, dpi=120)
 

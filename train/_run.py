@@ -1,10 +1,10 @@
 """A run folder: what a training leaves behind, and all that an export needs.
 
-    config.json          the model's sizes, the training's options, the data set, the versions
-    weights.safetensors  the VAE's state_dict
-    samples.safetensors  the first test images, for verification and pictures
-    metrics.jsonl        one line an epoch
-    loss.png, reconstructions.png
+config.json          the model's sizes, the training's options, the data set, the versions
+weights.safetensors  the VAE's state_dict
+samples.safetensors  the first test images, for verification and pictures
+metrics.jsonl        one line an epoch
+loss.png, reconstructions.png
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -187,4 +186,4 @@ def _decode_config(path: Path) -> RunConfig:
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary.replace(path)

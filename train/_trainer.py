@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import pyro
 import torch
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
-from pyro.optim import Adam
+from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
+from pyro.params.param_store import StateDict
 from torch import Tensor
 
 from train._config import ModelConfig, TrainingConfig
@@ -36,7 +37,7 @@ class Trainer:
         self._config = training_config
         self._device = device
         self._cuda_devices = [device] if device.type == "cuda" else []
-        self._param_state: dict[str, dict[str, object]] = {"params": {}, "constraints": {}}
+        self._param_state: StateDict = {"params": {}, "constraints": {}}
         with torch.random.fork_rng(self._cuda_devices):
             torch.manual_seed(training_config.seed)
             self.vae = VAE(model_config).to(device)
@@ -44,11 +45,12 @@ class Trainer:
         self._optimizer = Adam({"lr": training_config.learning_rate})
         # One SVI a batch size: a compiled ELBO has the size of its first batch frozen into it.
         self._svi: dict[int, SVI] = {}
+        self._validated = False
 
     def fit_epoch(
         self,
         images: Tensor,
-        on_step: Callable[[float], None] = lambda loss: None,
+        on_step: Callable[[float], None] = lambda _loss: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> float:
         """Pass once over `images` in a new random order, one step of `SVI` a batch.
@@ -69,7 +71,9 @@ class Trainer:
             order = torch.randperm(len(images)).to(self._device)
             for indices in order.split(self._config.batch_size):
                 batch = images[indices]
-                loss = self._svi_for(len(batch)).step(batch)
+                with pyro.validation_enabled(not self._validated):  # the first step shows whether shapes are right
+                    loss = self._svi_for(len(batch)).step(batch)
+                self._validated = True
                 if not math.isfinite(loss):
                     raise DivergedError(
                         f"the loss became {loss} at learning rate {self._config.learning_rate:g}; try a lower one"
@@ -97,6 +101,8 @@ class Trainer:
             # JitTrace_ELBO stands on torch.jit, which PyTorch has deprecated without a replacement in Pyro.
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)
+            # Pyro warns of a loss that is NaN; here it is an error, raised where it is seen.
+            warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)
             self._set_rng_state(self._rng_state)
             yield
             self._rng_state = self._get_rng_state()

@@ -1,0 +1,46 @@
+# Two commands are all that a fresh machine needs: `make demo` and `make test`. Python >= 3.10, make and pip.
+PYTHON ?= python3
+DEV := .venv
+BARE := .venv-bare
+
+.PHONY: demo test lint types pytest clean
+
+# The development environment: training, export, tests.
+$(DEV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# What a device has: the runtime alone, without PyTorch. Not editable, so that it is what users install.
+$(BARE)/installed: pyproject.toml $(wildcard runtime/*.py)
+	$(PYTHON) -m venv $(BARE)
+	$(BARE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
+	$(BARE)/bin/python -m pip install --quiet '.[cpu]'
+	touch $@
+
+demo: $(DEV)/installed $(BARE)/installed
+	@echo "== train on scikit-learn's digits (Pyro, PyTorch)"
+	$(DEV)/bin/python -m train --dataset digits --epochs 200 --batch-size 64 --out demo/run --force
+	@echo "== export and verify against Pyro"
+	$(DEV)/bin/vae-export demo/run --format onnx --format torchscript --out demo/digits-mlp --force
+	@echo "== run without PyTorch"
+	! $(BARE)/bin/python -c 'import torch' 2>/dev/null
+	$(BARE)/bin/vae-run verify demo/digits-mlp
+	$(BARE)/bin/vae-run reconstruct demo/digits-mlp demo/digits-mlp/reference.npz --seed 0 --out demo/reconstructions.png
+	$(BARE)/bin/vae-run generate demo/digits-mlp -n 64 --seed 0 --out demo/samples.png
+	@echo "== look at demo/reconstructions.png and demo/samples.png"
+
+test: lint types pytest
+
+lint: $(DEV)/installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+
+types: $(DEV)/installed
+	$(DEV)/bin/mypy
+
+pytest: $(DEV)/installed $(BARE)/installed
+	EDGEVAE_BARE_PYTHON=$(CURDIR)/$(BARE)/bin/python $(DEV)/bin/python -m pytest -m 'not slow'
+
+clean:
+	rm -rf $(DEV) $(BARE) demo build *.egg-info

@@ -1,0 +1,126 @@
+"""`vae-export` as a person calls it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+import runtime
+from export._cli import main
+from train import VAE
+from train._cli import main as train_main
+
+
+def export(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two runs in runs/, `second` the newest."""
+    folder = tmp_path_factory.mktemp("workplace")
+    options = ["--dataset", "digits", "--epochs", "1", "--z-dim", "3", "--hidden-dim", "8"]
+    for age, name in ((10, "first"), (0, "second")):
+        result = CliRunner().invoke(train_main, [*options, "--out", str(folder / "runs" / name)])
+        assert result.exit_code == 0, result.output
+        os.utime(folder / "runs" / name / "weights.safetensors", (1e9 - age, 1e9 - age))
+    return folder
+
+
+def test_without_a_run_the_newest_is_exported_as_onnx(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    result = export()
+    assert result.exit_code == 0, result.output
+    assert "onnx: passed; 256 rows at batch sizes 1, 2, 7, 256" in result.output
+    assert "KL(q_pyro ‖ q_onnx) nats" in result.output
+    assert "Wrote models/second." in result.output
+    model = runtime.load("models/second")
+    assert model.manifest.name == "second"
+    assert not model.manifest.torch_files
+    dataset = model.manifest.dataset
+    assert dataset is not None
+    assert (dataset.name, dataset.num_test) == ("digits", 360)
+
+    again = export()
+    assert again.exit_code == 1
+    assert "already holds a bundle" in again.output
+    assert export("--force").exit_code == 0
+
+
+def test_formats_can_be_repeated(workplace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both"
+    result = export(workplace / "runs/first", "--format", "torchscript", "--format", "pt2", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.glob("*coder*")) == [
+        "decoder.pt2",
+        "decoder.ts",
+        "encoder.pt2",
+        "encoder.ts",
+    ]
+
+
+def test_a_failed_verification_is_exit_code_1_with_the_table_and_no_bundle(workplace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "strict"
+    result = export(workplace / "runs/first", "--atol", 0, "--rtol", 0, "--out", out)
+    assert result.exit_code == 1
+    assert "onnx: FAILED" in result.output
+    assert "no bundle was written" in result.output
+    assert not out.exists()
+
+
+def test_a_state_dict_is_exported_with_draws_of_its_own_prior(vae: VAE, tmp_path: Path) -> None:
+    torch.save(vae.state_dict(), tmp_path / "vae.pt")
+    result = export("--state-dict", tmp_path / "vae.pt", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "verified with images drawn from the model's own prior (no data set was given)" in result.output
+    z = torch.randn((4, 5), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        np.testing.assert_allclose(runtime.load(tmp_path / "out").decode(z.numpy()), vae.decoder(z), atol=1e-5)
+    assert "not known: exported from a state_dict" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_state_dict_can_be_verified_with_a_data_set(vae: VAE, tmp_path: Path) -> None:
+    torch.save(vae.state_dict(), tmp_path / "vae.pt")
+    result = export("--state-dict", tmp_path / "vae.pt", "--dataset", "digits", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "verified with test images of digits" in result.output
+
+
+def test_a_state_dict_that_does_not_fit_says_what_is_missing(vae: VAE, tmp_path: Path) -> None:
+    state = vae.state_dict()
+    del state["encoder.fc22.weight"]
+    torch.save(state, tmp_path / "vae.pt")
+    result = export("--state-dict", tmp_path / "vae.pt", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "missing encoder.fc22.weight" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "tflite"], "'tflite' is not one of"),
+        (["{run}", "--dataset", "digits"], "--data-shape and --dataset go with --state-dict"),
+        (["{run}", "--state-dict", "{run}/config.json"], "RUN and --state-dict were both given"),
+        (["--state-dict", "{run}/config.json", "--data-shape", "1,x"], "expected sizes with commas"),
+        (["--state-dict", "{run}/config.json", "--data-dir", "{run}"], "--data-dir goes with --dataset"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(workplace: Path, arguments: list[str], message: str) -> None:
+    result = export(*(argument.format(run=workplace / "runs/first") for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_without_any_run_the_error_says_how_to_make_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = export()
+    assert result.exit_code == 1
+    assert "there is no run in runs/; train one with python -m train" in result.output

@@ -1,0 +1,59 @@
+"""Pictures in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime import InputError
+from runtime.images import read_image, save_grid
+
+
+def test_a_grid_holds_every_image_enlarged_with_gaps_between(tmp_path: Path) -> None:
+    values = np.zeros((3, 64), np.float32)
+    values[0], values[1], values[2] = 0.0, 0.5, 1.0
+    save_grid(tmp_path / "grid.png", values, (1, 8, 8), columns=2)
+    with Image.open(tmp_path / "grid.png") as image:
+        pixels = np.asarray(image)
+    factor = 7  # 8 pixels become 56
+    side, gap = 8 * factor, factor
+    assert pixels.shape == (2 * (side + gap) + gap, 2 * (side + gap) + gap)
+    centres = {(row, column): pixels[gap + side // 2 + row * (side + gap), gap + side // 2 + column * (side + gap)]
+               for row in (0, 1) for column in (0, 1)}  # fmt: skip
+    assert centres == {(0, 0): 0, (0, 1): 128, (1, 0): 255, (1, 1): 96}
+
+
+def test_large_images_are_not_enlarged(tmp_path: Path) -> None:
+    save_grid(tmp_path / "grid.png", np.zeros((1, 64 * 64), np.float32), (1, 64, 64))
+    with Image.open(tmp_path / "grid.png") as image:
+        assert image.size == (66, 66)
+
+
+def test_an_image_file_is_read_as_one_observation(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(pixels).save(tmp_path / "digit.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "digit.png", (1, 8, 8)), pixels[None])
+
+
+def test_an_image_of_another_size_is_refused_not_resized(tmp_path: Path) -> None:
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    with pytest.raises(InputError, match="must be 8 wide and 8 high, got 9 by 8; resize it"):
+        read_image(tmp_path / "wide.png", (1, 8, 8))
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        read_image(tmp_path / "text.png", (1, 8, 8))
+
+
+def test_a_grid_of_nothing_or_of_colours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one image"):
+        save_grid(tmp_path / "grid.png", np.zeros((0, 64), np.float32), (1, 8, 8))
+    with pytest.raises(InputError, match="grey images"):
+        save_grid(tmp_path / "grid.png", np.zeros((1, 192), np.float32), (3, 8, 8))
+    with pytest.raises(InputError, match=r"saved as \.png"):
+        save_grid(tmp_path / "grid.gif", np.zeros((1, 64), np.float32), (1, 8, 8))

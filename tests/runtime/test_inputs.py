@@ -1,0 +1,67 @@
+"""What callers hand in, and what they are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime import InputError, Model
+
+SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 8\), got "
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros(64), SHAPES + r"\(64,\); add a batch axis with x\[None\]"),
+        (np.zeros((1, 8, 8), np.uint8)[0], SHAPES + r"\(8, 8\); add a batch axis"),
+        (np.zeros((2, 63)), SHAPES + r"\(2, 63\)"),
+        (np.zeros((2, 8, 8, 1)), SHAPES + r"\(2, 8, 8, 1\)"),
+        (np.float32(0), SHAPES + r"\(\)"),
+        (np.zeros((2, 64), np.int64), "got dtype int64"),
+        (np.zeros((2, 64), np.float16), "got dtype float16"),
+        (np.zeros((2, 64), bool), "got dtype bool"),
+        (np.zeros((2, 64), complex), "got dtype complex128"),
+        (np.full((2, 64), "a"), "got dtype <U1"),
+        (np.full((2, 64), None), "array of numbers"),
+        ([[0.0] * 64, [0.0] * 63], "array of numbers"),
+        (np.full((2, 64), 255.0), r"in \[0, 1\], got values from 255 to 255; divide pixels"),
+        (np.full((2, 64), -0.1), r"in \[0, 1\], got values from -0.1"),
+        (np.full((2, 64), np.inf), r"in \[0, 1\], got values from inf"),
+        (np.full((2, 64), 1e300), r"in \[0, 1\], got values from inf"),
+        (np.array([[0.0] * 64, [0.0] * 63 + [np.nan]]), "NaN in row 1"),
+    ],
+)
+def test_observations_that_do_not_fit_are_refused(model: Model, x: Any, message: str) -> None:
+    for call in (model.encode, model.reconstruct):
+        with pytest.raises(InputError, match=message):
+            call(x)
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (np.zeros(5), r"z must have shape \(batch, 5\), got \(5,\); add a batch axis with z\[None\]"),
+        (np.zeros((2, 6)), r"z must have shape \(batch, 5\), got \(2, 6\)"),
+        (np.zeros((2, 5), np.int32), "z must be float32 or float64, got dtype int32"),
+        (np.array([[0.0] * 5, [np.nan] * 5]), "z must be finite, got NaN or infinity in row 1"),
+        (np.full((2, 5), 1e300), "z must be finite"),
+    ],
+)
+def test_latents_that_do_not_fit_are_refused(model: Model, z: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.decode(z)
+
+
+def test_noise_must_fit_the_batch(model: Model) -> None:
+    x = np.zeros((3, 64), np.float32)
+    with pytest.raises(InputError, match=r"eps must have shape \(3, 5\), got \(2, 5\)"):
+        model.reconstruct(x, eps=np.zeros((2, 5)))
+    with pytest.raises(InputError, match="seed and eps were both given"):
+        model.reconstruct(x, seed=0, eps=np.zeros((3, 5)))
+
+
+def test_lists_of_numbers_are_arrays_too(model: Model) -> None:
+    np.testing.assert_array_equal(model.encode([[0.5] * 64]).z_loc, model.encode(np.full((1, 64), 0.5)).z_loc)

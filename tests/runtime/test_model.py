@@ -1,0 +1,150 @@
+"""A loaded bundle beside Pyro's own numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import InputError, Model, load
+from train import VAE, Dataset
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def x(digits: Dataset) -> torch.Tensor:
+    return digits.test[:40]
+
+
+def test_encode_gives_the_encoders_parameters(model: Model, vae: VAE, x: torch.Tensor) -> None:
+    with torch.no_grad():
+        z_loc, z_scale = vae.encoder(x)
+    posterior = model.encode(x.numpy())
+    np.testing.assert_allclose(posterior.z_loc, z_loc, atol=TOLERANCE, rtol=TOLERANCE)
+    np.testing.assert_allclose(posterior.z_scale, z_scale, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_decode_gives_the_decoders_probabilities(model: Model, vae: VAE) -> None:
+    z = torch.randn((33, 5), generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad():
+        expected = vae.decoder(z)
+    np.testing.assert_allclose(model.decode(z.numpy()), expected, atol=TOLERANCE)
+
+
+@given(batch=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+def test_reconstruct_with_a_seed_is_pyros_reconstruct_img(
+    model: Model, vae: VAE, digits: Dataset, batch: int, seed: int
+) -> None:
+    x = digits.test[:batch]
+    with torch.random.fork_rng([]), torch.no_grad():
+        pyro.set_rng_seed(seed)
+        expected = vae.reconstruct_img(x)
+    np.testing.assert_allclose(model.reconstruct(x.numpy(), seed=seed), expected, atol=TOLERANCE)
+
+
+@given(n=st.integers(1, 40), seed=st.integers(0, 2**64 - 1))
+def test_generate_decodes_torchs_noise_of_the_same_seed(model: Model, vae: VAE, n: int, seed: int) -> None:
+    with torch.no_grad():
+        expected = vae.decoder(torch.randn((n, 5), generator=torch.Generator().manual_seed(seed)))
+    np.testing.assert_allclose(model.generate(n, seed), expected, atol=TOLERANCE)
+
+
+def test_reconstruct_without_noise_decodes_the_mean(model: Model, x: torch.Tensor) -> None:
+    expected = model.decode(model.encode(x.numpy()).z_loc)
+    np.testing.assert_allclose(model.reconstruct(x.numpy()), expected, atol=1e-6)
+
+
+def test_reconstruct_takes_explicit_noise(model: Model, x: torch.Tensor) -> None:
+    eps = np.random.default_rng(0).standard_normal((40, 5))
+    posterior = model.encode(x.numpy())
+    expected = model.decode(posterior.sample(eps=eps))
+    np.testing.assert_allclose(model.reconstruct(x.numpy(), eps=eps), expected, atol=1e-6)
+
+
+def test_posterior_sample_of_a_seed_is_the_reparameterized_noise(model: Model, x: torch.Tensor) -> None:
+    posterior = model.encode(x.numpy())
+    eps = torch.randn((40, 5), generator=torch.Generator().manual_seed(9)).numpy()
+    np.testing.assert_allclose(posterior.sample(seed=9), posterior.z_loc + posterior.z_scale * eps, atol=1e-5)
+
+
+def test_posterior_sample_needs_its_noise_named(model: Model, x: torch.Tensor) -> None:
+    posterior = model.encode(x.numpy())
+    with pytest.raises(InputError, match="needs seed"):
+        posterior.sample()
+    with pytest.raises(InputError, match="both given"):
+        posterior.sample(seed=0, eps=np.zeros((40, 5)))
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (40, 1, 8, 8), (40, 8, 8)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_shapes_of_images_mean_the_same(
+    model: Model, x: torch.Tensor, shape: tuple[int, ...], dtype: type[np.floating]
+) -> None:
+    expected = model.reconstruct(x.numpy())
+    np.testing.assert_array_equal(model.reconstruct(x.numpy().reshape(shape).astype(dtype)), expected)
+
+
+def test_uint8_pixels_are_divided_by_255(model: Model) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
+    expected = model.encode(pixels.astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(model.encode(pixels).z_loc, expected.z_loc)
+
+
+@pytest.mark.parametrize("layout", ["fortran", "reversed", "strided", "read-only", "big-endian"])
+def test_memory_layout_does_not_matter(model: Model, x: torch.Tensor, layout: str) -> None:
+    plain = x.numpy().reshape(40, 64).copy()
+    laid_out = {
+        "fortran": np.asfortranarray(plain),
+        "reversed": plain[::-1].copy()[::-1],
+        "strided": np.repeat(plain, 2, axis=1)[:, ::2],
+        "read-only": plain,
+        "big-endian": plain.astype(">f4"),
+    }[layout]
+    laid_out.setflags(write=False)
+    np.testing.assert_array_equal(model.encode(laid_out).z_loc, model.encode(plain).z_loc)
+
+
+def test_an_empty_batch_gives_an_empty_result(model: Model) -> None:
+    empty = np.empty((0, 1, 8, 8), np.float32)
+    posterior = model.encode(empty)
+    assert posterior.z_loc.shape == posterior.z_scale.shape == (0, 5)
+    assert posterior.sample(seed=0).shape == (0, 5)
+    assert model.decode(np.empty((0, 5), np.float32)).shape == (0, 64)
+    assert model.reconstruct(empty, seed=0).shape == (0, 64)
+    assert model.generate(0, seed=0).shape == (0, 64)
+
+
+def test_the_same_call_gives_the_same_numbers(model: Model, x: torch.Tensor) -> None:
+    np.testing.assert_array_equal(model.reconstruct(x.numpy(), seed=4), model.reconstruct(x.numpy(), seed=4))
+    np.testing.assert_array_equal(model.generate(7, seed=4), model.generate(7, seed=4))
+
+
+@pytest.mark.parametrize("n", [-1, 1.0, True])
+def test_generate_refuses_what_is_no_count(model: Model, n: object) -> None:
+    with pytest.raises(InputError, match="n must"):
+        model.generate(n, seed=0)  # type: ignore[arg-type]  # that is the point
+
+
+def test_load_refuses_choices_that_do_not_exist(bundle: Path) -> None:
+    with pytest.raises(InputError, match="provider must be one of auto, cpu, cuda, got 'gpu'"):
+        load(bundle, provider="gpu")  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(InputError, match="threads must be at least 1"):
+        load(bundle, threads=0)
+
+
+def test_the_number_of_threads_does_not_change_the_numbers(bundle: Path, x: torch.Tensor) -> None:
+    one, two = (load(bundle, provider="cpu", threads=threads).reconstruct(x.numpy()) for threads in (1, 2))
+    np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_a_model_says_what_it_is(model: Model) -> None:
+    assert model.data_shape == (1, 8, 8)
+    assert model.z_dim == 5
+    assert model.provider == "cpu"
+    assert "small" in repr(model)

@@ -1,0 +1,59 @@
+"""The noise stream beside PyTorch's CPU generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import InputError, Noise
+
+SEEDS = (0, 1, 42, 2**31, 2**63)
+
+
+def torch_noise(seed: int, *shape: int) -> np.ndarray:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_size_up_to_1000_matches_torch(seed: int) -> None:
+    for size in range(1, 1001):
+        np.testing.assert_allclose(
+            Noise(seed).standard_normal((size,)), torch_noise(seed, size), rtol=0, atol=1e-6, err_msg=f"size {size}"
+        )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("size", [4_096, 65_537, 999_999, 1_000_000])
+def test_large_sizes_match_torch(seed: int, size: int) -> None:
+    np.testing.assert_allclose(Noise(seed).standard_normal((size,)), torch_noise(seed, size), rtol=0, atol=1e-6)
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    shapes=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=3), min_size=1, max_size=6),
+)
+def test_consecutive_draws_match_consecutive_calls_of_torch(seed: int, shapes: list[list[int]]) -> None:
+    noise, generator = Noise(seed), torch.Generator().manual_seed(seed)
+    for shape in shapes:
+        expected = torch.randn(shape, generator=generator).numpy()
+        drawn = noise.standard_normal(shape)
+        assert drawn.shape == expected.shape
+        assert drawn.dtype == np.float32
+        np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-6)
+
+
+def test_global_generators_are_not_touched() -> None:
+    np.random.seed(5)
+    expected = np.random.random()
+    np.random.seed(5)
+    Noise(3).standard_normal((100,))
+    assert np.random.random() == expected
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.0, "0", None, True])
+def test_a_seed_that_is_none_is_refused(seed: object) -> None:
+    with pytest.raises(InputError, match="seed must be"):
+        Noise(seed)  # type: ignore[arg-type]  # that is the point

@@ -1,0 +1,84 @@
+"""The runtime where it will live: without PyTorch, under other names, in other people's processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import runtime
+
+ALLOWED = {"numpy", "onnxruntime", "msgspec"}
+# msgspec looks for typing_extensions and goes on without; cython_runtime is inside NumPy's compiled modules.
+PARTS_OF_THEM = {"typing_extensions", "cython_runtime"}
+USE = """
+import importlib, json, sys
+runtime = importlib.import_module(sys.argv[2])
+model = runtime.load(sys.argv[1], provider="cpu")
+images = model.generate(3, seed=0)
+assert model.reconstruct(images, seed=0).shape == images.shape
+assert model.verify().passed
+"""
+LIST_PACKAGES = """
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps(sorted(loaded - set(sys.stdlib_module_names) - {"__main__"})))
+"""
+
+
+def packages_after(program: str, *arguments: object, python: Path | str = sys.executable, cwd: Path) -> set[str]:
+    """Run a program in a process of its own; return the third-party packages that it has loaded at its end."""
+    command = [python, "-c", "import json, sys\n" + program + LIST_PACKAGES, *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_runtime_loads_numpy_and_the_schema_library_only(tmp_path: Path) -> None:
+    before = packages_after("", cwd=tmp_path)
+    loaded = packages_after("import runtime", cwd=tmp_path) - before - {"runtime"}
+    assert loaded - PARTS_OF_THEM == {"numpy", "msgspec"}
+
+
+def test_loading_and_running_a_model_adds_onnx_runtime_only(bundle: Path, tmp_path: Path) -> None:
+    before = packages_after("", cwd=tmp_path)
+    loaded = packages_after(USE, bundle, "runtime", cwd=tmp_path) - before - {"runtime"}
+    # What ONNX Runtime itself loads is its own business, as long as it is not PyTorch.
+    ort_needs = packages_after("import onnxruntime", cwd=tmp_path)
+    assert {name for name in loaded - ort_needs - PARTS_OF_THEM if not name.startswith("_cython_")} <= ALLOWED
+    assert not {"torch", "pyro"} & loaded
+
+
+def test_the_runtime_works_in_an_environment_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
+    without = "import importlib.util\nassert importlib.util.find_spec('torch') is None\n"
+    packages_after(without + USE, bundle, "runtime", python=bare_python, cwd=tmp_path)
+
+
+def test_the_folder_works_under_another_name(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(Path(runtime.__file__).parent, tmp_path / "app" / "vendored_vae")
+    (tmp_path / "app" / "__init__.py").touch()
+    loaded = packages_after(USE, bundle, "app.vendored_vae", python=bare_python, cwd=tmp_path)
+    assert "runtime" not in loaded
+
+
+def test_the_command_works_in_an_environment_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
+    command = [str(bare_python), "-m", "runtime", "generate", str(bundle), "--out", "samples.png"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in runtime.__all__:
+        thing = getattr(runtime, name)
+        if callable(thing) and getattr(thing, "__module__", "").startswith("runtime"):
+            assert thing.__doc__, f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", ["runtime", "runtime.images"])
+def test_nothing_is_printed_on_import(name: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=tmp_path, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")

@@ -1,0 +1,115 @@
+"""What the documentation says, done."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import export
+import runtime
+import train
+from export._cli import main as export_main
+from runtime._cli import main as run_main
+from train._cli import main as train_main
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS: dict[str, click.Command] = {
+    "python -m train": train_main,
+    "vae-train": train_main,
+    "vae-export": export_main,
+    **{f"vae-run {name}": command for name, command in run_main.commands.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout as a reader has it: the committed models, and a run of his own."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "models").mkdir()
+    for bundle in (REPOSITORY / "models").iterdir():
+        (folder / "models" / bundle.name).symlink_to(bundle)
+    command = [sys.executable, "-m", "train", "--dataset", "digits", "--epochs", "1"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def run_python(arguments: list[str], folder: Path) -> None:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def code_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def docstring_code(module: object) -> str:
+    """The indented block of a package's docstring."""
+    lines = (module.__doc__ or "").splitlines()
+    return "\n".join(line[4:] for line in lines if line.startswith("    ") or not line)
+
+
+def documented_commands() -> list[str]:
+    """Every command line of this project in the README and in the help texts."""
+    console = "\n".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
+    helps = "\n".join(command.help or "" for command in [*COMMANDS.values(), run_main])
+    lines = (line.split("#")[0].strip() for line in (console + "\n" + helps).splitlines())
+    return sorted({line for line in lines if line.startswith(("vae-", "python -m train"))})
+
+
+def parse(line: str) -> tuple[click.Command, list[str]]:
+    for prefix, command in COMMANDS.items():
+        if line == prefix or line.startswith(prefix + " "):
+            return command, shlex.split(line[len(prefix) :])
+    raise AssertionError(f"the documentation names an unknown command: {line}")
+
+
+def test_there_is_documentation_to_test() -> None:
+    assert len(code_blocks()) >= 2
+    assert len(documented_commands()) >= 10
+
+
+@pytest.mark.parametrize("index", range(len(code_blocks())))
+def test_the_readmes_code_runs(index: int, workplace: Path) -> None:
+    run_python(["-W", "error::RuntimeWarning", "-c", code_blocks()[index]], workplace)
+
+
+@pytest.mark.parametrize("module", [train, export, runtime], ids=lambda module: module.__name__)
+def test_the_packages_docstrings_run(module: object, workplace: Path) -> None:
+    code = docstring_code(module).replace('models/digits"', 'docstring/digits"')
+    run_python(["-c", code], workplace)
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_commands_have_the_options_that_they_use(line: str) -> None:
+    command, arguments = parse(line)
+    known = {option: parameter for parameter in command.params for option in parameter.opts}
+    for name, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if name.startswith("-"):
+            assert name in known, f"{line}: {name} is no option"
+            kind = known[name].type
+            if isinstance(kind, click.Choice):
+                assert value in kind.choices, f"{line}: {value} is no choice"
+
+
+@pytest.mark.parametrize("line", [line for line in documented_commands() if line.startswith("vae-run")])
+def test_documented_runs_of_bundles_work(line: str, workplace: Path) -> None:
+    run_python(["-m", "runtime", *shlex.split(line)[1:]], workplace)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!https?:)[^)#]+)\)", README))))
+def test_links_in_the_readme_lead_somewhere(path: str) -> None:
+    assert (REPOSITORY / path).exists()
+
+
+def test_the_readme_shows_the_verification_as_it_is() -> None:
+    header = "graph        output                    max_abs_diff  tolerance  worst at"
+    assert header in README
+    assert header in (REPOSITORY / "models/mnist-mlp/README.md").read_text(encoding="utf-8")

@@ -1,0 +1,63 @@
+"""The bundles that come with the project."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from torch import nn
+
+import runtime
+from train import VAE, ModelConfig, load_dataset
+
+MODELS = Path(__file__).parent.parent / "models"
+BUNDLES = sorted(path.name for path in MODELS.iterdir())
+
+
+def test_the_models_of_the_readme_are_there() -> None:
+    assert {"digits-mlp", "mnist-mlp"} <= set(BUNDLES)
+    size = sum(path.stat().st_size for path in MODELS.rglob("*"))
+    assert size < 40e6
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_every_bundle_loads_and_verifies(name: str) -> None:
+    model = runtime.load(MODELS / name, provider="cpu")
+    report = model.verify()
+    assert report.passed, str(report)
+    assert model.manifest.name == name
+    dataset = model.manifest.dataset
+    assert dataset is not None
+    assert f"{dataset.test_elbo_nats:.2f}" in (MODELS / name / "README.md").read_text(encoding="utf-8")
+
+
+def test_mnist_is_as_good_as_pyros_example() -> None:
+    dataset = runtime.load(MODELS / "mnist-mlp").manifest.dataset
+    assert dataset is not None
+    assert (dataset.name, dataset.num_train, dataset.num_test) == ("mnist", 60000, 10000)
+    assert dataset.test_elbo_nats >= -101.4
+
+
+@pytest.mark.skipif("EDGEVAE_DATA" not in os.environ, reason="EDGEVAE_DATA names no folder with MNIST's IDX files")
+def test_reconstructions_of_all_mnist_test_images_are_pyros(tmp_path: Path) -> None:
+    """The weights in the graphs, put back into PyTorch, give the same images from the same seed."""
+    import onnx
+
+    graph = onnx.load(MODELS / "mnist-mlp" / "reconstruct.onnx").graph
+    weights = {value.name: torch.from_numpy(onnx.numpy_helper.to_array(value).copy()) for value in graph.initializer}
+    vae = VAE(ModelConfig((1, 28, 28)))
+    vae.load_state_dict({name: weights[name] for name, _ in vae.named_parameters()})
+    assert isinstance(vae, nn.Module)
+
+    x = load_dataset("mnist", Path(os.environ["EDGEVAE_DATA"])).test
+    model = runtime.load(MODELS / "mnist-mlp", provider="cpu")
+    with torch.random.fork_rng([]), torch.no_grad():
+        pyro.set_rng_seed(0)
+        expected = vae.reconstruct_img(x).numpy()
+    found = model.reconstruct(x.numpy(), seed=0)
+    assert found.shape == (10000, 784)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -1,0 +1,56 @@
+"""What is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(folder),
+        str(REPOSITORY),
+    ]
+    subprocess.run(command, check=True)
+    return zipfile.ZipFile(next(folder.glob("edgevae-*-py3-none-any.whl")))
+
+
+def test_the_wheel_holds_the_three_packages_typed_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    assert top == {"train", "export", "runtime"}
+    assert {"train/py.typed", "export/py.typed", "runtime/py.typed"} <= set(names)
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_base_needs_nothing_heavy_and_onnx_runtime_comes_in_extras(wheel: zipfile.ZipFile) -> None:
+    metadata = next(name for name in wheel.namelist() if name.endswith("METADATA"))
+    fields = Parser().parsestr(wheel.read(metadata).decode())
+    base = {line.split(">")[0] for line in fields.get_all("Requires-Dist", []) if "extra ==" not in line}
+    assert base == {"click", "msgspec", "numpy", "pillow"}
+    assert set(fields.get_all("Provides-Extra", [])) == {"train", "export", "cpu", "gpu", "dev"}
+
+
+def test_the_commands_are_installed(wheel: zipfile.ZipFile) -> None:
+    entry_points = wheel.read(next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))).decode()
+    assert {line.split(" ")[0] for line in entry_points.splitlines() if "=" in line} == {
+        "vae-train",
+        "vae-export",
+        "vae-run",
+    }

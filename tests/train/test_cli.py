@@ -1,0 +1,154 @@
+"""`python -m train` as a person calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from train import load_run
+from train._cli import main
+
+SMALL = ["--dataset", "digits", "--z-dim", "3", "--hidden-dim", "8"]
+
+
+def train(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*SMALL, *map(str, arguments)])
+
+
+def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
+    result = train("--epochs", 3, "--seed", 5, "--batch-size", 128, "--learning-rate", 0.01, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    run = load_run(tmp_path / "run")
+    assert run.config.model.data_shape == (1, 8, 8)
+    assert (run.config.training.seed, run.config.training.batch_size) == (5, 128)
+    assert (run.config.dataset.name, run.config.dataset.num_train, run.config.dataset.num_test) == ("digits", 1437, 360)
+    assert [line.epoch for line in run.metrics] == [1, 2, 3]
+    assert run.metrics[-1].train_loss_nats < run.metrics[0].train_loss_nats
+    assert all(line.complete for line in run.metrics)
+    for picture in ("loss.png", "reconstructions.png"):
+        with Image.open(tmp_path / "run" / picture) as image:
+            assert len(image.convert("L").getcolors() or []) > 16  # something is drawn
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "loss.png",
+        "metrics.jsonl",
+        "reconstructions.png",
+        "samples.safetensors",
+        "weights.safetensors",
+    ]
+
+
+def test_without_a_terminal_there_is_a_plain_line_an_epoch(tmp_path: Path) -> None:
+    result = train("--epochs", 2, "--out", tmp_path / "run")
+    lines = result.output.splitlines()
+    assert lines[0].startswith("digits: 1437 training and 360 test images, shape (1, 8, 8); VAE 64-8-3 on cpu")
+    assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert "test ELBO -" in lines[1]
+    assert lines[-1].startswith("Test ELBO -")
+    assert "\x1b" not in result.output
+
+
+def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "train", *SMALL, "--epochs", "2", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
+    os.close(terminal)
+    output = b""
+    while True:
+        try:
+            part = os.read(controller, 4096)
+        except OSError:  # Linux's way to say that the other side has closed
+            break
+        if not part:
+            break
+        output += part
+    os.close(controller)
+    assert process.wait() == 0
+    assert b"epoch 2/2" in output
+    assert "━".encode() in output
+    assert b"loss" in output
+
+
+def test_the_default_folder_is_named_after_the_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train("--epochs", 1).exit_code == 0
+    assert load_run(Path("runs/digits-mlp")).config.training.epochs == 1
+
+
+def test_a_run_is_replaced_only_with_force(tmp_path: Path) -> None:
+    assert train("--epochs", 1, "--out", tmp_path / "run").exit_code == 0
+    before = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    refused = train("--epochs", 1, "--seed", 1, "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "already holds a run" in refused.output
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
+    assert train("--epochs", 1, "--seed", 1, "--out", tmp_path / "run", "--force").exit_code == 0
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() != before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_cuda_without_a_device_is_exit_code_2_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train("--cuda")
+    assert result.exit_code == 2
+    assert "--cuda was asked for, but" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "Invalid value for '--epochs'"),
+        (["--learning-rate", "-1"], "learning_rate must be a positive number, got -1.0"),
+        (["--learning-rate", "nan"], "learning_rate must be a positive number, got nan"),
+        (["--dataset", "cifar"], "'cifar' is not one of 'mnist'"),
+        (["--data-dir", "."], "data_dir must not be given for digits"),
+    ],
+)
+def test_bad_options_are_exit_code_2_and_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jit_trains_too(tmp_path: Path) -> None:
+    assert train("--epochs", 2, "--jit", "--out", tmp_path / "run").exit_code == 0
+    losses = [line.train_loss_nats for line in load_run(tmp_path / "run").metrics]
+    assert losses[1] < losses[0]
+
+
+def test_ctrl_c_ends_with_a_checkpoint_that_loads(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "train", *SMALL, "--epochs", "100000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "the checkpoint is saved" in output
+    run = load_run(tmp_path / "run")
+    assert f"Interrupted in epoch {run.metrics[-1].epoch};" in output
+    assert (tmp_path / "run" / "loss.png").exists()
+    assert json.loads(metrics.read_text().splitlines()[-1])["complete"] is False

@@ -1,0 +1,60 @@
+"""IDX files, whole and broken."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from train import DatasetError
+from train._idx import read_idx
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bytes])
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
+def test_arrays_are_read_plain_and_compressed(tmp_path: Path, compress, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]  # either of two built-ins
+    array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    (tmp_path / "file").write_bytes(compress(idx(array)))
+    np.testing.assert_array_equal(read_idx(tmp_path / "file"), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not an IDX file"),
+        (b"\x89PNG", "is not an IDX file"),
+        (b"\0\0\x0d\x01" + struct.pack(">I", 1) + b"\0" * 4, "IDX type 13; expected 8"),
+        (b"\0\0\x08\x03\0\0", "ends inside its header"),
+        (idx(np.zeros((2, 3), np.uint8))[:-1], r"should hold 6 values for shape \(2, 3\), got 5"),
+        (idx(np.zeros((2, 3), np.uint8)) + b"\0", r"should hold 6 values for shape \(2, 3\), got 7"),
+        (gzip.compress(idx(np.zeros((2, 3), np.uint8)))[:-9], "cannot be read"),
+        (b"\x1f\x8b nonsense", "cannot be read"),
+    ],
+)
+def test_broken_files_are_refused_with_the_reason(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        read_idx(tmp_path / "file")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="absent cannot be read"):
+        read_idx(tmp_path / "absent")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=64))
+def test_any_bytes_give_an_array_or_a_dataset_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with contextlib.suppress(DatasetError):
+        assert read_idx(tmp_path / "file").dtype == np.uint8

@@ -1,0 +1,117 @@
+"""Run folders: written, read back, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from train import (
+    VAE,
+    DatasetInfo,
+    EpochMetrics,
+    ModelConfig,
+    RunConfig,
+    RunError,
+    RunWriter,
+    TrainingConfig,
+    load_run,
+    newest_run,
+    run_config,
+)
+
+SAMPLES = torch.rand(300, 1, 8, 8)
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    model = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=4)
+    return run_config(model, TrainingConfig(epochs=2, seed=9), DatasetInfo("digits", 1437, 360))
+
+
+def write(path: Path, config: RunConfig, epochs: int = 2) -> VAE:
+    vae = VAE(config.model)
+    writer = RunWriter(path, config, SAMPLES)
+    for epoch in range(1, epochs + 1):
+        writer.save(vae.state_dict(), EpochMetrics(epoch, 30.0 - epoch, -29.0, 1, 0.5))
+    return vae
+
+
+def test_a_run_reads_back_as_it_was_written(tmp_path: Path, config: RunConfig) -> None:
+    vae = write(tmp_path / "run", config)
+    run = load_run(tmp_path / "run")
+    assert run.config == config
+    assert [line.epoch for line in run.metrics] == [1, 2]
+    assert run.metrics[-1] == EpochMetrics(2, 28.0, -29.0, 1, 0.5)
+    assert torch.equal(run.samples, SAMPLES[:256])
+    for name, tensor in vae.state_dict().items():
+        assert torch.equal(run.vae.state_dict()[name], tensor)
+    assert not run.vae.training
+
+
+def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path, config: RunConfig) -> None:
+    write(tmp_path / "run", config)
+    with pytest.raises(RunError, match="already holds a run; choose another --out, or give --force"):
+        RunWriter(tmp_path / "run", config, SAMPLES)
+    RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
+    with pytest.raises(RunError, match=r"weights\.safetensors is missing"):
+        load_run(tmp_path / "run")  # the old run's weights do not pass for the new one's
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path, config: RunConfig) -> None:
+    RunWriter(tmp_path / "run", config, SAMPLES)
+    with pytest.raises(RunError, match=r"not a run with a checkpoint: weights\.safetensors is missing"):
+        load_run(tmp_path / "run")
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path, config: RunConfig) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(RunError, match="is a file"):
+        RunWriter(tmp_path / "run", config, SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("weights.safetensors", b"nonsense"),
+        ("samples.safetensors", b""),
+        ("metrics.jsonl", b"{}\n"),
+        ("config.json", b'{"schema_version": 1}'),
+        ("config.json", b"[]"),
+    ],
+)
+def test_a_damaged_run_is_refused(tmp_path: Path, config: RunConfig, file: str, content: bytes) -> None:
+    write(tmp_path / "run", config)
+    (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(RunError, match="is damaged"):
+        load_run(tmp_path / "run")
+
+
+def test_a_run_of_another_schema_is_refused(tmp_path: Path, config: RunConfig) -> None:
+    write(tmp_path / "run", config)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 7}))
+    with pytest.raises(RunError, match="schema version 7, this edgevae reads 1"):
+        load_run(tmp_path / "run")
+
+
+def test_weights_of_other_sizes_are_refused(tmp_path: Path, config: RunConfig) -> None:
+    write(tmp_path / "run", config)
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    content["model"]["z_dim"] = 5
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="size mismatch"):
+        load_run(tmp_path / "run")
+
+
+def test_the_newest_run_is_the_one_with_the_newest_checkpoint(tmp_path: Path, config: RunConfig) -> None:
+    with pytest.raises(RunError, match="there is no run"):
+        newest_run(tmp_path)
+    for age, name in ((10, "older"), (0, "newer"), (5, "middle")):
+        write(tmp_path / name, config)
+        os.utime(tmp_path / name / "weights.safetensors", (1e9 - age, 1e9 - age))
+    assert newest_run(tmp_path) == tmp_path / "newer"

@@ -1,0 +1,140 @@
+"""Training: what it computes, and what it must leave alone."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
+
+from train import VAE, Dataset, DivergedError, ModelConfig, Trainer, TrainingConfig, evaluate_elbo
+
+MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
+CPU = torch.device("cpu")
+
+
+def trainer(seed: int = 0, jit: bool = False, learning_rate: float = 1e-2) -> Trainer:
+    return Trainer(MODEL, TrainingConfig(seed=seed, jit=jit, batch_size=100, learning_rate=learning_rate), CPU)
+
+
+def weights(vae: VAE) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in vae.parameters()]).clone()
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(digits: Dataset) -> None:
+    first, second, other = trainer(1), trainer(1), trainer(2)
+    for each in (first, second, other):
+        each.fit_epoch(digits.train)
+    assert torch.equal(weights(first.vae), weights(second.vae))
+    assert not torch.equal(weights(first.vae), weights(other.vae))
+
+
+def test_an_epoch_is_pyros_own_loop(digits: Dataset) -> None:
+    ours = trainer(3)
+    loss = ours.fit_epoch(digits.train)
+
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]):
+        pyro.set_rng_seed(3)
+        vae = VAE(MODEL)
+        svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-2}), Trace_ELBO())
+        order = torch.randperm(len(digits.train))
+        losses = [svi.step(digits.train[indices]) for indices in order.split(100)]
+    assert loss == sum(losses) / len(digits.train)
+    assert torch.equal(weights(ours.vae), weights(vae))
+
+
+def test_two_trainings_in_one_process_do_not_touch_each_other(digits: Dataset) -> None:
+    alone = trainer(1)
+    losses_alone = [alone.fit_epoch(digits.train) for _ in range(3)]
+
+    first, second = trainer(1), trainer(2)
+    start = weights(second.vae)
+    losses = []
+    for _ in range(3):
+        losses.append(first.fit_epoch(digits.train))
+        second.fit_epoch(digits.train)
+    assert losses == losses_alone
+    assert torch.equal(weights(first.vae), weights(alone.vae))
+    assert not torch.equal(weights(second.vae), start)
+
+
+def test_a_training_leaves_the_processs_globals_as_they_were(digits: Dataset) -> None:
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    each = trainer()
+    each.fit_epoch(digits.train)
+    evaluate_elbo(each.vae, digits.test)
+    assert torch.equal(before, torch.get_rng_state())
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_evaluation_leaves_weights_and_training_bit_identical(digits: Dataset) -> None:
+    evaluated, plain = trainer(4), trainer(4)
+    for _ in range(2):
+        evaluated.fit_epoch(digits.train)
+        before = weights(evaluated.vae)
+        evaluate_elbo(evaluated.vae, digits.test)
+        assert torch.equal(weights(evaluated.vae), before)
+        plain.fit_epoch(digits.train)
+    assert torch.equal(weights(evaluated.vae), weights(plain.vae))
+
+
+def test_evaluation_is_the_same_each_time_and_of_all_images(digits: Dataset) -> None:
+    vae = trainer().vae
+    elbo = evaluate_elbo(vae, digits.test)
+    assert evaluate_elbo(vae, digits.test) == elbo
+    assert elbo == pytest.approx(evaluate_elbo(vae, digits.test, num_particles=20), abs=0.3)
+    assert evaluate_elbo(vae, digits.test[:100]) != elbo
+
+
+def test_training_raises_the_elbo(digits: Dataset) -> None:
+    each = trainer()
+    before = evaluate_elbo(each.vae, digits.test)
+    losses = [each.fit_epoch(digits.train) for _ in range(8)]
+    after = evaluate_elbo(each.vae, digits.test)
+    assert losses[-1] < losses[0] - 5
+    assert after > before + 10
+    assert -losses[-1] == pytest.approx(after, abs=2.0)
+
+
+def test_the_compiled_elbo_gives_the_same_losses_the_smaller_last_batch_included(digits: Dataset) -> None:
+    # 1437 images in batches of 100: the last one has 37, and must not be scored with the size of the others.
+    plain, compiled = trainer(5), trainer(5, jit=True)
+    plain_losses: list[float] = []
+    compiled_losses: list[float] = []
+    for _ in range(2):
+        plain.fit_epoch(digits.train, plain_losses.append)
+    for _ in range(2):
+        compiled.fit_epoch(digits.train, compiled_losses.append)
+    assert len(plain_losses) == 30
+    # Compiling draws once more than running does, so the noise differs; the level of the losses must not.
+    for epoch in range(2):
+        last = 15 * epoch + 14
+        assert compiled_losses[last] == pytest.approx(plain_losses[last], rel=0.1)
+    assert sum(compiled_losses) == pytest.approx(sum(plain_losses), rel=0.02)
+
+
+def test_steps_are_reported_and_can_be_stopped(digits: Dataset) -> None:
+    losses: list[float] = []
+    trainer().fit_epoch(digits.train, losses.append, lambda: len(losses) == 3)
+    assert len(losses) == 3
+
+
+def test_a_loss_that_is_no_number_ends_the_training(digits: Dataset) -> None:
+    with pytest.raises(DivergedError, match=r"the loss became .* at learning rate 1e\+06; try a lower one"):
+        trainer(learning_rate=1e6).fit_epoch(digits.train)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_trains_to_the_same_elbo_as_the_cpu(digits: Dataset) -> None:
+    device = torch.device("cuda", 0)
+    on_gpu = Trainer(MODEL, TrainingConfig(seed=0, batch_size=100, learning_rate=1e-2), device)
+    on_cpu = trainer()
+    images = digits.to(device)
+    assert torch.equal(weights(on_gpu.vae).cpu(), weights(on_cpu.vae))
+    for _ in range(8):
+        on_gpu.fit_epoch(images.train)
+        on_cpu.fit_epoch(digits.train)
+    assert evaluate_elbo(on_gpu.vae, images.test) == pytest.approx(evaluate_elbo(on_cpu.vae, digits.test), abs=1.0)
