@@ -118,7 +118,7 @@ def main(
     except VerificationError as error:
         click.echo("\n\n".join(map(str, error.reports)))
         raise click.ClickException(str(error)) from error
-    except (ExportError, TrainError, EdgeVAEError) as error:
+    except (ExportError, TrainError, EdgeVAEError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n\n".join(map(str, reports)))
     click.echo(f"\nWrote {out}. Try it with: vae-run generate {out} --out samples.png")

@@ -46,13 +46,13 @@ class _BadInput(click.ClickException):
 
 
 class _Messages:
-    """Shows the runtime's errors as messages, with exit code 2."""
+    """Shows the runtime's errors, and those of files, as messages with exit code 2."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, EdgeVAEError):
+        if isinstance(error, (EdgeVAEError, OSError)):
             raise _BadInput(str(error)) from error
 
 

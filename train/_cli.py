@@ -63,7 +63,7 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, **options: Any) -
     out = out or Path("runs") / f"{options['dataset']}-mlp"
     try:
         complete = _train(out, force, **options)
-    except TrainError as error:
+    except (TrainError, OSError) as error:
         raise _Refused(str(error)) from error
     if not complete:
         ctx.exit(_INTERRUPTED)

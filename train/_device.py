@@ -1,6 +1,9 @@
-"""The device to train on: the one asked for, or an error."""
+"""The device to train on, the one asked for or an error; and its random generator."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -19,3 +22,10 @@ def select_device(cuda: bool) -> torch.device:
         reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees no CUDA device"
         raise DeviceError(f"--cuda was asked for, but {reason}; leave --cuda out to train on the CPU")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+@contextlib.contextmanager
+def forked_rng(device: torch.device) -> Iterator[None]:
+    """Leave PyTorch's generators, the CPU's and that of `device`, as they were before the body."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

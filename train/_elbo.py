@@ -8,6 +8,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 from torch import Tensor
 
+from train._device import forked_rng
 from train._vae import VAE
 
 _SEED = 0
@@ -22,8 +23,7 @@ def evaluate_elbo(vae: VAE, images: Tensor, num_particles: int = 1) -> float:
     left as they were.
     """
     svi = SVI(vae.model, vae.guide, Adam({}), Trace_ELBO())  # the optimizer makes no step
-    devices = [images.device] if images.device.type == "cuda" else []
-    with pyro.get_param_store().scope(), torch.random.fork_rng(devices), torch.no_grad():
+    with pyro.get_param_store().scope(), forked_rng(images.device), torch.no_grad():
         torch.manual_seed(_SEED)
         loss = sum(svi.evaluate_loss(batch) for _ in range(num_particles) for batch in images.split(_BATCH_SIZE))
     return -loss / len(images) / num_particles

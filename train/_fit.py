@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from train._datasets import Dataset
+from train._device import forked_rng
 from train._elbo import evaluate_elbo
 from train._plots import save_loss_curve, save_reconstructions
 from train._run import EpochMetrics, RunWriter
@@ -69,7 +70,7 @@ def fit(
         if stopped:
             break
     save_loss_curve(writer.path / "loss.png", writer.metrics)
-    with torch.no_grad(), torch.random.fork_rng([]):
+    with torch.no_grad(), forked_rng(dataset.test.device):
         torch.manual_seed(0)
         images = dataset.test[:36]
         loc_img = trainer.vae.reconstruct_img(images)

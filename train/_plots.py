@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
+from torch import Tensor, nn
 
 from train._run import EpochMetrics
 
 _COLUMNS = 12
+_GAP = 0.4  # grey between the images
 
 
 def save_loss_curve(path: Path, metrics: Sequence[EpochMetrics]) -> None:
@@ -35,12 +36,12 @@ def save_reconstructions(path: Path, images: Tensor, loc_img: Tensor) -> None:
 
     `loc_img` holds the reconstructions, shape `(num_images, data_dim)` in [0, 1].
     """
-    height, width = images.shape[-2:]
-    originals = _rows(images.reshape(-1, height, width))
-    reconstructions = _rows(loc_img.reshape(-1, height, width))
+    originals, reconstructions = _rows(images[:, 0]), _rows(loc_img.reshape(images[:, 0].shape))
     tiles = torch.stack([originals, reconstructions], dim=1).flatten(0, 1)  # a row of each in turn
-    picture = tiles.transpose(1, 2).reshape(tiles.shape[0] * height, _COLUMNS * width)
-    figure = Figure(figsize=(_COLUMNS * 0.7, tiles.shape[0] * 0.7 + 0.4), layout="constrained")
+    tiles = nn.functional.pad(tiles, (0, 1, 0, 1), value=_GAP)
+    rows, columns, height, width = tiles.shape
+    picture = tiles.transpose(1, 2).reshape(rows * height, columns * width)
+    figure = Figure(figsize=(columns * 0.7, rows * 0.7 + 0.4), layout="constrained")
     axes = figure.subplots()
     axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(title="Test images, each row above its reconstructions", xticks=[], yticks=[])

@@ -15,6 +15,7 @@ from pyro.params.param_store import StateDict
 from torch import Tensor
 
 from train._config import ModelConfig, TrainingConfig
+from train._device import forked_rng
 from train._errors import DivergedError
 from train._vae import VAE
 
@@ -36,9 +37,8 @@ class Trainer:
     def __init__(self, model_config: ModelConfig, training_config: TrainingConfig, device: torch.device) -> None:
         self._config = training_config
         self._device = device
-        self._cuda_devices = [device] if device.type == "cuda" else []
         self._param_state: StateDict = {"params": {}, "constraints": {}}
-        with torch.random.fork_rng(self._cuda_devices):
+        with forked_rng(device):
             torch.manual_seed(training_config.seed)
             self.vae = VAE(model_config).to(device)
             self._rng_state = self._get_rng_state()
@@ -95,7 +95,7 @@ class Trainer:
         """Enter this trainer's parameter store and generator state; keep what the body makes of them."""
         with (
             pyro.get_param_store().scope(self._param_state),
-            torch.random.fork_rng(self._cuda_devices),
+            forked_rng(self._device),
             warnings.catch_warnings(),
         ):
             # JitTrace_ELBO stands on torch.jit, which PyTorch has deprecated without a replacement in Pyro.
@@ -108,9 +108,12 @@ class Trainer:
             self._rng_state = self._get_rng_state()
 
     def _get_rng_state(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda_devices)]
+        states = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        return states
 
     def _set_rng_state(self, state: list[Tensor]) -> None:
         torch.set_rng_state(state[0])
-        for device, device_state in zip(self._cuda_devices, state[1:], strict=True):
-            torch.cuda.set_rng_state(device_state, device)
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(state[1], self._device)
