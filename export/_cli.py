@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import onnx
 import torch
 
 from export._bundle_writer import FORMATS, Format, Source, check_writable, export_bundle
@@ -46,7 +47,12 @@ class _DataShape(click.ParamType[tuple[int, ...]]):
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
 @click.option("--force", is_flag=True, help="Replace the bundle that --out already holds.")
-@click.option("--opset", type=click.IntRange(min=18), default=DEFAULT_OPSET, help="Version of ONNX's operators.")
+@click.option(
+    "--opset",
+    type=click.IntRange(18, onnx.defs.onnx_opset_version()),
+    default=DEFAULT_OPSET,
+    help="Version of ONNX's operators.",
+)
 @click.option("--atol", type=click.FloatRange(min=0), default=Tolerances().atol, help="Absolute tolerance.")
 @click.option("--rtol", type=click.FloatRange(min=0), default=Tolerances().rtol, help="Relative tolerance.")
 @click.option(

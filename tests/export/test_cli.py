@@ -107,6 +107,7 @@ def test_a_state_dict_that_does_not_fit_says_what_is_missing(vae: VAE, tmp_path:
     ("arguments", "message"),
     [
         (["--format", "tflite"], "'tflite' is not one of"),
+        (["{run}", "--opset", "99"], "99 is not in the range 18<=x<="),
         (["{run}", "--dataset", "digits"], "--data-shape and --dataset go with --state-dict"),
         (["{run}", "--state-dict", "{run}/config.json"], "RUN and --state-dict were both given"),
         (["--state-dict", "{run}/config.json", "--data-shape", "1,x"], "expected sizes with commas"),
