@@ -42,9 +42,8 @@ class Trainer:
             torch.manual_seed(training_config.seed)
             self.vae = VAE(model_config).to(device)
             self._rng_state = self._get_rng_state()
-        self._optimizer = Adam({"lr": training_config.learning_rate})
-        # One SVI a batch size: a compiled ELBO has the size of its first batch frozen into it.
-        self._svi: dict[int, SVI] = {}
+        loss = JitTrace_ELBO(ignore_jit_warnings=True) if training_config.jit else Trace_ELBO()
+        self._svi = SVI(self.vae.model, self.vae.guide, Adam({"lr": training_config.learning_rate}), loss)
         self._validated = False
 
     def fit_epoch(
@@ -72,7 +71,7 @@ class Trainer:
             for indices in order.split(self._config.batch_size):
                 batch = images[indices]
                 with pyro.validation_enabled(not self._validated):  # the first step shows whether shapes are right
-                    loss = self._svi_for(len(batch)).step(batch)
+                    loss = self._svi.step(batch)
                 self._validated = True
                 if not math.isfinite(loss):
                     raise DivergedError(
@@ -83,12 +82,6 @@ class Trainer:
                 if should_stop():
                     break
         return total / seen
-
-    def _svi_for(self, batch_size: int) -> SVI:
-        if batch_size not in self._svi:
-            loss = JitTrace_ELBO(ignore_jit_warnings=True) if self._config.jit else Trace_ELBO()
-            self._svi[batch_size] = SVI(self.vae.model, self.vae.guide, self._optimizer, loss)
-        return self._svi[batch_size]
 
     @contextlib.contextmanager
     def _isolated(self) -> Iterator[None]:
