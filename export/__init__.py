@@ -15,7 +15,7 @@ On the command line: `vae-export --help`.
 from export._bundle_writer import FORMATS, Format, Source, export_bundle, latent_space_id
 from export._errors import ExportError, GraphError, StateDictError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
-from export._reference import make_reference, pyro_elbo
+from export._reference import elbo_terms, make_reference
 from export._state_dict import load_state_dict
 
 __all__ = [
@@ -27,9 +27,9 @@ __all__ = [
     "Source",
     "StateDictError",
     "VerificationError",
+    "elbo_terms",
     "export_bundle",
     "latent_space_id",
     "load_state_dict",
     "make_reference",
-    "pyro_elbo",
 ]

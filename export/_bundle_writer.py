@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,9 +18,9 @@ from export._card import draw_picture, write_card
 from export._errors import ExportError, VerificationError
 from export._lint import lint_program
 from export._onnx_format import DEFAULT_OPSET, to_onnx
-from export._programs import Program, decoder_program, encoder_program, reconstruct_program
+from export._programs import Program, make_programs
 from export._reference import make_reference
-from export._torch_formats import load_pt2, load_torchscript, to_pt2, to_torchscript
+from export._torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
 from runtime import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
@@ -34,7 +34,7 @@ from runtime import (
     Report,
     Tolerances,
     load,
-    verify_outputs,
+    verify_graphs,
 )
 from train import VAE
 
@@ -42,6 +42,7 @@ Format = Literal["onnx", "torchscript", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _REFERENCE_FILE = "reference.npz"
+_TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")  # PyTorch's users call the two networks
 _TORCH_SUFFIX = {"torchscript": ".ts", "pt2": ".pt2"}
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl", "onnx", "onnxscript")
 
@@ -95,6 +96,7 @@ def export_bundle(
         GraphError: The networks cannot become graphs that give the same numbers everywhere.
         VerificationError: They became graphs that do not.
     """
+    out = out.resolve()
     check_writable(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -120,12 +122,7 @@ def check_writable(out: Path, overwrite: bool) -> None:
 def _write(
     folder: Path, source: Source, formats: Sequence[Format], opset: int, tolerances: Tolerances
 ) -> tuple[Report, ...]:
-    programs: dict[GraphName, Program] = {
-        "encoder": encoder_program(source.vae),
-        "decoder": decoder_program(source.vae),
-    }
-    if "onnx" in formats:
-        programs["reconstruct"] = reconstruct_program(source.vae)
+    programs = make_programs(source.vae)
     graphs: dict[GraphName, GraphSpec] = {}
     torch_files: dict[str, FileEntry] = {}
 
@@ -140,11 +137,9 @@ def _write(
             model = to_onnx(name, program, traced, opset)
             file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
             graphs[name] = _graph_spec(program, model, file)
-        if name == "reconstruct":  # PyTorch's users call the two networks
-            continue
-        if "torchscript" in formats:
+        if "torchscript" in formats and name in _TORCH_PROGRAMS:
             torch_files[f"{name}.ts"] = write(f"{name}.ts", to_torchscript(program))
-        if "pt2" in formats:
+        if "pt2" in formats and name in _TORCH_PROGRAMS:
             torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
     reference = make_reference(source.vae, source.samples)
@@ -161,7 +156,7 @@ def _write(
         producers={name: importlib.metadata.version(name) for name in _PRODUCERS},
     )
     write(MANIFEST_FILE, manifest.encode())
-    reports = tuple(_verify(folder, format_name) for format_name in FORMATS if format_name in formats)
+    reports = tuple(_verify(folder, programs, format_name) for format_name in FORMATS if format_name in formats)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
     draw_picture(folder, source.vae, reference)
@@ -179,24 +174,28 @@ def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> Gr
     )
 
 
-def _verify(folder: Path, format_name: Format) -> Report:
+def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Format) -> Report:
     """Verify one format by loading what was written, as its users will."""
     if format_name == "onnx":
         return load(folder, provider="cpu").verify()
-    run = {"torchscript": load_torchscript, "pt2": load_pt2}[format_name]
-    suffix = _TORCH_SUFFIX[format_name]
-    encoder, decoder = run(folder / f"encoder{suffix}"), run(folder / f"decoder{suffix}")
-    return verify_outputs(Bundle(folder), format_name, encoder, decoder, None)
+    load_program = {"torchscript": load_torchscript, "pt2": load_pt2}[format_name]
+    graphs = {
+        name: TorchGraph(programs[name], load_program(folder / f"{name}{_TORCH_SUFFIX[format_name]}"))
+        for name in _TORCH_PROGRAMS
+    }
+    elbo = TorchGraph(programs["elbo"], programs["elbo"].module)
+    return verify_graphs(Bundle(folder), format_name, graphs, elbo)
 
 
 def _model_spec(vae: VAE) -> ModelSpec:
     return ModelSpec(
-        architecture="mlp",
-        likelihood="bernoulli",
+        architecture=vae.config.architecture,
+        likelihood=vae.config.likelihood,
         latent="normal",
         data_shape=vae.config.data_shape,
         z_dim=vae.config.z_dim,
         hidden_dim=vae.config.hidden_dim,
+        unit_interval=vae.decoder.likelihood.unit_interval,
     )
 
 
@@ -218,8 +217,8 @@ def _replace(temporary: Path, out: Path) -> None:
     out.rename(old / out.name)
     try:
         temporary.rename(out)
-    except OSError:
+    except BaseException:  # Ctrl-C included: the old bundle goes back to its place
         (old / out.name).rename(out)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from runtime import Manifest, Reference, Report
-from runtime.images import save_grid
+from runtime.images import can_draw, save_grid
 from train import VAE
 
 CARD_FILE = "README.md"
@@ -28,19 +28,17 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
     """
     model = manifest.model
     shape = " x ".join(map(str, model.data_shape))
+    value_range = "values in [0, 1]" if model.unit_interval else "values in any range"
     lines = [
         f"# {manifest.name}",
         "",
         "A variational autoencoder, trained with Pyro and exported by EdgeVAE. Runs with NumPy and ONNX Runtime.",
         "",
-        f"![test images, reconstructions, samples]({PICTURE_FILE})",
-        "",
-        f"{data_note[0].upper()}{data_note[1:]}, their reconstructions below them, and then samples of the prior.",
-        "",
+        *(_picture_lines(data_note) if can_draw(model.data_shape) else []),
         "| | |",
         "| --- | --- |",
-        f"| architecture | {model.architecture}, {model.data_dim}-{model.hidden_dim}-{model.z_dim}, softplus |",
-        f"| observations | shape {shape}, values in [0, 1] (or uint8 in [0, 255]) |",
+        f"| architecture | {model.architecture}, {model.data_dim}-{model.hidden_dim}-{model.z_dim} |",
+        f"| observations | shape {shape}, {value_range} (or uint8 in [0, 255]) |",
         f"| likelihood | {model.likelihood} |",
         f"| latent | {model.latent}, {model.z_dim} dimensions |",
         *_dataset_lines(manifest),
@@ -59,13 +57,24 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
 
 
 def draw_picture(folder: Path, vae: VAE, reference: Reference) -> None:
-    """Draw samples, their reconstructions, and draws from the prior, as Pyro computes them."""
+    """Draw samples, their reconstructions, and draws from the prior, as Pyro computes them, where they are images."""
+    if not can_draw(vae.config.data_shape):
+        return
     rows = np.flatnonzero(reference.case == "sample")[:_COLUMNS]
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         generated = vae.decoder(torch.randn((2 * _COLUMNS, vae.config.z_dim), generator=generator)).numpy()
-    images = np.concatenate([reference.x[rows], reference.loc_img[rows], generated])
+    images = np.concatenate([reference["x"][rows], reference["loc_img"][rows], generated])
     save_grid(folder / PICTURE_FILE, images, vae.config.data_shape, _COLUMNS)
+
+
+def _picture_lines(data_note: str) -> list[str]:
+    return [
+        f"![test images, reconstructions, samples]({PICTURE_FILE})",
+        "",
+        f"{data_note[0].upper()}{data_note[1:]}, their reconstructions below them, and then samples of the prior.",
+        "",
+    ]
 
 
 def _dataset_lines(manifest: Manifest) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ _ALL = "all"
 _PRIOR_DRAWS = 254
 
 
-class _DataShape(click.ParamType[tuple[int, ...]]):
+class _DataShape(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     name = "shape"
 
     def convert(
@@ -100,6 +101,8 @@ def main(
         raise click.UsageError("RUN and --state-dict were both given; give one of them")
     if state_dict is None and (data_shape is not None or dataset is not None):
         raise click.UsageError("--data-shape and --dataset go with --state-dict; a run knows its own data")
+    if not (math.isfinite(atol) and math.isfinite(rtol)):
+        raise click.UsageError(f"--atol and --rtol must be finite, got {atol} and {rtol}")
     if data_dir is not None and dataset is None:
         raise click.UsageError("--data-dir goes with --dataset")
     try:

@@ -25,10 +25,11 @@ def lint_program(name: str, program: ExportedProgram) -> None:
         operator = node.target
         if not isinstance(operator, OpOverload):
             continue
-        if torch.Tag.nondeterministic_seeded in operator.tags:
-            raise GraphError(f"{name}: {operator} draws random numbers; noise must be an input of the graph")
-        if _argument(node, operator, "training") is True:
+        training = _argument(node, operator, "train", "training")
+        if training is True:
             raise GraphError(f"{name}: {operator} is in training mode; call .eval() before exporting")
+        if training is None and torch.Tag.nondeterministic_seeded in operator.tags:
+            raise GraphError(f"{name}: {operator} draws random numbers; noise must be an input of the graph")
 
 
 def lint_onnx(name: str, model: onnx.ModelProto) -> None:
@@ -70,10 +71,12 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
             yield node
 
 
-def _argument(node: torch.fx.Node, operator: OpOverload, name: str) -> object:
-    """The value of an operator's argument, `None` where it has no such argument."""
+def _argument(node: torch.fx.Node, operator: OpOverload, *names: str) -> object:
+    """The value of an operator's argument of one of these names, `None` where it has none."""
     schema = operator._schema  # noqa: SLF001 - an operator shows its schema nowhere else
     for index, argument in enumerate(schema.arguments):
-        if argument.name == name:
-            return node.args[index] if index < len(node.args) else node.kwargs.get(name, argument.default_value)
+        if argument.name in names:
+            return (
+                node.args[index] if index < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
+            )
     return None

@@ -6,8 +6,8 @@ import contextlib
 import io
 
 import onnx
-import onnx_ir as ir
 import torch
+from onnxscript import ir
 from torch.export import ExportedProgram
 
 from export._errors import GraphError

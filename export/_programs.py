@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from export._errors import GraphError
-from runtime import TensorSpec
-from train import VAE, Decoder, Encoder
+from runtime import GraphName, TensorSpec
+from train import VAE, Decoder, Encoder, Likelihood
 
 TRACE_BATCH = 3
 """Batch size while tracing: at least 2, because a batch of 1 is taken for a constant."""
+
+
+class LikelihoodParameters(nn.Module):
+    """The decoder with all that it knows: z → the likelihood's parameters."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return p(x|z)'s parameters, `loc_img` first; a single one as it is."""
+        parameters = self.decoder.parameters_at(z)
+        return parameters if len(parameters) > 1 else parameters[0]
 
 
 class Reconstruct(nn.Module):
@@ -29,6 +45,23 @@ class Reconstruct(nn.Module):
         z_loc, z_scale = self.encoder(x)
         loc_img: Tensor = self.decoder(z_loc + z_scale * eps)
         return loc_img
+
+
+class Elbo(nn.Module):
+    """The terms of the ELBO, from what encoder and decoder gave; without their weights, the graph is small."""
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+
+    def forward(
+        self, x: Tensor, z: Tensor, z_loc: Tensor, z_scale: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p(x|z), log p(z) and log q(z|x) in nats, shape `(batch,)` each."""
+        log_px_z = self.likelihood.distribution(parameters).log_prob(self.likelihood.observed(x)).sum(-1)
+        log_pz = dist.Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False).log_prob(z).sum(-1)
+        log_qz_x = dist.Normal(z_loc, z_scale, validate_args=False).log_prob(z).sum(-1)
+        return log_px_z, log_pz, log_qz_x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,33 +90,34 @@ class Program:
         Raises:
             GraphError: The module cannot be traced, or works for one batch size only.
         """
-        dynamic_shapes = tuple({0: Dim("batch")} for _ in self.inputs)
+        dynamic_shapes: list[Any] = [{0: Dim("batch")} for _ in self.inputs]
+        if isinstance(self.module, Elbo):  # torch.export wants the shapes of *parameters together
+            dynamic_shapes[4:] = [tuple(dynamic_shapes[4:])]
         try:
-            return torch.export.export(self.module, self.example(), dynamic_shapes=dynamic_shapes)
+            with pyro.validation_enabled(False):  # validation looks at values, which a trace has none of
+                return torch.export.export(self.module, self.example(), dynamic_shapes=tuple(dynamic_shapes))
         except Exception as error:  # torch.export raises errors of many unrelated classes
             name = type(self.module).__name__
             raise GraphError(f"{name} cannot be traced with a dynamic batch axis: {error}") from error
 
 
-def encoder_program(vae: VAE) -> Program:
-    """Return x → z_loc, z_scale."""
-    z_dim = vae.config.z_dim
-    return Program(vae.encoder, (_rows("x", vae.config.data_dim),), (_rows("z_loc", z_dim), _rows("z_scale", z_dim)))
+def make_programs(vae: VAE) -> dict[GraphName, Program]:
+    """Return the functions of a bundle: `encoder`, `decoder`, `reconstruct` and `elbo`."""
+    data_dim, z_dim = vae.config.data_dim, vae.config.z_dim
+    x, z, eps = _rows("x", data_dim), _rows("z", z_dim), _rows("eps", z_dim)
+    posterior = (_rows("z_loc", z_dim), _rows("z_scale", z_dim))
+    with torch.no_grad():
+        shapes = [parameter.shape[1:] for parameter in vae.decoder.parameters_at(torch.zeros(1, z_dim))]
+    names = vae.decoder.likelihood.parameter_names
+    parameters = tuple(_rows(name, *shape) for name, shape in zip(names, shapes, strict=True))
+    terms = tuple(_rows(name) for name in ("log_px_z", "log_pz", "log_qz_x"))
+    return {
+        "encoder": Program(vae.encoder, (x,), posterior),
+        "decoder": Program(LikelihoodParameters(vae.decoder).eval(), (z,), parameters),
+        "reconstruct": Program(Reconstruct(vae.encoder, vae.decoder).eval(), (x, eps), parameters[:1]),
+        "elbo": Program(Elbo(vae.decoder.likelihood).eval(), (x, z, *posterior, *parameters), terms),
+    }
 
 
-def decoder_program(vae: VAE) -> Program:
-    """Return z → loc_img."""
-    return Program(vae.decoder, (_rows("z", vae.config.z_dim),), (_rows("loc_img", vae.config.data_dim),))
-
-
-def reconstruct_program(vae: VAE) -> Program:
-    """Return x, eps → loc_img."""
-    return Program(
-        Reconstruct(vae.encoder, vae.decoder).eval(),
-        (_rows("x", vae.config.data_dim), _rows("eps", vae.config.z_dim)),
-        (_rows("loc_img", vae.config.data_dim),),
-    )
-
-
-def _rows(name: str, width: int) -> TensorSpec:
-    return TensorSpec(name=name, dtype="float32", shape=("batch", width))
+def _rows(name: str, *sizes: int) -> TensorSpec:
+    return TensorSpec(name=name, dtype="float32", shape=("batch", *sizes))

@@ -35,27 +35,27 @@ def make_reference(vae: VAE, samples: Tensor) -> Reference:
     with torch.no_grad():
         z_loc, z_scale = vae.encoder(x)
         z = z_loc + z_scale * eps
-        loc_img = vae.decoder(z)
-        elbo = pyro_elbo(vae, x, z)
-    for name, output in (("z_loc", z_loc), ("z_scale", z_scale), ("loc_img", loc_img), ("elbo", elbo)):
-        if not torch.isfinite(output).all():
-            raise ExportError(
-                f"Pyro's own {name} holds NaN or infinity: the weights are damaged, train the model again"
-            )
+        parameters = vae.decoder.parameters_at(z)
+        terms = elbo_terms(vae, x, z)
+    tensors = {"x": x, "eps": eps, "z_loc": z_loc, "z_scale": z_scale, "z": z, **terms}
+    tensors.update(zip(vae.decoder.likelihood.parameter_names, parameters, strict=True))
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(f"Pyro's own {name} holds NaN or infinity: the weights are damaged; train again")
     case = np.array([*["sample"] * (_ROWS - 2), "zeros", "ones"])
-    arrays = (tensor.numpy() for tensor in (x, eps, z_loc, z_scale, z, loc_img, elbo))
-    return Reference(case, *arrays)
+    return Reference(case, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
 
 
-def pyro_elbo(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
-    """Return log p(x|z) + log p(z) - log q(z|x) of each row, in nats, from Pyro's traces of model and guide at `z`."""
+def elbo_terms(vae: VAE, x: Tensor, z: Tensor) -> dict[str, Tensor]:
+    """Return `log_px_z`, `log_pz` and `log_qz_x` of each row, in nats, from Pyro's traces of model and guide at `z`."""
     with pyro.get_param_store().scope(), pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # NaN is the caller's to judge
         guide = poutine.trace(poutine.condition(vae.guide, data={"latent": z})).get_trace(x)
         model = poutine.trace(poutine.condition(vae.model, data={"latent": z})).get_trace(x)
         guide.compute_log_prob()
         model.compute_log_prob()
-    elbo: Tensor = (
-        model.nodes["obs"]["log_prob"] + model.nodes["latent"]["log_prob"] - guide.nodes["latent"]["log_prob"]
-    )
-    return elbo
+    return {
+        "log_px_z": model.nodes["obs"]["log_prob"],
+        "log_pz": model.nodes["latent"]["log_prob"],
+        "log_qz_x": guide.nodes["latent"]["log_prob"],
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx_ir as ir
+from onnxscript import ir
 from onnxscript.rewriter import pattern, rewrite
 
 

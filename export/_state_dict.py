@@ -21,6 +21,10 @@ _WEIGHTS = tuple(
     for layer in layers
 )
 
+_REMEDY = "write it with torch.save(vae.state_dict(), path)"
+_WRAPPED = "module."
+_READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
+
 
 def load_state_dict(path: Path, data_shape: tuple[int, ...] | None = None) -> VAE:
     """Return the VAE whose `state_dict` the file holds, sizes inferred from it.
@@ -61,14 +65,24 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, safetensors.SafetensorError, pickle.UnpicklingError) as error:
+    except (*_READ_ERRORS, safetensors.SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StateDictError(
-            f"{path} cannot be read as a state_dict: {reason}; write it with torch.save(vae.state_dict(), path)"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise StateDictError(f"{path} must hold a state_dict, names and tensors, got {type(state).__name__}")
+        raise StateDictError(f"{path} cannot be read as a state_dict: {reason}; {_REMEDY}") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        raise StateDictError(f"{path} is a checkpoint with a state_dict inside; save checkpoint['state_dict'] alone")
+    if isinstance(state, Mapping) and state.keys() == {"params", "constraints"}:
+        raise StateDictError(f"{path} is Pyro's parameter store; save the module instead: {_REMEDY}")
+    if not isinstance(state, Mapping) or not all(_is_weight(*item) for item in state.items()):
+        raise StateDictError(f"{path} must hold names and dense float tensors, got other content; {_REMEDY}")
+    if state and all(name.startswith(_WRAPPED) for name in state):
+        raise StateDictError(f"{path} is of a wrapped model, its names start with {_WRAPPED}: save model.module")
     return dict(state)
+
+
+def _is_weight(name: object, tensor: object) -> bool:
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        return False
+    return tensor.is_floating_point() and tensor.layout is torch.strided
 
 
 def _infer(path: Path, state: Mapping[str, Tensor], data_shape: tuple[int, ...] | None) -> ModelConfig:

@@ -6,10 +6,11 @@ import contextlib
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyro
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
@@ -17,13 +18,13 @@ from torch.export import ExportedProgram
 from export._programs import Program
 
 FloatArray = NDArray[np.float32]
-Run = Callable[..., Sequence[FloatArray]]
+TorchFunction = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 def to_torchscript(program: Program) -> bytes:
     """Return the program as a TorchScript archive, without the source positions of this machine."""
     buffer = io.BytesIO()
-    with _deprecations_silenced():
+    with _deprecations_silenced(), pyro.validation_enabled(False):  # a trace has no values to validate
         traced = torch.jit.trace(program.module, program.example())
         torch.jit.save(traced, buffer)
     return _without_debug_files(buffer.getvalue())
@@ -38,24 +39,35 @@ def to_pt2(traced: ExportedProgram) -> bytes:
     return buffer.getvalue()
 
 
-def load_torchscript(path: Path) -> Run:
-    """Return the function in a TorchScript file, over arrays."""
+def load_torchscript(path: Path) -> TorchFunction:
+    """Return the function in a TorchScript file."""
     with _deprecations_silenced():
-        return _over_arrays(torch.jit.load(path))
+        return torch.jit.load(path)
 
 
-def load_pt2(path: Path) -> Run:
-    """Return the function in a file of `torch.export.save`, over arrays."""
-    return _over_arrays(torch.export.load(path).module())
+def load_pt2(path: Path) -> TorchFunction:
+    """Return the function in a file of `torch.export.save`."""
+    return torch.export.load(path).module()
 
 
-def _over_arrays(module: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]) -> Run:
-    def run(*arrays: FloatArray) -> list[FloatArray]:
+class TorchGraph:
+    """A function over tensors, run over arrays.
+
+    Args:
+        program: Names its inputs and outputs.
+        function: Computes them.
+    """
+
+    def __init__(self, program: Program, function: TorchFunction) -> None:
+        self.inputs = [tensor.name for tensor in program.inputs]
+        self.outputs = [tensor.name for tensor in program.outputs]
+        self._function = function
+
+    def __call__(self, *arrays: FloatArray) -> list[FloatArray]:
+        """Run it on arrays, float32, shape `(batch, ...)` each; return its outputs in order."""
         with torch.no_grad():
-            outputs = module(*(torch.from_numpy(array) for array in arrays))
+            outputs = self._function(*(torch.from_numpy(array) for array in arrays))
         return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
-
-    return run
 
 
 def _without_debug_files(archive: bytes) -> bytes:

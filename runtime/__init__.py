@@ -13,6 +13,7 @@ On the command line: `vae-run --help`.
 
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError
+from ._latents import Latents
 from ._manifest import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
@@ -29,7 +30,7 @@ from ._model import Model, load
 from ._noise import Noise
 from ._posterior import Posterior
 from ._reference import Reference
-from ._verification import BATCH_SIZES, Check, Report, verify_outputs
+from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
 
 __all__ = [
     "BATCH_SIZES",
@@ -45,6 +46,7 @@ __all__ = [
     "GraphSpec",
     "InputError",
     "InstallError",
+    "Latents",
     "Manifest",
     "Model",
     "ModelSpec",
@@ -53,8 +55,9 @@ __all__ = [
     "ProviderError",
     "Reference",
     "Report",
+    "RunnableGraph",
     "TensorSpec",
     "Tolerances",
     "load",
-    "verify_outputs",
+    "verify_graphs",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 
 from ._bundle import Bundle
 from ._errors import EdgeVAEError, InputError
+from ._inputs import observations
+from ._manifest import ModelSpec
 from ._model import Model, load
 from ._providers import ProviderChoice
 
@@ -32,7 +36,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of running, and turn the runtime's errors into messages."""
 
     @click.option("--provider", type=click.Choice(get_args(ProviderChoice)), default="auto", help="Where to run.")
-    @click.option("--threads", type=click.IntRange(min=1), help="Threads in an operator.  [default: all CPUs]")
+    @click.option("--threads", type=click.IntRange(1, 1024), help="Threads in an operator.  [default: all CPUs]")
     @functools.wraps(command)
     def run(bundle: Path, provider: ProviderChoice, threads: int | None, **options: Any) -> None:
         with _Messages():
@@ -80,7 +84,7 @@ def info(bundle: Path) -> None:
     rows = [
         ("name", manifest.name),
         ("model", f"{model.architecture} {model.data_dim}-{model.hidden_dim}-{model.z_dim}, {model.likelihood}"),
-        ("observations", f"shape {model.data_shape}, float in [0, 1] or uint8"),
+        ("observations", f"shape {model.data_shape}, float{' in [0, 1]' * model.unit_interval} or uint8"),
         ("latent", f"{model.latent}, {model.z_dim} dimensions, space {manifest.latent_space_id[:16]}"),
         ("trained on", "not known" if dataset is None else f"{dataset.name}, {dataset.num_train} images"),
     ]
@@ -117,7 +121,7 @@ def verify(ctx: click.Context, model: Model) -> None:
 @_run_options
 def encode(model: Model, inputs: tuple[Path, ...], out: Path) -> None:
     """Write z_loc and z_scale of each observation."""
-    posterior = model.encode(_read(inputs, model.data_shape))
+    posterior = model.encode(_read(inputs, model.manifest.model))
     _save_npz(out, z_loc=posterior.z_loc, z_scale=posterior.z_scale)
     click.echo(f"{out}: z_loc, z_scale, {posterior.z_loc.shape[0]} rows of {model.z_dim}")
 
@@ -135,7 +139,7 @@ def reconstruct(model: Model, inputs: tuple[Path, ...], seed: int | None, out: P
 
     A .png shows the first 36, each row of observations above its reconstructions; a .npz holds all of them.
     """
-    x = _read(inputs, model.data_shape)
+    x = _read(inputs, model.manifest.model)
     loc_img = model.reconstruct(x, seed=seed)
     if out.suffix.lower() == ".png":
         _save_pairs(out, x, loc_img, model.data_shape)
@@ -164,51 +168,49 @@ def generate(model: Model, num_samples: int, seed: int, out: Path) -> None:
     click.echo(f"{out}: {num_samples} samples, seed {seed}, on {model.provider}")
 
 
-def _read(paths: Sequence[Path], data_shape: tuple[int, ...]) -> NDArray[Any]:
-    """Read all inputs as one array of observations."""
-    parts = [_read_one(path, data_shape) for path in paths]
-    if len(parts) == 1:
-        return parts[0]
-    if len({part.dtype for part in parts}) > 1:
-        kinds = ", ".join(f"{path} {part.dtype}" for path, part in zip(paths, parts, strict=True))
-        raise InputError(f"inputs must be of one dtype, got {kinds}")
+def _read(paths: Sequence[Path], model: ModelSpec) -> NDArray[np.float32]:
+    """Read all inputs as observations, float32, shape `(batch, data_dim)`."""
+    return np.concatenate([_read_one(path, model) for path in paths])
+
+
+def _read_one(path: Path, model: ModelSpec) -> NDArray[np.float32]:
     try:
-        return np.concatenate([part.reshape(-1, *data_shape) for part in parts])
-    except ValueError as error:
-        raise InputError(f"inputs must hold observations of shape {data_shape}: {error}") from error
+        return observations(_load(path, model.data_shape), model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def _read_one(path: Path, data_shape: tuple[int, ...]) -> NDArray[Any]:
+def _load(path: Path, data_shape: tuple[int, ...]) -> NDArray[Any]:
     if path.suffix.lower() not in {".npy", ".npz"}:
         from .images import read_image  # Pillow, which only pictures need
 
         return read_image(path, data_shape)[None]
     try:
-        content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if isinstance(content, np.ndarray):
-        return content
-    with content:
-        if "x" not in content:
-            raise InputError(f"{path} must hold an array x, got {', '.join(content) or 'nothing'}")
-        x: NDArray[Any] = content["x"]
-        return x
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return content
+            names = list(content)
+            if "x" in names:
+                x: NDArray[Any] = content["x"]
+                return x
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"cannot be read: {error}") from error
+    raise InputError(f"must hold an array x, got {', '.join(names) or 'nothing'}")
 
 
-def _save_pairs(path: Path, x: NDArray[Any], loc_img: NDArray[np.float32], data_shape: tuple[int, ...]) -> None:
+def _save_pairs(path: Path, x: NDArray[np.float32], loc_img: NDArray[np.float32], data_shape: tuple[int, ...]) -> None:
     """Draw the first observations, each row above its reconstructions."""
     from .images import save_grid  # Pillow, which only pictures need
 
     x, loc_img = x[: _PAIR_COLUMNS * _PAIR_ROWS], loc_img[: _PAIR_COLUMNS * _PAIR_ROWS]
-    originals = (x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)).reshape(loc_img.shape)
     columns = max(1, min(_PAIR_COLUMNS, len(loc_img)))
     filler = np.zeros((-len(loc_img) % columns, loc_img.shape[1]), np.float32)
-    rows = [np.concatenate([part, filler]).reshape(-1, columns, loc_img.shape[1]) for part in (originals, loc_img)]
+    rows = [np.concatenate([part, filler]).reshape(-1, columns, loc_img.shape[1]) for part in (x, loc_img)]
     save_grid(path, np.stack(rows, axis=1).reshape(-1, loc_img.shape[1]), data_shape, columns)
 
 
 def _save_npz(path: Path, **arrays: NDArray[np.float32]) -> None:
     if path.suffix.lower() != ".npz":
         raise InputError(f"--out must end in .npz, or .png for pictures, got {path}")
-    np.savez(path, allow_pickle=False, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # names are not options

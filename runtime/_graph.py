@@ -41,16 +41,16 @@ class Graph:
         self._session, self.provider = create_session(bundle.read(self._spec.file), file, provider, threads)
         self._check(file, "inputs", self._session.get_inputs(), self._spec.inputs)
         self._check(file, "outputs", self._session.get_outputs(), self._spec.outputs)
-        self._inputs = [tensor.name for tensor in self._spec.inputs]
-        self._outputs = [tensor.name for tensor in self._spec.outputs]
-        self._widths = [int(tensor.shape[1]) for tensor in self._spec.outputs]
+        self.inputs = [tensor.name for tensor in self._spec.inputs]
+        self.outputs = [tensor.name for tensor in self._spec.outputs]
+        self._row_shapes = [tuple(map(int, tensor.shape[1:])) for tensor in self._spec.outputs]
 
     def __call__(self, *arrays: FloatArray) -> list[FloatArray]:
         """Run the graph on its inputs, float32, shape `(batch, ...)` each; return its outputs in order."""
         if len(arrays[0]) == 0:
-            return [np.empty((0, width), np.float32) for width in self._widths]
+            return [np.empty((0, *shape), np.float32) for shape in self._row_shapes]
         try:
-            outputs: list[FloatArray] = self._session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
+            outputs: list[FloatArray] = self._session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self._spec.file.file}: {error}") from error
         return outputs

@@ -12,14 +12,14 @@ from ._manifest import ModelSpec
 
 FloatArray = NDArray[np.float32]
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_FLOAT_BYTES = (4, 8)
 
 
 def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
-    """Return `x` as float32 in [0, 1], shape `(batch, data_dim)`.
+    """Return `x` as float32, in [0, 1] where the model needs it, shape `(batch, data_dim)`.
 
     Raises:
-        InputError: `x` has another shape, another dtype, holds NaN, or values outside of [0, 1].
+        InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
     """
     array = _array("x", x)
     shapes = _observation_shapes(model)
@@ -30,7 +30,9 @@ def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
     array = array.reshape(len(array), model.data_dim)
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
-    if array.dtype.newbyteorder("=") not in _FLOATS:
+    if not model.unit_interval:
+        return _finite("x", array)
+    if array.dtype.kind != "f" or array.dtype.itemsize not in _FLOAT_BYTES:
         raise InputError(f"x must be float32 or float64 in [0, 1], or uint8 in [0, 255], got dtype {array.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         values = np.ascontiguousarray(array, np.float32)
@@ -82,7 +84,11 @@ def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, int]) -> 
         expected = f"({'batch' if batch is None else batch}, {width})"
         remedy = f"; add a batch axis with {name}[None]" if array.shape == (width,) else ""
         raise InputError(f"{name} must have shape {expected}, got {array.shape}{remedy}")
-    if array.dtype.newbyteorder("=") not in _FLOATS:
+    return _finite(name, array)
+
+
+def _finite(name: str, array: NDArray[Any]) -> FloatArray:
+    if array.dtype.kind != "f" or array.dtype.itemsize not in _FLOAT_BYTES:
         raise InputError(f"{name} must be float32 or float64, got dtype {array.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         values = np.ascontiguousarray(array, np.float32)
@@ -93,10 +99,12 @@ def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, int]) -> 
 
 
 def _array(name: str, value: ArrayLike) -> NDArray[Any]:
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{name} must not be a masked array; fill what is masked with x.filled(...)")
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise InputError(f"{name} must be an array of numbers, got rows of different lengths") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; tensors that need detaching
+        raise InputError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
     if array.dtype == object:
         raise InputError(f"{name} must be an array of numbers, got {type(value).__name__} with other content")
     return array

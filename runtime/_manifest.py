@@ -17,7 +17,7 @@ Size = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Tolerance = Annotated[float, msgspec.Meta(ge=0)]
-GraphName = Literal["encoder", "decoder", "reconstruct"]
+GraphName = Literal["encoder", "decoder", "reconstruct", "elbo"]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,20 +28,22 @@ class ModelSpec(_Record, frozen=True, kw_only=True):
     """The model's choices and sizes.
 
     Args:
-        architecture: The networks; `mlp` has one hidden layer.
-        likelihood: p(x|z); `bernoulli` has one parameter, `loc_img`, the probability of each pixel.
+        architecture: The networks, like `mlp` or `conv`; the runtime runs any.
+        likelihood: p(x|z), like `bernoulli` or `normal`; the runtime runs any, its first parameter is `loc_img`.
         latent: p(z); `normal` is one standard normal.
         data_shape: Shape of one observation, `(channels, height, width)` for images.
         z_dim: Number of latent dimensions.
         hidden_dim: Width of the hidden layers.
+        unit_interval: Whether observations must lie in [0, 1].
     """
 
-    architecture: Literal["mlp"]
-    likelihood: Literal["bernoulli"]
+    architecture: str
+    likelihood: str
     latent: Literal["normal"]
     data_shape: tuple[Size, ...]
     z_dim: Size
     hidden_dim: Size
+    unit_interval: bool
 
     @property
     def data_dim(self) -> int:

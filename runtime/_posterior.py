@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _inputs
 from ._errors import InputError
+from ._latents import Latents
 from ._noise import Noise
 
 
@@ -22,11 +23,11 @@ class Posterior:
         latent_space_id: The latent space that they lie in.
     """
 
-    z_loc: NDArray[np.float32]
+    z_loc: Latents
     z_scale: NDArray[np.float32]
     latent_space_id: str
 
-    def sample(self, *, seed: int | None = None, eps: ArrayLike | None = None) -> NDArray[np.float32]:
+    def sample(self, *, seed: int | None = None, eps: ArrayLike | None = None) -> Latents:
         """Draw z = z_loc + z_scale * eps (the reparameterization of Kingma & Welling, 2013).
 
         Args:
@@ -34,7 +35,7 @@ class Posterior:
             eps: The noise itself, shape `(batch, z_dim)`. Give one of the two.
 
         Returns:
-            z, float32, shape `(batch, z_dim)`.
+            z, float32, shape `(batch, z_dim)`; it knows its latent space, and another model's `decode` refuses it.
 
         Raises:
             InputError: Neither or both were given, or one does not fit.
@@ -42,7 +43,7 @@ class Posterior:
         noise = draw_noise(self.z_loc.shape, seed, eps)
         if noise is None:
             raise InputError("sample needs seed=... or eps=...; the mean, without noise, is z_loc")
-        return self.z_loc + self.z_scale * noise
+        return Latents.of(np.asarray(self.z_loc + self.z_scale * noise), self.latent_space_id)
 
 
 def draw_noise(shape: tuple[int, ...], seed: int | None, eps: ArrayLike | None) -> NDArray[np.float32] | None:

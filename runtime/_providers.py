@@ -24,6 +24,9 @@ Provider = Literal["cpu", "cuda"]
 
 _ONNX_RUNTIME_NAME = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _SILENT, _WARNING = 4, 2  # ONNX Runtime's log severities: nothing but fatal errors; its default
+_WHEELS = {"onnxruntime"} | {
+    f"onnxruntime-{kind}" for kind in ("gpu", "directml", "openvino", "qnn", "rocm", "migraphx", "training", "silicon")
+}
 _INSTALL = "pip install 'edgevae[cpu]' (package onnxruntime) or, for CUDA, 'edgevae[gpu]' (package onnxruntime-gpu)"
 
 
@@ -74,7 +77,11 @@ def import_onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise InstallError(f"ONNX Runtime is not installed; {_INSTALL}") from error
+        if error.name == "onnxruntime":
+            raise InstallError(f"ONNX Runtime is not installed; {_INSTALL}") from error
+        raise InstallError(f"ONNX Runtime needs {error.name}, which is not installed; {_INSTALL}") from error
+    except ImportError as error:
+        raise InstallError(f"ONNX Runtime is installed but cannot be loaded: {error}") from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise InstallError(f"ONNX Runtime's installation is broken; remove all packages onnxruntime*, then {_INSTALL}")
     wheels = _installed_wheels(Path(onnxruntime.__file__ or "").parent.parent)
@@ -90,8 +97,8 @@ def import_onnxruntime() -> ModuleType:
 
 
 def _installed_wheels(site_packages: Path) -> list[str]:
-    names = (path.name.partition("-")[0] for path in site_packages.glob("onnxruntime*-*.dist-info"))
-    return sorted(name.replace("_", "-") for name in names)
+    names = {path.name.partition("-")[0].replace("_", "-") for path in site_packages.glob("onnxruntime*-*.dist-info")}
+    return sorted(names & _WHEELS)
 
 
 def _session(onnxruntime: ModuleType, graph: bytes, file: str, provider: Provider, threads: int) -> Any:

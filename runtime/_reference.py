@@ -5,69 +5,69 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import BundleError
-from ._manifest import ModelSpec
 
 FloatArray = NDArray[np.float32]
+
+_CASE = "case"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Reference:
-    """Inputs, noise and Pyro's outputs, a row each; all float32 but `case`.
+    """The inputs of all graphs and Pyro's outputs for them, by their names; a row each.
 
     Args:
-        case: What each row is: `zeros`, `ones`, or `sample`; shape `(rows,)`.
-        x: Observations, shape `(rows, data_dim)`.
-        eps: Noise, shape `(rows, z_dim)`.
-        z_loc: The encoder's means, shape `(rows, z_dim)`.
-        z_scale: The encoder's standard deviations, shape `(rows, z_dim)`.
-        z: z_loc + z_scale * eps, shape `(rows, z_dim)`.
-        loc_img: The decoder's output for `z`, shape `(rows, data_dim)`.
-        elbo: log_px_z + log_pz - log_qz_x of Pyro's own traces, in nats, shape `(rows,)`.
+        case: What each row is: `sample`, `zeros` or `ones`; shape `(rows,)`.
+        arrays: float32, shape `(rows, ...)` each: `x`, `eps`, `z_loc`, `z_scale`, `z` = z_loc + z_scale * eps, the
+            likelihood's parameters for `z`, and `log_px_z`, `log_pz` and `log_qz_x` of Pyro's own traces, in nats.
     """
 
     case: NDArray[np.str_]
-    x: FloatArray
-    eps: FloatArray
-    z_loc: FloatArray
-    z_scale: FloatArray
-    z: FloatArray
-    loc_img: FloatArray
-    elbo: FloatArray
+    arrays: Mapping[str, FloatArray]
+
+    def __getitem__(self, name: str) -> FloatArray:
+        """Return an array.
+
+        Raises:
+            BundleError: The reference has none of this name.
+        """
+        if name not in self.arrays:
+            raise BundleError(f"reference.npz holds no {name}; export the model again")
+        return self.arrays[name]
+
+    @property
+    def elbo(self) -> NDArray[np.float64]:
+        """log_px_z + log_pz - log_qz_x of each row, in nats."""
+        return self["log_px_z"].astype(np.float64) + self["log_pz"] - self["log_qz_x"]
 
     def encode(self) -> bytes:
         """Return the content of `reference.npz`."""
-        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        np.savez_compressed(buffer, **{_CASE: self.case, **self.arrays})  # type: ignore[arg-type]  # names are not options
         return buffer.getvalue()
 
     @staticmethod
-    def decode(content: bytes, model: ModelSpec) -> Reference:
+    def decode(content: bytes) -> Reference:
         """Read `reference.npz`.
 
         Raises:
-            BundleError: It is damaged, or its arrays do not fit the model.
+            BundleError: It is damaged.
         """
-        names = [field.name for field in dataclasses.fields(Reference)]
         try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                reference = Reference(**{name: arrays[name] for name in names})
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            case = arrays.pop(_CASE)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"reference.npz is damaged: {error}; export the model again") from error
-        rows = len(reference.case)
-        widths = {"x": model.data_dim, "loc_img": model.data_dim, "case": None, "elbo": None}
-        for name in names:
-            width = widths.get(name, model.z_dim)
-            expected = (rows,) if width is None else (rows, width)
-            found = getattr(reference, name)
-            if found.shape != expected or (name != "case" and found.dtype != np.float32):
+        for name, array in arrays.items():
+            if array.dtype != np.float32 or array.shape[:1] != case.shape:
                 raise BundleError(
-                    f"reference.npz does not fit the model: {name} must be float32 of shape {expected}, "
-                    f"got {found.dtype} of shape {found.shape}; export the model again"
+                    f"reference.npz is damaged: {name} must be float32 with {case.shape} rows, "
+                    f"got {array.dtype} of shape {array.shape}; export the model again"
                 )
-        return reference
+        return Reference(case, arrays)

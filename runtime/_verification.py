@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _nats
 from ._bundle import Bundle
-from ._manifest import Tolerances
+from ._errors import BundleError
+from ._manifest import GraphName, Tolerances
 from ._reference import Reference
 
 BATCH_SIZES = (1, 2, 7, 256)
 
 FloatArray = NDArray[np.float32]
-RunGraph = Callable[..., Sequence[FloatArray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Check:
     Args:
         graph: Which graph: `encoder`, `decoder`, `reconstruct`, or `model` for what takes several.
         output: The output's name, or the quantity in nats.
-        max_abs_diff: The largest absolute difference from Pyro; NaN where an output is NaN.
-        tolerance: What is allowed at the worst index.
-        worst: The row, index and batch size that come closest to, or furthest beyond, what is allowed there.
+        max_abs_diff: The largest absolute difference from Pyro, of the values out of tolerance where there are any; NaN
+            where an output is NaN.
+        tolerance: What is allowed where it occurs.
+        worst: The row, index and batch size where it occurs.
         passed: Whether all values are finite and within tolerance.
     """
 
@@ -81,74 +83,84 @@ class Report:
         return "\n".join([f"{self.format}: {verdict}; {self.rows} rows at batch sizes {sizes}", *table])
 
 
-def verify_outputs(
-    bundle: Bundle, format_name: str, encoder: RunGraph, decoder: RunGraph, reconstruct: RunGraph | None
+class RunnableGraph(Protocol):
+    """A function of a bundle, whatever runs it."""
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of its arguments, in order."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """Names of what it returns, in order."""
+
+    def __call__(self, *arrays: FloatArray) -> Sequence[FloatArray]:
+        """Run it on arrays, float32, shape `(batch, ...)` each."""
+
+
+def verify_graphs(
+    bundle: Bundle,
+    format_name: str,
+    graphs: Mapping[GraphName, RunnableGraph],
+    elbo: RunnableGraph | None = None,
 ) -> Report:
     """Run a bundle's graphs on its reference and compare.
 
     Args:
         bundle: Holds the reference and the tolerances.
         format_name: What is verified, for the report.
-        encoder: x → z_loc, z_scale.
-        decoder: z → loc_img.
-        reconstruct: x, eps → loc_img; `None` in the formats that have no such graph.
+        graphs: What is compared, output by output; `encoder` and `decoder` among them.
+        elbo: Computes the terms of the ELBO where `graphs` has none for it.
 
     Raises:
         BundleError: The reference is missing, changed, or damaged.
     """
-    reference = Reference.decode(bundle.read(bundle.manifest.reference), bundle.manifest.model)
+    reference = Reference.decode(bundle.read(bundle.manifest.reference))
     tolerances = bundle.manifest.tolerances
-    outputs = [_outputs(reference, size, encoder, decoder, reconstruct) for size in BATCH_SIZES]
-    checks = [
-        _check_output(reference, tolerances, graph, output, [run[graph, output] for run in outputs])
-        for graph, output in outputs[0]
-    ]
-    checks.append(
-        _check_nats(
-            reference,
-            f"KL(q_pyro ‖ q_{format_name}) nats",
-            tolerances.kl_nats,
-            [_kl(reference, run["encoder", "z_loc"], run["encoder", "z_scale"]) for run in outputs],
-        )
-    )
-    last = ("decoder" if reconstruct is None else "reconstruct", "loc_img")
-    checks.append(
-        _check_nats(
-            reference,
-            "ELBO drift nats",
-            tolerances.elbo_nats,
-            [_elbo_drift(reference, run["encoder", "z_loc"], run["encoder", "z_scale"], run[last]) for run in outputs],
-        )
-    )
+    checks = []
+    for name, graph in graphs.items():
+        runs = [_run(graph, reference.arrays, size) for size in BATCH_SIZES]
+        checks += [_check_output(reference, tolerances, name, output, runs) for output in graph.outputs]
+    chain = (graphs["encoder"], graphs["decoder"], elbo or graphs["elbo"])
+    kl, drift = zip(*(_in_nats(reference, size, *chain) for size in BATCH_SIZES), strict=True)
+    checks.append(_check_nats(reference, f"KL(q_pyro ‖ q_{format_name}) nats", tolerances.kl_nats, kl))
+    checks.append(_check_nats(reference, "ELBO drift nats", tolerances.elbo_nats, drift))
     return Report(format_name, len(reference.case), tuple(checks))
 
 
-def _outputs(
-    reference: Reference, batch_size: int, encoder: RunGraph, decoder: RunGraph, reconstruct: RunGraph | None
-) -> dict[tuple[str, str], FloatArray]:
-    """Run all rows of the reference in batches of one size."""
-    batches = list(_batches(len(reference.case), batch_size))
-    encoded = [encoder(reference.x[rows]) for rows in batches]
-    outputs = {
-        ("encoder", "z_loc"): np.concatenate([z_loc for z_loc, _ in encoded]),
-        ("encoder", "z_scale"): np.concatenate([z_scale for _, z_scale in encoded]),
-        ("decoder", "loc_img"): np.concatenate([decoder(reference.z[rows])[0] for rows in batches]),
-    }
-    if reconstruct is not None:
-        runs = [reconstruct(reference.x[rows], reference.eps[rows])[0] for rows in batches]
-        outputs["reconstruct", "loc_img"] = np.concatenate(runs)
-    return outputs
+def _run(graph: RunnableGraph, arrays: Mapping[str, FloatArray], batch_size: int) -> dict[str, FloatArray]:
+    """Run a graph on all rows, in batches of one size."""
+    inputs = [arrays[name] for name in graph.inputs]
+    starts = range(0, len(inputs[0]), batch_size)
+    batches = [graph(*(array[start : start + batch_size] for array in inputs)) for start in starts]
+    return dict(zip(graph.outputs, map(np.concatenate, zip(*batches, strict=True)), strict=True))
 
 
-def _batches(rows: int, batch_size: int) -> Iterator[slice]:
-    return (slice(start, start + batch_size) for start in range(0, rows, batch_size))
+def _in_nats(
+    reference: Reference, batch_size: int, encoder: RunnableGraph, decoder: RunnableGraph, elbo: RunnableGraph
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return KL(q_pyro ‖ q_here) and the ELBO's drift of each row, the graphs fed from one another as in use."""
+    here = {"x": reference["x"]}
+    here.update(_run(encoder, here, batch_size))
+    with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
+        kl = _nats.normal_kl(reference["z_loc"], reference["z_scale"], here["z_loc"], here["z_scale"])
+        here["z"] = here["z_loc"] + here["z_scale"] * reference["eps"]
+        here.update(_run(decoder, here, batch_size))
+        terms = _run(elbo, here, batch_size)
+        drift = terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"] - reference.elbo
+    return kl, np.abs(drift)
 
 
 def _check_output(
-    reference: Reference, tolerances: Tolerances, graph: str, output: str, found: Sequence[FloatArray]
+    reference: Reference, tolerances: Tolerances, graph: str, output: str, runs: Sequence[Mapping[str, FloatArray]]
 ) -> Check:
-    expected = getattr(reference, output).astype(np.float64)
-    diff = np.abs(np.stack(found).astype(np.float64) - expected)
+    expected = reference[output].astype(np.float64)
+    found = np.stack([run[output] for run in runs])
+    if found.shape[1:] != expected.shape:
+        raise BundleError(
+            f"reference.npz does not fit {graph}: {output} is {expected.shape}, the graph gives {found.shape[1:]}"
+        )
+    diff = np.abs(found.astype(np.float64) - expected)
     allowed = np.broadcast_to(tolerances.atol + tolerances.rtol * np.abs(expected), diff.shape)
     return _check(reference, graph, output, diff, allowed)
 
@@ -162,29 +174,15 @@ def _check(
     reference: Reference, graph: str, output: str, diff: NDArray[np.float64], allowed: NDArray[np.float64]
 ) -> Check:
     """Compare `diff` with `allowed`, shape `(batch sizes, rows[, values])` each."""
-    excess = np.where(np.isfinite(diff), diff - allowed, np.inf)  # NaN fails, and is the worst there is
-    size, row, *value = (int(axis) for axis in np.unravel_index(np.argmax(excess), excess.shape))
-    place = f"{reference.case[row]} row {row}{f' [{value[0]}]' if value else ''}, batch {BATCH_SIZES[size]}"
+    failed = ~(diff <= allowed)  # NaN is not within anything
+    shown = np.where(failed, np.nan_to_num(diff, nan=np.inf), -1) if failed.any() else diff
+    size, row, *value = (int(axis) for axis in np.unravel_index(np.argmax(shown), shown.shape))
+    place = f"{reference.case[row]} row {row}{f' {value}' if value else ''}, batch {BATCH_SIZES[size]}"
     return Check(
         graph,
         output,
-        max_abs_diff=float(diff.max()),
+        max_abs_diff=float(diff[(size, row, *value)]),
         tolerance=float(allowed[(size, row, *value)]),
         worst=place,
-        passed=bool((excess <= 0).all()),
+        passed=not failed.any(),
     )
-
-
-def _kl(reference: Reference, z_loc: FloatArray, z_scale: FloatArray) -> NDArray[np.float64]:
-    with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
-        return _nats.normal_kl(*(a.astype(np.float64) for a in (reference.z_loc, reference.z_scale, z_loc, z_scale)))
-
-
-def _elbo_drift(
-    reference: Reference, z_loc: FloatArray, z_scale: FloatArray, loc_img: FloatArray
-) -> NDArray[np.float64]:
-    with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
-        z = z_loc + z_scale * reference.eps
-        observed, latent, loc, scale = (array.astype(np.float64) for array in (reference.x, z, z_loc, z_scale))
-        elbo = _nats.elbo(observed, latent, loc, scale, loc_img)
-        return np.abs(elbo - reference.elbo.astype(np.float64))

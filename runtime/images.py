@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,28 +20,46 @@ _GAP = 1  # pixels of background between the images of a grid
 _GAP_GREY = 96
 _SMALLEST_TILE = 56  # pixels; smaller images are enlarged by a whole factor
 _LARGEST_GREY = 255
+_LARGEST_16_BIT = 65535
+_PLAIN = ("1", "L", "P", "RGB")
+_WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 
 
-def read_image(path: str | os.PathLike[str], data_shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Read an image file as one observation, uint8 in [0, 255], shape `data_shape`.
+def read_image(path: str | os.PathLike[str], data_shape: tuple[int, ...]) -> NDArray[Any]:
+    """Read an image file as one observation, shape `data_shape`.
 
     Args:
-        path: PNG, JPEG, or what else Pillow reads; colours are turned to grey.
-        data_shape: `(1, height, width)`; the image must have this size, it is not resized.
+        path: PNG, JPEG, or what else Pillow reads. For a grey model colours are turned to grey; 16-bit grey keeps its
+            depth.
+        data_shape: Shape of an observation; the image must have its size, it is not resized.
+
+    Returns:
+        uint8 in [0, 255]; float32 in [0, 1] for 16-bit images.
 
     Raises:
-        InputError: The file is no image, or of another size.
+        InputError: The file is no image, of another size, transparent, or of a kind whose values have no range.
     """
-    height, width = _grey_size(data_shape)
+    channels, height, width = _image_shape(data_shape)
     try:
         with Image.open(path) as image:
             if image.size != (width, height):
-                raise InputError(
-                    f"{path} must be {width} wide and {height} high, got {image.size[0]} by {image.size[1]}; resize it"
-                )
-            return np.asarray(image.convert("L")).reshape(data_shape)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                got = f"{image.size[0]} by {image.size[1]}"
+                raise InputError(f"the image must be {width} wide and {height} high, got {got}; resize it")
+            if image.mode in _WITH_ALPHA or "transparency" in image.info:
+                raise InputError("the image is transparent, and its background is not known; flatten it first")
+            if image.mode.startswith("I;16") and channels == 1:
+                return (np.asarray(image).astype(np.float32) / np.float32(_LARGEST_16_BIT)).reshape(data_shape)
+            if image.mode not in _PLAIN:
+                raise InputError(f"the image has mode {image.mode}; expected one of {', '.join(_PLAIN)}; convert it")
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as an image: {error}") from error
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1).reshape(data_shape)
+
+
+def can_draw(data_shape: tuple[int, ...]) -> bool:
+    """Return whether observations of this shape are images: rows of numbers, grey, or RGB."""
+    return len(data_shape) < 3 or (len(data_shape) == 3 and data_shape[0] in (1, 3))
 
 
 def save_grid(
@@ -50,36 +69,36 @@ def save_grid(
 
     Args:
         path: The file; must end in `.png`.
-        values: Images, float32 in [0, 1], shape `(count, data_dim)` or `(count, *data_shape)`, at least one.
-        data_shape: Shape of one of them, `(1, height, width)`.
+        values: Images, float32, shape `(count, data_dim)` or `(count, *data_shape)`, at least one; black is 0 and white
+            1, what lies outside is shown as these.
+        data_shape: Shape of one of them: `(width,)`, `(height, width)`, or `(channels, height, width)` with 1 or 3.
         columns: Images in a row.
 
     Raises:
-        InputError: There are no images, or `path` does not end in `.png`.
+        InputError: There are no images, their shape is none of an image, or `path` does not end in `.png`.
     """
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"a grid is saved as .png, got {path}")
     if len(values) == 0:
         raise InputError("a grid needs at least one image, got none")
-    height, width = _grey_size(data_shape)
+    channels, height, width = _image_shape(data_shape)
     factor = max(1, -(-_SMALLEST_TILE // max(height, width)))
-    pixels = np.rint(values.reshape(-1, height, width).clip(0, 1) * _LARGEST_GREY).astype(np.uint8)
-    pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+    pixels = np.rint(values.reshape(-1, channels, height, width).clip(0, 1) * _LARGEST_GREY).astype(np.uint8)
+    pixels = pixels.transpose(0, 2, 3, 1).repeat(factor, axis=1).repeat(factor, axis=2)
     gap = _GAP * factor
     columns = min(columns, len(pixels))
     rows = -(-len(pixels) // columns)
     tile_height, tile_width = pixels.shape[1] + gap, pixels.shape[2] + gap
-    canvas = np.full((rows * tile_height + gap, columns * tile_width + gap), _GAP_GREY, np.uint8)
+    canvas = np.full((rows * tile_height + gap, columns * tile_width + gap, channels), _GAP_GREY, np.uint8)
     for index, image in enumerate(pixels):
         top, left = gap + index // columns * tile_height, gap + index % columns * tile_width
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
-    Image.fromarray(canvas).save(path, optimize=True)
+    Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(path, optimize=True)
 
 
-def _grey_size(data_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of a grey image; rows of numbers are drawn as a line."""
-    if len(data_shape) == 1:
-        return 1, data_shape[0]
-    if len(data_shape) != 3 or data_shape[0] != 1:
-        raise InputError(f"pictures need grey images, shape (1, height, width), got data_shape {data_shape}")
-    return data_shape[1], data_shape[2]
+def _image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, height and width of an observation as an image."""
+    if not can_draw(data_shape):
+        raise InputError(f"pictures need 1 or 3 channels, shape (channels, height, width), got data_shape {data_shape}")
+    channels, height, width = (1,) * (3 - len(data_shape)) + data_shape
+    return channels, height, width

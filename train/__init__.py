@@ -19,13 +19,16 @@ from train._device import select_device
 from train._elbo import evaluate_elbo
 from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, RunError, TrainError
 from train._fit import Progress, fit
-from train._networks import Decoder, Encoder
+from train._likelihoods import LIKELIHOODS, Likelihood
+from train._networks import ARCHITECTURES, Decoder, Encoder
 from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
 from train._trainer import Trainer
 from train._vae import VAE
 
 __all__ = [
+    "ARCHITECTURES",
     "DATASET_NAMES",
+    "LIKELIHOODS",
     "VAE",
     "ConfigError",
     "Dataset",
@@ -37,6 +40,7 @@ __all__ = [
     "DivergedError",
     "Encoder",
     "EpochMetrics",
+    "Likelihood",
     "ModelConfig",
     "Progress",
     "Run",

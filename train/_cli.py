@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import signal
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from types import FrameType
 from typing import Any
 
 import click
+import torch
 
 from train._config import MAX_SEED, ModelConfig, TrainingConfig
 from train._datasets import DATASET_NAMES, DatasetName, load_dataset
 from train._device import select_device
 from train._errors import TrainError
 from train._fit import fit
+from train._likelihoods import LIKELIHOODS
+from train._networks import ARCHITECTURES
 from train._progress import show_progress
 from train._run import DatasetInfo, RunWriter, check_writable, run_config
 from train._trainer import Trainer
@@ -44,8 +48,13 @@ class _Refused(click.ClickException):
 @click.option(
     "--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same weights; on CPU bit for bit."
 )
+@click.option("--architecture", type=click.Choice(list(ARCHITECTURES)), default="mlp", help="The networks.")
+@click.option("--likelihood", type=click.Choice(list(LIKELIHOODS)), default="bernoulli", help="p(x|z).")
+@click.option("--levels", type=click.IntRange(min=2), default=8, help="Values a pixel may have; with categorical.")
 @click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO).")
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<dataset>-mlp]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<dataset>-<architecture>]"
+)
 @click.option("--force", is_flag=True, help="Replace the run that --out already holds.")
 @click.version_option(package_name="edgevae", prog_name="vae-train")
 @click.pass_context
@@ -60,7 +69,7 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, **options: Any) -
       python -m train --dataset digits --epochs 50
       python -m train --cuda --dataset mnist --data-dir ~/mnist
     """
-    out = out or Path("runs") / f"{options['dataset']}-mlp"
+    out = out or Path("runs") / f"{options['dataset']}-{options['architecture']}"
     try:
         complete = _train(out, force, **options)
     except (TrainError, OSError) as error:
@@ -78,17 +87,23 @@ def _train(
     data_dir: Path | None,
     z_dim: int,
     hidden_dim: int,
+    architecture: str,
+    likelihood: str,
+    levels: int,
     **training: Any,
 ) -> bool:
     device = select_device(cuda)
     training_config = TrainingConfig(**training)
     check_writable(out, overwrite=force)
     images = load_dataset(dataset, data_dir)
-    model_config = ModelConfig(images.data_shape, z_dim, hidden_dim)
+    model_config = ModelConfig(images.data_shape, z_dim, hidden_dim, architecture, likelihood, levels)
+    if not LIKELIHOODS[likelihood].unit_interval:
+        data_scale, data_loc = torch.std_mean(images.train)
+        model_config = dataclasses.replace(model_config, data_loc=float(data_loc), data_scale=float(data_scale))
     info = DatasetInfo(images.name, len(images.train), len(images.test))
     click.echo(
         f"{info.name}: {info.num_train} training and {info.num_test} test images, shape {images.data_shape}; "
-        f"VAE {model_config.data_dim}-{hidden_dim}-{z_dim} on {device}; run in {out}"
+        f"{architecture} VAE {model_config.data_dim}-{hidden_dim}-{z_dim}, {likelihood}, on {device}; run in {out}"
     )
     trainer = Trainer(model_config, training_config, device)
     writer = RunWriter(out, run_config(model_config, training_config, info), images.test, overwrite=force)

@@ -18,21 +18,46 @@ class ModelConfig:
     Args:
         data_shape: Shape of one observation, `(channels, height, width)` for images.
         z_dim: Number of latent dimensions, at least 1.
-        hidden_dim: Width of the hidden layer of both networks, at least 1.
+        hidden_dim: Width of the hidden layers of both networks, at least 1.
+        architecture: The networks: `mlp`, the reference, or `conv`.
+        likelihood: p(x|z): `bernoulli`, the reference, `continuous-bernoulli`, `normal` or `categorical`.
+        levels: Number of discrete values of the `categorical` likelihood, at least 2.
+        data_loc: Mean of the data, for likelihoods that standardise.
+        data_scale: Standard deviation of the data, for likelihoods that standardise; positive.
 
     Raises:
-        ConfigError: A size is below 1.
+        ConfigError: A size is too small, or the architecture needs images of another shape.
     """
 
     data_shape: tuple[int, ...]
     z_dim: int = 50
     hidden_dim: int = 400
+    architecture: str = "mlp"
+    likelihood: str = "bernoulli"
+    levels: int = 8
+    data_loc: float = 0.0
+    data_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.data_shape or min(self.data_shape) < 1:
             raise ConfigError(f"data_shape must hold sizes of at least 1, got {self.data_shape}")
         for name in ("z_dim", "hidden_dim"):
             _at_least(1, name, getattr(self, name))
+        _at_least(2, "levels", self.levels)
+        if not (math.isfinite(self.data_loc) and math.isfinite(self.data_scale) and self.data_scale > 0):
+            raise ConfigError(
+                f"data_loc must be finite and data_scale positive, got {self.data_loc} and {self.data_scale}"
+            )
+        if self.architecture == "conv" and not (len(self.data_shape) == 3 and min(self.data_shape[1:]) >= 4):
+            raise ConfigError(
+                f"architecture conv needs images, shape (channels, height, width) of at least 4 by 4, "
+                f"got {self.data_shape}; mlp takes any shape"
+            )
+
+    @property
+    def standardises(self) -> bool:
+        """Whether the networks see data that is not as it came."""
+        return (self.data_loc, self.data_scale) != (0.0, 1.0)
 
     @property
     def data_dim(self) -> int:

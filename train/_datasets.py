@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -66,6 +67,9 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None) -> Dataset:
 
     Raises:
         DatasetError: The images cannot be had, are damaged, or are another set's. Never another set instead.
+
+    Warns:
+        UserWarning: The files hold other images than MNIST or Fashion-MNIST as they were published.
     """
     if name == "digits":
         if data_dir is not None:
@@ -76,9 +80,11 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None) -> Dataset:
         return _digits()
     train_path, test_path = _locate(name, data_dir) if data_dir is not None else _download(name)
     train, test = _images(train_path), _images(test_path)
-    found = _TEST_PIXELS.get(hashlib.sha256(test.tobytes()).hexdigest(), name)
-    if found != name:
+    found = _TEST_PIXELS.get(hashlib.sha256(test.tobytes()).hexdigest())
+    if found not in (None, name):
         raise DatasetError(f"{test_path} holds {found}, not {name}: the files have the same names; give its own folder")
+    if found is None and name in _TEST_PIXELS.values():
+        warnings.warn(f"{test_path} does not hold the published test images of {name}", stacklevel=2)
     if train.shape[1:] != test.shape[1:]:
         raise DatasetError(
             f"training and test images must have one size, got {train.shape[1:]} in {train_path} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -11,8 +12,9 @@ import torch
 from train._datasets import Dataset
 from train._device import forked_rng
 from train._elbo import evaluate_elbo
+from train._errors import DivergedError
 from train._plots import save_loss_curve, save_reconstructions
-from train._run import EpochMetrics, RunWriter
+from train._run import LOSS_CURVE_FILE, RECONSTRUCTIONS_FILE, EpochMetrics, RunWriter
 from train._trainer import Trainer
 
 _FINAL_PARTICLES = 10
@@ -50,6 +52,9 @@ def fit(
 
     Returns:
         The last epoch's metrics; `complete` is `False` where `should_stop` ended it early.
+
+    Raises:
+        DivergedError: The loss or the test ELBO became NaN or infinite; the checkpoint of the epoch before stays.
     """
     for epoch in range(1, epochs + 1):
         stopped = False
@@ -64,15 +69,17 @@ def fit(
         seconds = time.perf_counter() - start
         num_particles = _FINAL_PARTICLES if stopped or epoch == epochs else 1
         elbo = evaluate_elbo(trainer.vae, dataset.test, num_particles)
+        if not math.isfinite(elbo):
+            raise DivergedError(f"the test ELBO became {elbo} in epoch {epoch}; try a lower learning rate")
         metrics = EpochMetrics(epoch, loss, elbo, num_particles, seconds, complete=not stopped)
         writer.save(trainer.vae.state_dict(), metrics)
         progress.on_epoch(metrics)
         if stopped:
             break
-    save_loss_curve(writer.path / "loss.png", writer.metrics)
+    save_loss_curve(writer.path / LOSS_CURVE_FILE, writer.metrics)
     with torch.no_grad(), forked_rng(dataset.test.device):
         torch.manual_seed(0)
         images = dataset.test[:36]
         loc_img = trainer.vae.reconstruct_img(images)
-    save_reconstructions(writer.path / "reconstructions.png", images.cpu(), loc_img.cpu())
+    save_reconstructions(writer.path / RECONSTRUCTIONS_FILE, images.cpu(), loc_img.cpu())
     return metrics

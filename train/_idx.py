@@ -32,7 +32,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         if content.startswith(_GZIP_MAGIC):
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read: {error}") from error
+        raise DatasetError(f"{path} cannot be read: {error}; delete it and fetch it again") from error
     if len(content) < 4 or content[:2] != b"\0\0":
         raise DatasetError(f"{path} is not an IDX file: expected two zero bytes at its start, got {content[:2]!r}")
     if content[2] != _UNSIGNED_BYTE:

@@ -32,6 +32,9 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.safetensors"
 METRICS_FILE = "metrics.jsonl"
+LOSS_CURVE_FILE = "loss.png"
+RECONSTRUCTIONS_FILE = "reconstructions.png"
+PICTURES = (LOSS_CURVE_FILE, RECONSTRUCTIONS_FILE)
 
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl")
 
@@ -100,8 +103,8 @@ class RunWriter:
     """Writes a run folder as training goes on; each file whole or not at all.
 
     Args:
-        path: The folder; made if it is missing.
-        config: Goes into `config.json` at once.
+        path: The folder; made with the first checkpoint, so that a training that fails before it leaves no trace.
+        config: Goes into `config.json`.
         samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are.
         overwrite: Whether a run that is already there may be replaced.
 
@@ -113,26 +116,32 @@ class RunWriter:
         check_writable(path, overwrite)
         self.path = path
         self.metrics: list[EpochMetrics] = []
-        path.mkdir(parents=True, exist_ok=True)
-        for file in (WEIGHTS_FILE, METRICS_FILE):
-            (path / file).unlink(missing_ok=True)
-        _write(path / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=2).encode() + b"\n")
-        _write(path / SAMPLES_FILE, safetensors.torch.save({"test": samples[:NUM_SAMPLES].cpu().contiguous()}))
+        self._config = config
+        self._samples = samples[:NUM_SAMPLES].cpu().contiguous()
 
     def save(self, state_dict: Mapping[str, Tensor], metrics: EpochMetrics) -> None:
-        """Save the weights after an epoch, and its metrics."""
+        """Save the weights after an epoch, and its metrics; the first call makes the folder and removes an old run."""
+        if not self.metrics:
+            self._begin()
         self.metrics.append(metrics)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
         _write(self.path / WEIGHTS_FILE, safetensors.torch.save(weights))
         lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
         _write(self.path / METRICS_FILE, lines.encode())
 
+    def _begin(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        for file in (WEIGHTS_FILE, METRICS_FILE, *PICTURES):
+            (self.path / file).unlink(missing_ok=True)
+        _write(self.path / CONFIG_FILE, json.dumps(dataclasses.asdict(self._config), indent=2).encode() + b"\n")
+        _write(self.path / SAMPLES_FILE, safetensors.torch.save({"test": self._samples}))
+
 
 def check_writable(path: Path, overwrite: bool) -> None:
     """Raise `RunError` if a run cannot be written to `path` without losing what is there."""
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; --out must name a folder")
-    if (path / CONFIG_FILE).exists() and not overwrite:
+    if (path / WEIGHTS_FILE).exists() and not overwrite:
         raise RunError(f"{path} already holds a run; choose another --out, or give --force to replace it")
 
 
@@ -160,6 +169,8 @@ def load_run(path: Path) -> Run:
         metrics = tuple(msgspec.json.decode(line, type=EpochMetrics) for line in lines)
     except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise RunError(f"the run in {path} is damaged: {error}") from error
+    if not metrics:
+        raise RunError(f"the run in {path} is damaged: {METRICS_FILE} is empty")
     return Run(path, config, vae, samples, metrics)
 
 

@@ -10,36 +10,44 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 
 from train._config import ModelConfig
-from train._networks import Decoder, Encoder
+from train._errors import ConfigError
+from train._likelihoods import LIKELIHOODS
+from train._networks import ARCHITECTURES
 
 
 class VAE(nn.Module):
     """Pyro's VAE: an `encoder`, a `decoder`, and the `model` and `guide` that use them.
 
     Args:
-        config: The sizes. Nothing else is assumed about the data.
+        config: The choices and sizes. Nothing else is assumed about the data.
+
+    Raises:
+        ConfigError: There is no such architecture or likelihood.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        for name, choices in (("architecture", ARCHITECTURES), ("likelihood", LIKELIHOODS)):
+            if getattr(config, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
         self.config = config
-        self.encoder = Encoder(config.z_dim, config.hidden_dim, config.data_dim)
-        self.decoder = Decoder(config.z_dim, config.hidden_dim, config.data_dim)
+        encoder, decoder = ARCHITECTURES[config.architecture]
+        self.encoder = encoder(config)
+        self.decoder = decoder(config)
 
     def model(self, x: Tensor) -> Tensor:
-        """Sample p(z) p(x|z), with `x` of shape `(batch, ...)` in [0, 1] observed; return `loc_img`.
-
-        Grey-scale pixels are scored by the Bernoulli as they are, which is why it does not validate them.
-        """
+        """Sample p(z) p(x|z) with `x` observed; return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`."""
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):
             # p(z) = N(0, I)
             z_loc = x.new_zeros((x.shape[0], self.config.z_dim))
             z_scale = x.new_ones((x.shape[0], self.config.z_dim))
             z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
-            # p(x|z) = Bernoulli(loc_img)
-            loc_img: Tensor = self.decoder(z)
-            pyro.sample("obs", dist.Bernoulli(loc_img, validate_args=False).to_event(1), obs=x.flatten(1))
+            parameters = self.decoder.parameters_at(z)
+            likelihood = self.decoder.likelihood
+            observed = likelihood.observed(x.flatten(1))
+            pyro.sample("obs", likelihood.distribution(parameters).to_event(1), obs=observed)
+        loc_img: Tensor = parameters[0]
         return loc_img
 
     def guide(self, x: Tensor) -> None:

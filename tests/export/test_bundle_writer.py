@@ -39,6 +39,7 @@ def test_a_bundle_of_all_formats_holds_the_files_of_the_design(bundle: Path) -> 
         "decoder.onnx",
         "decoder.pt2",
         "decoder.ts",
+        "elbo.onnx",
         "encoder.onnx",
         "encoder.pt2",
         "encoder.ts",
@@ -51,7 +52,7 @@ def test_a_bundle_of_all_formats_holds_the_files_of_the_design(bundle: Path) -> 
 
 def test_the_manifest_describes_the_graphs_as_they_are(bundle: Path) -> None:
     manifest = load(bundle, provider="cpu").manifest
-    assert set(manifest.graphs) == {"encoder", "decoder", "reconstruct"}
+    assert set(manifest.graphs) == {"encoder", "decoder", "reconstruct", "elbo"}
     for name, spec in manifest.graphs.items():
         graph = onnx.load(bundle / spec.file.file)
         assert spec.file.size_bytes == (bundle / spec.file.file).stat().st_size
@@ -103,9 +104,10 @@ def test_a_perturbed_weight_in_the_graph_leaves_no_bundle(
 
     def perturbed(*arguments: object) -> onnx.ModelProto:
         model = to_onnx(*arguments)  # type: ignore[arg-type]  # passed through
-        weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("fc1.weight"))
-        values = onnx.numpy_helper.to_array(weight) * np.float32(1.001)
-        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        for weight in model.graph.initializer:
+            if weight.name.endswith("fc1.weight"):
+                values = onnx.numpy_helper.to_array(weight) * np.float32(1.001)
+                weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
         return model
 
     monkeypatch.setattr(_bundle_writer, "to_onnx", perturbed)
@@ -137,7 +139,7 @@ def test_a_model_with_dropout_is_refused_by_name(source: Source, tmp_path: Path)
             return torch.nn.functional.dropout(x, 0.5, training=True)
 
     vae = copy.deepcopy(source.vae)
-    vae.encoder.softplus = Noisy()  # type: ignore[assignment]  # that is the point
+    vae.encoder.softplus = Noisy()
     with pytest.raises(GraphError, match=r"encoder: aten\.dropout"):
         export_bundle(dataclasses.replace(source, vae=vae), tmp_path / "small", ["onnx"])
 
@@ -156,6 +158,25 @@ def test_a_bundle_is_not_overwritten_unless_asked_to(source: Source, tmp_path: P
     assert (out / "encoder.onnx").exists()
     assert not (out / "encoder.ts").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_an_interruption_while_the_new_bundle_takes_its_place_keeps_the_old_one(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "small"
+    export_bundle(source, out, ["torchscript"])
+    before = tree(tmp_path)
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if target == out and path.name.startswith(".small-") and "old" not in str(path):
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(source, out, ["torchscript"], overwrite=True)
+    assert tree(tmp_path) == before
 
 
 def test_a_folder_that_is_no_bundle_is_never_overwritten(source: Source, tmp_path: Path) -> None:
@@ -181,7 +202,7 @@ def test_the_latent_space_is_named_by_the_weights(vae: VAE) -> None:
     other = copy.deepcopy(vae)
     assert latent_space_id(other) == latent_space_id(vae)
     with torch.no_grad():
-        other.decoder.fc1.bias[0] += 1e-6
+        other.decoder.get_parameter("fc1.bias")[0] += 1e-6
     assert latent_space_id(other) != latent_space_id(vae)
 
 
@@ -194,4 +215,5 @@ def test_the_manifest_is_plain_json(bundle: Path) -> None:
         "data_shape": [1, 8, 8],
         "z_dim": 5,
         "hidden_dim": 16,
+        "unit_interval": True,
     }

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import runtime
 from export._cli import main
-from train import VAE
+from train import VAE, ModelConfig
 from train._cli import main as train_main
 
 
@@ -93,6 +93,15 @@ def test_a_state_dict_can_be_verified_with_a_data_set(vae: VAE, tmp_path: Path) 
     assert "verified with test images of digits" in result.output
 
 
+@pytest.mark.parametrize(("shape", "picture"), [("3,4,4", True), ("6,8", True), ("12,2,2", False)])
+def test_a_state_dict_of_any_shape_is_exported(tmp_path: Path, shape: str, picture: bool) -> None:
+    torch.save(VAE(ModelConfig((48,), 3, 6)).state_dict(), tmp_path / "vae.pt")
+    result = export("--state-dict", tmp_path / "vae.pt", "--data-shape", shape, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "samples.png").exists() == picture
+    assert ("samples.png" in (tmp_path / "out" / "README.md").read_text()) == picture
+
+
 def test_a_state_dict_that_does_not_fit_says_what_is_missing(vae: VAE, tmp_path: Path) -> None:
     state = vae.state_dict()
     del state["encoder.fc22.weight"]
@@ -110,6 +119,7 @@ def test_a_state_dict_that_does_not_fit_says_what_is_missing(vae: VAE, tmp_path:
         (["{run}", "--opset", "99"], "99 is not in the range 18<=x<="),
         (["{run}", "--dataset", "digits"], "--data-shape and --dataset go with --state-dict"),
         (["{run}", "--state-dict", "{run}/config.json"], "RUN and --state-dict were both given"),
+        (["{run}", "--atol", "nan"], "--atol and --rtol must be finite"),
         (["--state-dict", "{run}/config.json", "--data-shape", "1,x"], "expected sizes with commas"),
         (["--state-dict", "{run}/config.json", "--data-dir", "{run}"], "--data-dir goes with --dataset"),
     ],

@@ -39,7 +39,6 @@ def program(module: nn.Module) -> Program:
         (Function(torch.bernoulli), "bernoulli"),
         (Function(lambda x: torch.normal(x, 1.0)), "normal"),
         (Function(lambda x: torch.multinomial(x, 1).float()), "multinomial"),
-        (nn.Dropout(0.5), "dropout"),
     ],
 )
 def test_random_operators_in_a_program_are_refused_by_name(module: nn.Module, operator: str) -> None:
@@ -47,13 +46,13 @@ def test_random_operators_in_a_program_are_refused_by_name(module: nn.Module, op
         lint_program("encoder", program(module).trace())
 
 
-def test_a_norm_in_training_mode_is_refused() -> None:
-    with pytest.raises(GraphError, match=r"aten\.batch_norm.* is in training mode; call \.eval\(\)"):
-        lint_program("encoder", program(nn.BatchNorm1d(4)).trace())
-
-
-def test_a_norm_in_evaluation_mode_passes() -> None:
-    lint_program("encoder", program(nn.BatchNorm1d(4).eval()).trace())
+@pytest.mark.parametrize(("module", "operator"), [(nn.BatchNorm1d(4), "batch_norm"), (nn.Dropout(0.5), "dropout")])
+def test_norms_and_dropout_are_refused_in_training_mode_and_pass_in_evaluation_mode(
+    module: nn.Module, operator: str
+) -> None:
+    with pytest.raises(GraphError, match=rf"aten\.{operator}.* is in training mode; call \.eval\(\)"):
+        lint_program("encoder", program(module.train()).trace())
+    lint_program("encoder", program(module.eval()).trace())
 
 
 def test_a_program_for_one_batch_size_is_refused() -> None:

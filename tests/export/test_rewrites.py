@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from onnxscript import ir
 
 from export._rewrites import rewrite_graph
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,5 +90,24 @@ def test_nonsense_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_file_with_other_content_is_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "vae.pt")
-    with pytest.raises(StateDictError, match="must hold a state_dict, names and tensors, got list"):
+    with pytest.raises(StateDictError, match="must hold names and dense float tensors"):
+        load_state_dict(tmp_path / "vae.pt")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda state: {"state_dict": state, "epoch": 3}, "checkpoint with a state_dict inside; save checkpoint"),
+        (lambda state: {"params": state, "constraints": {}}, "is Pyro's parameter store; save the module instead"),
+        (lambda state: {f"module.{name}": tensor for name, tensor in state.items()}, "of a wrapped model"),
+        (lambda state: dict(enumerate(state.values())), "must hold names and dense float tensors"),
+        (lambda state: {name: tensor.int() for name, tensor in state.items()}, "dense float tensors"),
+        (lambda state: {name: tensor.to(torch.complex64) for name, tensor in state.items()}, "dense float tensors"),
+    ],
+)
+def test_files_that_hold_the_weights_in_another_form_are_refused_with_the_way_out(
+    tmp_path: Path, state: dict[str, Tensor], wrap: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    torch.save(wrap(state), tmp_path / "vae.pt")
+    with pytest.raises(StateDictError, match=message):
         load_state_dict(tmp_path / "vae.pt")

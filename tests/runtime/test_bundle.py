@@ -72,7 +72,7 @@ def test_a_newer_schema_is_refused_with_the_way_out(copy: Path) -> None:
         lambda manifest: manifest.update(unknown=1),
         lambda manifest: manifest["model"].update(z_dim=0),
         lambda manifest: manifest["model"].update(z_dim="5"),
-        lambda manifest: manifest["model"].update(likelihood="gamma"),
+        lambda manifest: manifest["model"].update(likelihood=None),
         lambda manifest: manifest["graphs"]["encoder"]["file"].update(file="../encoder.onnx"),
         lambda manifest: manifest["graphs"]["encoder"]["file"].update(file="/etc/passwd"),
         lambda manifest: manifest["graphs"]["encoder"]["file"].update(sha256="0"),
@@ -88,6 +88,13 @@ def test_a_manifest_that_does_not_fit_the_schema_is_refused(copy: Path, change: 
 def test_a_manifest_that_is_no_json_object_is_refused(copy: Path, content: bytes) -> None:
     (copy / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(BundleError, match="is not a valid manifest"):
+        load(copy)
+
+
+@pytest.mark.parametrize("change", [{"data_shape": [1, 28, 28]}, {"z_dim": 6}])
+def test_sizes_that_contradict_the_graphs_are_refused(copy: Path, change: dict[str, Any]) -> None:
+    edit(copy, lambda manifest: manifest["model"].update(change))
+    with pytest.raises(BundleError, match=r"the manifest contradicts itself: .* export the model again"):
         load(copy)
 
 

@@ -88,7 +88,10 @@ def test_generate_writes_numbers_and_pictures(bundle: Path, model: Model, tmp_pa
         (["generate", "{bundle}", "--out", "{tmp}/g.gif"], "--out must end in .npz, or .png"),
         (["encode", "{bundle}", "{tmp}/bad.npy", "--out", "{tmp}/z.npz"], "cannot be read"),
         (["encode", "{bundle}", "{tmp}/empty.npz", "--out", "{tmp}/z.npz"], "must hold an array x, got y"),
-        (["encode", "{bundle}", "{tmp}/wrong.npy", "--out", "{tmp}/z.npz"], "x must have shape"),
+        (["encode", "{bundle}", "{tmp}/wrong.npy", "--out", "{tmp}/z.npz"], "wrong.npy: x must have shape"),
+        (["encode", "{bundle}", "{tmp}/turned.npy", "{tmp}/turned.npy", "--out", "{tmp}/z.npz"], "x must have shape"),
+        (["encode", "{bundle}", "{tmp}/cut.npz", "--out", "{tmp}/z.npz"], "cannot be read"),
+        (["encode", "{bundle}", "{tmp}/objects.npz", "--out", "{tmp}/z.npz"], "cannot be read"),
         (["generate", "{bundle}", "--provider", "cuda", "--out", "{tmp}/g.png"], "'cuda' does not work here"),
         (["generate", "{bundle}", "-n", "0", "--out", "{tmp}/g.png"], "Invalid value"),
     ],
@@ -100,6 +103,9 @@ def test_bad_input_is_one_message_and_exit_code_2(
     (tmp_path / "bad.npy").write_text("nonsense")
     np.savez(tmp_path / "empty.npz", y=np.zeros(3))
     np.save(tmp_path / "wrong.npy", np.zeros((3, 7)))
+    np.save(tmp_path / "turned.npy", np.zeros((64, 4)))
+    np.savez(tmp_path / "objects.npz", x=np.array([None, {}], dtype=object))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "empty.npz").read_bytes()[:-30])
     result = run(*(argument.format(bundle=bundle, tmp=tmp_path) for argument in arguments))
     assert result.exit_code == 2
     assert message in result.output

@@ -50,10 +50,40 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "text.png", (1, 8, 8))
 
 
-def test_a_grid_of_nothing_or_of_colours_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_every_plain_image_is_read_as_its_grey_values(tmp_path: Path, mode: str) -> None:
+    pixels = np.where(np.eye(8) > 0, 255, 0).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "digit.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "digit.png", (1, 8, 8)), pixels[None])
+
+
+def test_sixteen_bits_keep_their_depth(tmp_path: Path) -> None:
+    pixels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(pixels).save(tmp_path / "digit.png")
+    found = read_image(tmp_path / "digit.png", (1, 8, 8))
+    np.testing.assert_allclose(found[0], pixels / 65535, atol=1e-6)
+
+
+def test_colours_are_kept_for_a_model_of_colours(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.png", (3, 8, 6)), pixels.transpose(2, 0, 1))
+    save_grid(tmp_path / "grid.png", pixels.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255), (3, 8, 6))
+    with Image.open(tmp_path / "grid.png") as image:
+        np.testing.assert_array_equal(np.asarray(image)[7:-7:7, 7:-7:7], pixels)
+
+
+@pytest.mark.parametrize(("mode", "message"), [("LA", "transparent"), ("RGBA", "transparent"), ("F", "has mode F")])
+def test_images_whose_values_have_no_one_meaning_are_refused(tmp_path: Path, mode: str, message: str) -> None:
+    Image.new("L", (8, 8)).convert(mode).save(tmp_path / "image.tiff")
+    with pytest.raises(InputError, match=message):
+        read_image(tmp_path / "image.tiff", (1, 8, 8))
+
+
+def test_a_grid_of_nothing_or_of_five_channels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one image"):
         save_grid(tmp_path / "grid.png", np.zeros((0, 64), np.float32), (1, 8, 8))
-    with pytest.raises(InputError, match="grey images"):
-        save_grid(tmp_path / "grid.png", np.zeros((1, 192), np.float32), (3, 8, 8))
+    with pytest.raises(InputError, match="1 or 3 channels"):
+        save_grid(tmp_path / "grid.png", np.zeros((1, 320), np.float32), (5, 8, 8))
     with pytest.raises(InputError, match=r"saved as \.png"):
         save_grid(tmp_path / "grid.gif", np.zeros((1, 64), np.float32), (1, 8, 8))

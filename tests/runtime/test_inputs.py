@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from runtime import InputError, Model
 
@@ -27,6 +28,9 @@ SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 
         (np.full((2, 64), "a"), "got dtype <U1"),
         (np.full((2, 64), None), "array of numbers"),
         ([[0.0] * 64, [0.0] * 63], "array of numbers"),
+        (torch.zeros(2, 64, requires_grad=True), "array of numbers, got Tensor"),
+        (torch.zeros(2, 64, dtype=torch.bfloat16), "array of numbers, got Tensor"),
+        (np.ma.masked_array(np.zeros((2, 64)), mask=True), "must not be a masked array"),
         (np.full((2, 64), 255.0), r"in \[0, 1\], got values from 255 to 255; divide pixels"),
         (np.full((2, 64), -0.1), r"in \[0, 1\], got values from -0.1"),
         (np.full((2, 64), np.inf), r"in \[0, 1\], got values from inf"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,18 @@ def test_an_empty_batch_gives_an_empty_result(model: Model) -> None:
     assert model.generate(0, seed=0).shape == (0, 64)
 
 
+def test_latents_of_one_model_are_refused_by_anothers_decoder(model: Model, bundle: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    manifest = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(manifest.replace(model.manifest.latent_space_id, "0" * 64))
+    posterior = load(other, provider="cpu").encode(np.zeros((2, 64)))
+    for z in (posterior.sample(seed=0), posterior.z_loc, 0.5 * posterior.z_loc, posterior.z_loc[:1]):
+        with pytest.raises(InputError, match=f"latent space {'0' * 16}, this model's is"):
+            model.decode(z)
+    assert model.decode(np.asarray(posterior.z_loc)).shape == (2, 64)
+    assert model.decode(model.encode(np.zeros((2, 64))).sample(seed=0)).shape == (2, 64)
+
+
 def test_the_same_call_gives_the_same_numbers(model: Model, x: torch.Tensor) -> None:
     np.testing.assert_array_equal(model.reconstruct(x.numpy(), seed=4), model.reconstruct(x.numpy(), seed=4))
     np.testing.assert_array_equal(model.generate(7, seed=4), model.generate(7, seed=4))
@@ -134,8 +147,10 @@ def test_generate_refuses_what_is_no_count(model: Model, n: object) -> None:
 def test_load_refuses_choices_that_do_not_exist(bundle: Path) -> None:
     with pytest.raises(InputError, match="provider must be one of auto, cpu, cuda, got 'gpu'"):
         load(bundle, provider="gpu")  # type: ignore[arg-type]  # that is the point
-    with pytest.raises(InputError, match="threads must be at least 1"):
+    with pytest.raises(InputError, match="threads must be from 1 to 1024, got 0"):
         load(bundle, threads=0)
+    with pytest.raises(InputError, match="threads must be from 1 to 1024"):
+        load(bundle, threads=2**40)
 
 
 def test_the_number_of_threads_does_not_change_the_numbers(bundle: Path, x: torch.Tensor) -> None:

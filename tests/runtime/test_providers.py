@@ -91,10 +91,20 @@ def test_a_missing_onnx_runtime_is_an_error_that_names_the_packages(
         load(bundle)
 
 
+def test_an_onnx_runtime_that_cannot_be_loaded_is_an_error_with_the_reason(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libstdc++.so.6: version not found')")
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InstallError, match=r"installed but cannot be loaded: libstdc\+\+"):
+        load(bundle)
+
+
 def test_two_wheels_at_once_are_a_warning_that_names_them(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for wheel in ("onnxruntime-1.20.0", "onnxruntime_gpu-1.20.0"):
+    for wheel in ("onnxruntime-1.20.0", "onnxruntime_gpu-1.20.0", "onnxruntime_extensions-0.13.0"):
         (tmp_path / f"{wheel}.dist-info").mkdir()
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
     with pytest.warns(RuntimeWarning, match="onnxruntime and onnxruntime-gpu are both installed and overwrite"):

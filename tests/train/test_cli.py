@@ -52,7 +52,7 @@ def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
 def test_without_a_terminal_there_is_a_plain_line_an_epoch(tmp_path: Path) -> None:
     result = train("--epochs", 2, "--out", tmp_path / "run")
     lines = result.output.splitlines()
-    assert lines[0].startswith("digits: 1437 training and 360 test images, shape (1, 8, 8); VAE 64-8-3 on cpu")
+    assert lines[0].startswith("digits: 1437 training and 360 test images, shape (1, 8, 8); mlp VAE 64-8-3")
     assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert "test ELBO -" in lines[1]
     assert lines[-1].startswith("Test ELBO -")
@@ -127,6 +127,18 @@ def test_bad_options_are_exit_code_2_and_write_nothing(
     assert result.exit_code == 2
     assert message in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("batch_size", [256, 2000])
+def test_a_training_that_diverges_is_one_message_and_keeps_the_old_run(tmp_path: Path, batch_size: int) -> None:
+    # With one step an epoch the loss is still a number, and the evaluation is the first to see NaN.
+    assert train("--epochs", 1, "--out", tmp_path / "run").exit_code == 0
+    before = load_run(tmp_path / "run").metrics
+    options = ["--learning-rate", 1e6, "--batch-size", batch_size, "--out", tmp_path / "run", "--force"]
+    result = train("--epochs", 1, *options)
+    assert result.exit_code == 2
+    assert "try a lower" in result.output
+    assert load_run(tmp_path / "run").metrics == before
 
 
 def test_jit_trains_too(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def test_digits_with_a_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["", "MNIST/raw"])
 def test_idx_files_are_found_flat_and_in_torchvisions_layout(tmp_path: Path, suffix: str, layout: str) -> None:
     train, test = write_images(tmp_path / layout, suffix)
-    mnist = load_dataset("mnist", tmp_path)
+    with pytest.warns(UserWarning, match="does not hold the published test images of mnist"):
+        mnist = load_dataset("mnist", tmp_path)
     np.testing.assert_allclose(mnist.train.numpy(), train[:, None] / np.float32(255), rtol=1e-6)
     np.testing.assert_allclose(mnist.test.numpy(), test[:, None] / np.float32(255), rtol=1e-6)
     assert mnist.data_shape == (1, 6, 5)
@@ -84,7 +85,7 @@ def test_training_and_test_images_of_different_sizes_are_refused(tmp_path: Path)
     write_images(tmp_path)
     write_idx(tmp_path / "t10k-images-idx3-ubyte.gz", np.zeros((3, 4, 4)))
     with pytest.raises(DatasetError, match=r"one size, got \(6, 5\) in .* and \(4, 4\) in"):
-        load_dataset("mnist", tmp_path)
+        load_dataset("kmnist", tmp_path)
 
 
 @pytest.mark.parametrize("array", [np.zeros((3,)), np.zeros((0, 4, 4))])

@@ -56,14 +56,19 @@ def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path, config: RunCon
     write(tmp_path / "run", config)
     with pytest.raises(RunError, match="already holds a run; choose another --out, or give --force"):
         RunWriter(tmp_path / "run", config, SAMPLES)
-    RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
-    with pytest.raises(RunError, match=r"weights\.safetensors is missing"):
-        load_run(tmp_path / "run")  # the old run's weights do not pass for the new one's
+    (tmp_path / "run" / "loss.png").touch()
+    before = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    writer = RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before  # until there is a new checkpoint
+    writer.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    assert [line.epoch for line in load_run(tmp_path / "run").metrics] == [1]
+    assert not (tmp_path / "run" / "loss.png").exists()  # the old run's picture is not the new one's
 
 
-def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path, config: RunConfig) -> None:
+def test_a_training_that_ends_before_its_first_checkpoint_leaves_no_trace(tmp_path: Path, config: RunConfig) -> None:
     RunWriter(tmp_path / "run", config, SAMPLES)
-    with pytest.raises(RunError, match=r"not a run with a checkpoint: weights\.safetensors is missing"):
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RunError, match=r"not a run with a checkpoint: config\.json is missing"):
         load_run(tmp_path / "run")
 
 
@@ -79,6 +84,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path, config: RunConfig) -> None
         ("weights.safetensors", b"nonsense"),
         ("samples.safetensors", b""),
         ("metrics.jsonl", b"{}\n"),
+        ("metrics.jsonl", b""),
         ("config.json", b'{"schema_version": 1}'),
         ("config.json", b"[]"),
     ],

@@ -1,0 +1,55 @@
+"""The ELBO and log p(x) on the device, beside Pyro's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.infer import RenyiELBO, Trace_ELBO
+
+from runtime import InputError, Model
+from train import VAE, Dataset
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+def test_the_elbo_of_a_seed_is_pyros(model: Model, vae: VAE, digits: Dataset, num_particles: int) -> None:
+    x = digits.test[:20]
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]), torch.no_grad():
+        pyro.set_rng_seed(8)
+        loss = Trace_ELBO(num_particles=num_particles).loss(vae.model, vae.guide, x)
+    found = model.elbo(x.numpy(), seed=8, num_particles=num_particles)
+    assert found.shape == (20,)
+    assert float(found.sum()) == pytest.approx(-loss, rel=1e-5)
+
+
+def test_the_log_likelihood_of_a_seed_is_pyros_renyi_bound(model: Model, vae: VAE, digits: Dataset) -> None:
+    x = digits.test[:1]
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]), torch.no_grad():
+        pyro.set_rng_seed(8)
+        loss = RenyiELBO(alpha=0, num_particles=50).loss(vae.model, vae.guide, x)
+    found = model.log_likelihood(x.numpy(), seed=8, num_particles=50)
+    assert float(found[0]) == pytest.approx(-loss, rel=1e-5)
+
+
+def test_the_bound_rises_with_the_particles_towards_the_same_value(model: Model, digits: Dataset) -> None:
+    x = digits.test[:50].numpy()
+    one, few, many, other = (
+        model.log_likelihood(x, seed, num_particles).mean()
+        for seed, num_particles in ((0, 1), (0, 10), (0, 1000), (1, 1000))
+    )
+    assert one < few < many
+    assert many == pytest.approx(other, abs=0.5)
+    assert math.isclose(one, model.elbo(x, seed=0).mean(), rel_tol=1e-12)
+
+
+def test_an_empty_batch_has_no_elbo(model: Model) -> None:
+    assert model.elbo(np.empty((0, 64), np.float32), seed=0).shape == (0,)
+    assert model.log_likelihood(np.empty((0, 64), np.float32), seed=0, num_particles=2).shape == (0,)
+
+
+def test_no_particles_are_refused(model: Model) -> None:
+    with pytest.raises(InputError, match="num_particles must be at least 1, got 0"):
+        model.elbo(np.zeros((1, 64), np.float32), seed=0, num_particles=0)

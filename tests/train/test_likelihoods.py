@@ -1,0 +1,79 @@
+"""The likelihoods, held against their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from train import LIKELIHOODS, ConfigError, ModelConfig
+from train._likelihoods import Categorical, ContinuousBernoulli, Normal
+
+
+def outputs(num_outputs: int, data_dim: int = 6) -> Tensor:
+    return torch.randn((4, num_outputs * data_dim), generator=torch.Generator().manual_seed(0)) * 2
+
+
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_loc_img_is_the_mean_of_the_distribution(name: str) -> None:
+    likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5, data_loc=0.0, data_scale=1.0))
+    parameters = likelihood.parameters_of(outputs(likelihood.num_outputs))
+    assert len(parameters) == len(likelihood.parameter_names)
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        draws = likelihood.distribution(parameters).sample(torch.Size([40_000]))
+    if name == "categorical":
+        draws = draws / 4
+    torch.testing.assert_close(draws.float().mean(0), parameters[0].detach(), atol=0.03, rtol=0)
+
+
+def test_the_continuous_bernoulli_is_exact_around_one_half() -> None:
+    likelihood = ContinuousBernoulli(ModelConfig((1,)))
+    distances = torch.cat([torch.logspace(-7, -0.31, 400), -torch.logspace(-7, -0.31, 400), torch.zeros(1)])
+    logits = torch.log(0.5 + distances) - torch.log(0.5 - distances)
+    loc_img, probs = likelihood.parameters_of(logits.reshape(-1, 1))
+    exact = probs.double().squeeze(1)
+    eta = torch.log(exact) - torch.log1p(-exact)  # p(x) = eta exp(eta x) / (exp(eta) - 1)
+    near = eta.abs() < 0.3
+    away = torch.where(near, torch.ones_like(eta), eta)
+    series = 0.5 + eta / 12 - eta**3 / 720 + eta**5 / 30240 - eta**7 / 1209600
+    mean = torch.where(near, series, -1 / torch.expm1(-away) - 1 / away)
+    torch.testing.assert_close(loc_img.squeeze(1).double(), mean, atol=3e-6, rtol=0)
+
+
+@pytest.mark.parametrize("probs", [0.01, 0.3, 0.4299, 0.4301, 0.4999, 0.5, 0.56, 0.58, 0.99])
+def test_the_continuous_bernoulli_integrates_to_one(probs: float) -> None:
+    likelihood = ContinuousBernoulli(ModelConfig((1,)))
+    distribution = likelihood.distribution((torch.tensor([[0.5]]), torch.tensor([[probs]])))
+    x = torch.linspace(0, 1, 20_001).reshape(-1, 1)
+    density = distribution.log_prob(x).exp().double().squeeze(1)
+    assert float(torch.trapezoid(density, x.double().squeeze(1))) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_normal_works_in_the_units_of_the_data_with_a_scale_bounded_below() -> None:
+    likelihood = Normal(ModelConfig((6,), likelihood="normal", data_loc=100.0, data_scale=20.0))
+    loc_img, scale = likelihood.parameters_of(outputs(1))
+    torch.testing.assert_close(loc_img, 100 + 20 * outputs(1))
+    with torch.no_grad():
+        likelihood.raw_scale.fill_(-1e9)
+    smallest = likelihood.parameters_of(outputs(1))[1].min().detach()
+    assert float(smallest) == pytest.approx(20 * 1e-2)
+    assert scale.shape == loc_img.shape
+
+
+def test_the_categorical_rounds_to_the_nearest_of_its_levels() -> None:
+    likelihood = Categorical(ModelConfig((6,), likelihood="categorical", levels=5))
+    x = torch.tensor([[0.0, 0.12, 0.13, 0.5, 0.99, 1.0]])
+    np.testing.assert_array_equal(likelihood.observed(x).numpy(), [[0, 0, 1, 2, 4, 4]])
+    loc_img, probs = likelihood.parameters_of(outputs(5))
+    assert probs.shape == (4, 6, 5)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(4, 6))
+    torch.testing.assert_close(loc_img, (probs * torch.tensor([0, 0.25, 0.5, 0.75, 1])).sum(-1))
+
+
+def test_choices_that_make_no_model_are_refused() -> None:
+    with pytest.raises(ConfigError, match="levels must be at least 2"):
+        ModelConfig((6,), levels=1)
+    with pytest.raises(ConfigError, match=r"data_scale positive, got 0\.0 and 0\.0"):
+        ModelConfig((6,), data_scale=0.0)

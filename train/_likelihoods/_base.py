@@ -1,0 +1,49 @@
+"""What every likelihood is."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from train._config import ModelConfig
+
+
+class Likelihood(nn.Module, abc.ABC):
+    """p(x|z) of one observation, its values independent given z.
+
+    The decoder's last layer gives `num_outputs` numbers a value; `parameters_of` makes of them the parameters that the
+    decoder returns, `loc_img` first: the mean of p(x|z), in the units of the data, shape `(batch, data_dim)`.
+
+    Args:
+        config: The model's choices and sizes.
+    """
+
+    parameter_names: ClassVar[tuple[str, ...]]
+    """Names of what `parameters_of` returns; the first is `loc_img`."""
+
+    unit_interval: ClassVar[bool] = True
+    """Whether observations must lie in [0, 1]; where they need not, the networks see them standardised."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the decoder's last layer gives for each value of an observation."""
+        return 1
+
+    @abc.abstractmethod
+    def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the parameters, `loc_img` first, for `outputs` of shape `(batch, num_outputs * data_dim)`."""
+
+    @abc.abstractmethod
+    def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
+        """Return p(x|z), of batch shape `(batch, data_dim)`; Pyro declares the last axis an event."""
+
+    def observed(self, x: Tensor) -> Tensor:
+        """Return the value that `distribution` scores, for observations `x` of shape `(batch, data_dim)`."""
+        return x

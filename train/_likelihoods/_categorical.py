@@ -1,0 +1,37 @@
+"""Categorical: values as discrete levels."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+
+from train._likelihoods._base import Likelihood
+
+
+class Categorical(Likelihood):
+    """p(x|z) = Categorical(probs) over `levels` equidistant values from 0 to 1; x is rounded to the nearest."""
+
+    parameter_names: ClassVar[tuple[str, ...]] = ("loc_img", "probs")
+
+    @property
+    def num_outputs(self) -> int:
+        """A logit for each level."""
+        return self.config.levels
+
+    def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """Return `loc_img`, the mean, and `probs`, shape `(batch, data_dim, levels)`."""
+        probs = torch.softmax(outputs.unflatten(1, (self.config.levels, -1)).transpose(1, 2), dim=-1)
+        values = torch.linspace(0, 1, self.config.levels, dtype=probs.dtype, device=probs.device)
+        return probs @ values, probs
+
+    def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
+        """Return Categorical(probs)."""
+        return dist.Categorical(parameters[1], validate_args=False)
+
+    def observed(self, x: Tensor) -> Tensor:
+        """Return the nearest level's index."""
+        return torch.round(x * (self.config.levels - 1))
