@@ -12,6 +12,9 @@
 On the command line: `vae-export --help`.
 """
 
+from export import _requirements  # noqa: F401 - checks, before anything else is imported
+
+# isort: split
 from export._bundle_writer import FORMATS, Format, Source, export_bundle, latent_space_id
 from export._errors import ExportError, GraphError, StateDictError, VerificationError
 from export._onnx_format import DEFAULT_OPSET

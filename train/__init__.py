@@ -13,6 +13,9 @@
 On the command line: `python -m train --help`.
 """
 
+from train import _requirements  # noqa: F401 - checks, before anything else is imported
+
+# isort: split
 from train._config import ModelConfig, TrainingConfig
 from train._datasets import DATASET_NAMES, Dataset, DatasetName, load_dataset
 from train._device import select_device

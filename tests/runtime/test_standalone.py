@@ -71,6 +71,16 @@ def test_the_command_works_in_an_environment_without_torch(bare_python: Path, bu
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("package", ["train", "export"])
+def test_without_torch_training_and_export_say_what_to_install(bare_python: Path, package: str, tmp_path: Path) -> None:
+    command = [str(bare_python), "-m", package, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert "training and export need torch, pyro" in last
+    assert "pip install 'edgevae[export]'" in last
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     for name in runtime.__all__:
         thing = getattr(runtime, name)
