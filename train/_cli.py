@@ -51,6 +51,9 @@ class _Refused(click.ClickException):
 @click.option("--architecture", type=click.Choice(list(ARCHITECTURES)), default="mlp", help="The networks.")
 @click.option("--likelihood", type=click.Choice(list(LIKELIHOODS)), default="bernoulli", help="p(x|z).")
 @click.option("--levels", type=click.IntRange(min=2), default=8, help="Values a pixel may have; with categorical.")
+@click.option("--beta", type=float, default=1.0, help="Weight of the latent in the objective; 1 is the ELBO.")
+@click.option("--beta-warmup", type=click.IntRange(min=0), default=0, help="Epochs over which beta is reached.")
+@click.option("--num-particles", type=click.IntRange(min=1), default=1, help="Draws of z an image and step.")
 @click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO).")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<dataset>-<architecture>]"

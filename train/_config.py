@@ -75,6 +75,10 @@ class TrainingConfig:
         learning_rate: Adam's step size, positive.
         seed: Seed of the initial weights, of the order of the images and of the noise, 0 to 2**32 - 1.
         jit: Compile the ELBO with `JitTrace_ELBO`.
+        beta: Weight of the latent in the objective, positive; 1 is the ELBO.
+        beta_warmup: Epochs over which `beta` is reached in equal steps, 0 for none; not with `jit`, which would freeze
+            the first step's weight.
+        num_particles: Draws of z an image and step, at least 1.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -85,12 +89,21 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     seed: int = 0
     jit: bool = False
+    beta: float = 1.0
+    beta_warmup: int = 0
+    num_particles: int = 1
 
     def __post_init__(self) -> None:
         _at_least(1, "epochs", self.epochs)
         _at_least(1, "batch_size", self.batch_size)
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ConfigError(f"learning_rate must be a positive number, got {self.learning_rate}")
+        _at_least(1, "num_particles", self.num_particles)
+        _at_least(0, "beta_warmup", self.beta_warmup)
+        for name in ("learning_rate", "beta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} must be a positive number, got {value}")
+        if self.jit and self.beta_warmup:
+            raise ConfigError("jit and beta_warmup do not go together: a compiled step has its weight frozen; drop one")
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
 

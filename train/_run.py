@@ -54,8 +54,8 @@ class EpochMetrics:
 
     Args:
         epoch: Counted from 1.
-        train_loss_nats: Mean of `-elbo` over the epoch's steps, nats an image.
-        test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image.
+        train_loss_nats: Mean loss over the epoch's steps, nats an image: `-elbo`, its latent part weighted by beta.
+        test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; beta does not weigh in it.
         num_particles: Draws of z an image that the test ELBO is estimated from.
         epoch_seconds: Time of the epoch's steps, evaluation not counted.
         complete: `False` where the epoch was interrupted.

@@ -17,6 +17,7 @@ from torch import Tensor
 from train._config import ModelConfig, TrainingConfig
 from train._device import forked_rng
 from train._errors import DivergedError
+from train._objective import ScaleLatent, beta_at
 from train._vae import VAE
 
 
@@ -42,8 +43,13 @@ class Trainer:
             torch.manual_seed(training_config.seed)
             self.vae = VAE(model_config).to(device)
             self._rng_state = self._get_rng_state()
-        loss = JitTrace_ELBO(ignore_jit_warnings=True) if training_config.jit else Trace_ELBO()
-        self._svi = SVI(self.vae.model, self.vae.guide, Adam({"lr": training_config.learning_rate}), loss)
+        loss = Trace_ELBO(training_config.num_particles)
+        if training_config.jit:
+            loss = JitTrace_ELBO(training_config.num_particles, ignore_jit_warnings=True)
+        self._latent = ScaleLatent(training_config.beta)
+        model, guide = self._latent(self.vae.model), self._latent(self.vae.guide)
+        self._svi = SVI(model, guide, Adam({"lr": training_config.learning_rate}), loss)
+        self._epoch = 0
         self._validated = False
 
     def fit_epoch(
@@ -60,11 +66,13 @@ class Trainer:
             should_stop: Asked after each step; `True` ends the epoch there.
 
         Returns:
-            The mean loss of the images seen, `-elbo` in nats an image.
+            The mean loss of the images seen, in nats an image: `-elbo`, its latent part weighted by `beta`.
 
         Raises:
             DivergedError: A step's loss is NaN or infinite.
         """
+        self._epoch += 1
+        self._latent.beta = beta_at(self._epoch, self._config.beta, self._config.beta_warmup)
         total, seen = 0.0, 0
         with self._isolated():
             order = torch.randperm(len(images)).to(self._device)
