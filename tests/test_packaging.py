@@ -35,6 +35,8 @@ def test_the_wheel_holds_the_three_packages_typed_and_nothing_else(wheel: zipfil
     names = wheel.namelist()
     top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert top == {"train", "export", "runtime"}
+    modules = {str(path.relative_to(REPOSITORY)) for package in top for path in (REPOSITORY / package).rglob("*.py")}
+    assert modules == {name for name in names if name.endswith(".py")}
     assert {"train/py.typed", "export/py.typed", "runtime/py.typed"} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
