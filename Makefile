@@ -12,7 +12,7 @@ $(DEV)/installed: pyproject.toml
 	touch $@
 
 # What a device has: the runtime alone, without PyTorch. Not editable, so that it is what users install.
-$(BARE)/installed: pyproject.toml $(wildcard runtime/*.py)
+$(BARE)/installed: pyproject.toml $(wildcard runtime/*.py train/*.py train/*/*.py export/*.py)
 	$(PYTHON) -m venv $(BARE)
 	$(BARE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	$(BARE)/bin/python -m pip install --quiet '.[cpu]'
