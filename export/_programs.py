@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 
 from export._errors import GraphError
 from runtime import GraphName, TensorSpec
-from train import VAE, Decoder, Encoder, Likelihood
+from train import VAE, AbstractDecoder, AbstractEncoder, Likelihood
 
 TRACE_BATCH = 3
 """Batch size while tracing: at least 2, because a batch of 1 is taken for a constant."""
@@ -22,7 +22,7 @@ TRACE_BATCH = 3
 class LikelihoodParameters(nn.Module):
     """The decoder with all that it knows: z → the likelihood's parameters."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: AbstractDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
@@ -35,7 +35,7 @@ class LikelihoodParameters(nn.Module):
 class Reconstruct(nn.Module):
     """Encoder, reparameterization and decoder in one graph: x, eps → loc_img."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: AbstractEncoder, decoder: AbstractDecoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder

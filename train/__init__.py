@@ -23,7 +23,7 @@ from train._elbo import evaluate_elbo
 from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, RunError, TrainError
 from train._fit import Progress, fit
 from train._likelihoods import LIKELIHOODS, Likelihood
-from train._networks import ARCHITECTURES, Decoder, Encoder
+from train._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
 from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
 from train._trainer import Trainer
 from train._vae import VAE
@@ -33,6 +33,8 @@ __all__ = [
     "DATASET_NAMES",
     "LIKELIHOODS",
     "VAE",
+    "AbstractDecoder",
+    "AbstractEncoder",
     "ConfigError",
     "Dataset",
     "DatasetError",

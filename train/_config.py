@@ -55,11 +55,6 @@ class ModelConfig:
             )
 
     @property
-    def standardises(self) -> bool:
-        """Whether the networks see data that is not as it came."""
-        return (self.data_loc, self.data_scale) != (0.0, 1.0)
-
-    @property
     def data_dim(self) -> int:
         """Number of values in one observation, the product of `data_shape`."""
         return math.prod(self.data_shape)

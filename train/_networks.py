@@ -1,34 +1,50 @@
-"""The networks: an abstract encoder and decoder, and the architectures.
+"""The networks: an abstract encoder and decoder, the reference's, and the architectures beside it.
 
-The layers of the `mlp` carry the names of Pyro's VAE example, so that weights trained with it load as they are.
+`Encoder` and `Decoder` are those of Pyro's VAE example; their layers carry its names, so that weights trained with it
+load as they are.
 """
 
 from __future__ import annotations
 
 import abc
+import math
 
 import torch
 from torch import Tensor, nn
 
 from train._config import ModelConfig
-from train._likelihoods import LIKELIHOODS
+from train._likelihoods import Bernoulli, Likelihood
 
 _CHANNELS = (32, 64)  # of the two convolutions, each of which halves height and width
 
 
-class Encoder(nn.Module, abc.ABC):
+class AbstractEncoder(nn.Module, abc.ABC):
     """The parameters of q(z|x): features, and two heads.
 
     Args:
-        config: The model's choices and sizes.
+        z_dim: Number of latent dimensions.
+        hidden_dim: Width of the hidden layers.
+        data_shape: Shape of one observation.
+        data_loc: Mean of the data; observations are standardised with it.
+        data_scale: Standard deviation of the data, positive.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(
+        self,
+        z_dim: int,
+        hidden_dim: int,
+        data_shape: tuple[int, ...],
+        data_loc: float = 0.0,
+        data_scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.hidden_dim = hidden_dim
+        self.data_shape = data_shape
+        self.data_loc = data_loc
+        self.data_scale = data_scale
         self.make_features()
-        self.fc21 = nn.Linear(config.hidden_dim, config.z_dim)
-        self.fc22 = nn.Linear(config.hidden_dim, config.z_dim)
+        self.fc21 = nn.Linear(hidden_dim, z_dim)
+        self.fc22 = nn.Linear(hidden_dim, z_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `z_loc` and `z_scale`, shape `(batch, z_dim)` each, for `x` of shape `(batch, ...)`.
@@ -36,8 +52,8 @@ class Encoder(nn.Module, abc.ABC):
         `z_scale` is a standard deviation, positive.
         """
         x = x.flatten(1)
-        if self.config.standardises:
-            x = (x - self.config.data_loc) / self.config.data_scale
+        if (self.data_loc, self.data_scale) != (0.0, 1.0):
+            x = (x - self.data_loc) / self.data_scale
         hidden = self.features(x)
         return self.fc21(hidden), torch.exp(self.fc22(hidden))
 
@@ -50,17 +66,24 @@ class Encoder(nn.Module, abc.ABC):
         """Return features, shape `(batch, hidden_dim)`, of `x`, shape `(batch, data_dim)`."""
 
 
-class Decoder(nn.Module, abc.ABC):
+class AbstractDecoder(nn.Module, abc.ABC):
     """The parameters of p(x|z).
 
     Args:
-        config: The model's choices and sizes.
+        z_dim: Number of latent dimensions.
+        hidden_dim: Width of the hidden layers.
+        data_shape: Shape of one observation.
+        likelihood: Makes parameters of the last layer's numbers; by default the reference's Bernoulli.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(
+        self, z_dim: int, hidden_dim: int, data_shape: tuple[int, ...], likelihood: Likelihood | None = None
+    ) -> None:
         super().__init__()
-        self.config = config
-        likelihood = LIKELIHOODS[config.likelihood](config)
+        self.z_dim = z_dim
+        self.hidden_dim = hidden_dim
+        self.data_shape = data_shape
+        likelihood = likelihood or Bernoulli(ModelConfig(data_shape, z_dim, hidden_dim))
         self.make_outputs(likelihood.num_outputs)
         self.likelihood = likelihood
 
@@ -81,12 +104,12 @@ class Decoder(nn.Module, abc.ABC):
         """Return the last layer's numbers, shape `(batch, num_outputs * data_dim)`, for `z`, shape `(batch, z_dim)`."""
 
 
-class MlpEncoder(Encoder):
+class Encoder(AbstractEncoder):
     """The reference: one hidden layer with softplus."""
 
     def make_features(self) -> None:
         """Make one layer."""
-        self.fc1 = nn.Linear(self.config.data_dim, self.config.hidden_dim)
+        self.fc1 = nn.Linear(math.prod(self.data_shape), self.hidden_dim)
         self.softplus = nn.Softplus()
 
     def features(self, x: Tensor) -> Tensor:
@@ -95,13 +118,13 @@ class MlpEncoder(Encoder):
         return hidden
 
 
-class MlpDecoder(Decoder):
+class Decoder(AbstractDecoder):
     """The reference: one hidden layer with softplus."""
 
     def make_outputs(self, num_outputs: int) -> None:
         """Make two layers."""
-        self.fc1 = nn.Linear(self.config.z_dim, self.config.hidden_dim)
-        self.fc21 = nn.Linear(self.config.hidden_dim, num_outputs * self.config.data_dim)
+        self.fc1 = nn.Linear(self.z_dim, self.hidden_dim)
+        self.fc21 = nn.Linear(self.hidden_dim, num_outputs * math.prod(self.data_shape))
         self.softplus = nn.Softplus()
 
     def outputs(self, z: Tensor) -> Tensor:
@@ -110,35 +133,35 @@ class MlpDecoder(Decoder):
         return numbers
 
 
-class ConvEncoder(Encoder):
+class ConvEncoder(AbstractEncoder):
     """Two convolutions with stride 2, then one hidden layer; any height and width."""
 
     def make_features(self) -> None:
         """Make two convolutions and a layer."""
-        channels, height, width = self.config.data_shape
+        channels, height, width = self.data_shape
         self.conv1 = nn.Conv2d(channels, _CHANNELS[0], kernel_size=3, stride=2, padding=1)
         self.conv2 = nn.Conv2d(_CHANNELS[0], _CHANNELS[1], kernel_size=3, stride=2, padding=1)
         size = _CHANNELS[1] * half(half(height)) * half(half(width))
-        self.fc1 = nn.Linear(size, self.config.hidden_dim)
+        self.fc1 = nn.Linear(size, self.hidden_dim)
 
     def features(self, x: Tensor) -> Tensor:
         """Return the hidden layer."""
-        images = x.unflatten(1, self.config.data_shape)
+        images = x.unflatten(1, self.data_shape)
         maps = torch.relu(self.conv2(torch.relu(self.conv1(images))))
         return torch.relu(self.fc1(maps.flatten(1)))
 
 
-class ConvDecoder(Decoder):
+class ConvDecoder(AbstractDecoder):
     """Two hidden layers, then two transposed convolutions with stride 2; any height and width."""
 
     def make_outputs(self, num_outputs: int) -> None:
         """Make two layers and two transposed convolutions."""
-        channels, *image = self.config.data_shape
+        channels, *image = self.data_shape
         middle = [half(size) for size in image]
         self.smallest = (_CHANNELS[1], *(half(size) for size in middle))
         smallest_dim = _CHANNELS[1] * self.smallest[1] * self.smallest[2]
-        self.fc1 = nn.Linear(self.config.z_dim, self.config.hidden_dim)
-        self.fc2 = nn.Linear(self.config.hidden_dim, smallest_dim)
+        self.fc1 = nn.Linear(self.z_dim, self.hidden_dim)
+        self.fc2 = nn.Linear(self.hidden_dim, smallest_dim)
         self.deconv2 = _doubling(_CHANNELS[1], _CHANNELS[0], middle)
         self.deconv1 = _doubling(_CHANNELS[0], num_outputs * channels, image)
 
@@ -148,8 +171,8 @@ class ConvDecoder(Decoder):
         return self.deconv1(torch.relu(self.deconv2(maps))).flatten(1)
 
 
-ARCHITECTURES: dict[str, tuple[type[Encoder], type[Decoder]]] = {
-    "mlp": (MlpEncoder, MlpDecoder),
+ARCHITECTURES: dict[str, tuple[type[AbstractEncoder], type[AbstractDecoder]]] = {
+    "mlp": (Encoder, Decoder),
     "conv": (ConvEncoder, ConvDecoder),
 }
 

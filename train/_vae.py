@@ -32,8 +32,9 @@ class VAE(nn.Module):
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
         self.config = config
         encoder, decoder = ARCHITECTURES[config.architecture]
-        self.encoder = encoder(config)
-        self.decoder = decoder(config)
+        self.encoder = encoder(config.z_dim, config.hidden_dim, config.data_shape, config.data_loc, config.data_scale)
+        likelihood = LIKELIHOODS[config.likelihood](config)
+        self.decoder = decoder(config.z_dim, config.hidden_dim, config.data_shape, likelihood)
 
     def model(self, x: Tensor) -> Tensor:
         """Sample p(z) p(x|z) with `x` observed; return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`."""

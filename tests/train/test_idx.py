@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("compress", [gzip.compress, bytes])
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
-def test_arrays_are_read_plain_and_compressed(tmp_path: Path, compress, shape: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]  # either of two built-ins
+def test_arrays_are_read_plain_and_compressed(
+    tmp_path: Path, compress: Callable[[bytes], bytes], shape: tuple[int, ...]
+) -> None:
     array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     (tmp_path / "file").write_bytes(compress(idx(array)))
     np.testing.assert_array_equal(read_idx(tmp_path / "file"), array)
