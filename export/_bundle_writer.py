@@ -14,11 +14,12 @@ from typing import Literal, get_args
 import onnx
 from torch import Tensor
 
-from export._card import draw_picture, write_card
+from export._card import write_card
 from export._errors import ExportError, VerificationError
 from export._lint import lint_program
 from export._onnx_format import DEFAULT_OPSET, to_onnx
-from export._programs import Program, make_programs
+from export._pictures import draw_pictures, what_is_generated
+from export._programs import Program, make_programs, model_spec
 from export._reference import make_reference
 from export._torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
 from runtime import (
@@ -30,7 +31,6 @@ from runtime import (
     GraphName,
     GraphSpec,
     Manifest,
-    ModelSpec,
     Report,
     Tolerances,
     load,
@@ -54,7 +54,8 @@ class Source:
     Args:
         name: The model's name.
         vae: The trained model, on the CPU.
-        samples: Observations to verify with, shape `(num_samples, *data_shape)` in [0, 1]; at least one.
+        samples: Observations to verify with, shape `(num_samples, *data_shape)`; at least one.
+        labels: Their classes, shape `(num_samples,)`; `None` where the model is not conditional.
         samples_note: What they are, for the model card: `test images of mnist`.
         dataset: What the model was trained on; `None` where that is not known.
     """
@@ -64,6 +65,7 @@ class Source:
     samples: Tensor
     samples_note: str
     dataset: DatasetSpec | None
+    labels: Tensor | None = None
 
 
 def export_bundle(
@@ -142,11 +144,11 @@ def _write(
         if "pt2" in formats and name in _TORCH_PROGRAMS:
             torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
-    reference = make_reference(source.vae, source.samples)
+    reference = make_reference(source.vae, source.samples, source.labels)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=source.name,
-        model=_model_spec(source.vae),
+        model=model_spec(source.vae),
         latent_space_id=latent_space_id(source.vae),
         graphs=graphs,
         torch_files=torch_files,
@@ -159,16 +161,16 @@ def _write(
     reports = tuple(_verify(folder, programs, format_name) for format_name in FORMATS if format_name in formats)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
-    draw_picture(folder, source.vae, reference)
-    write_card(folder, manifest, reports, source.samples_note)
+    draw_pictures(folder, source.vae, reference)
+    write_card(folder, manifest, reports, source.samples_note, what_is_generated(source.vae))
     return reports
 
 
 def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> GraphSpec:
     return GraphSpec(
         file=file,
-        inputs=program.inputs,
-        outputs=program.outputs,
+        inputs=program.signature.inputs,
+        outputs=program.signature.outputs,
         opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
         ir_version=model.ir_version,
     )
@@ -185,18 +187,6 @@ def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Fo
     }
     elbo = TorchGraph(programs["elbo"], programs["elbo"].module)
     return verify_graphs(Bundle(folder), format_name, graphs, elbo)
-
-
-def _model_spec(vae: VAE) -> ModelSpec:
-    return ModelSpec(
-        architecture=vae.config.architecture,
-        likelihood=vae.config.likelihood,
-        latent="normal",
-        data_shape=vae.config.data_shape,
-        z_dim=vae.config.z_dim,
-        hidden_dim=vae.config.hidden_dim,
-        unit_interval=vae.decoder.likelihood.unit_interval,
-    )
 
 
 def latent_space_id(vae: VAE) -> str:

@@ -15,25 +15,12 @@ from export._onnx_format import DEFAULT_OPSET
 from export._state_dict import load_state_dict
 from runtime import DatasetSpec, EdgeVAEError, Tolerances
 from train import DATASET_NAMES, VAE, DatasetName, TrainError, load_dataset, load_run, newest_run
+from train._sizes import Sizes
 
 _RUNS = Path("runs")
 _MODELS = Path("models")
 _ALL = "all"
 _PRIOR_DRAWS = 254
-
-
-class _DataShape(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    name = "shape"
-
-    def convert(
-        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(size) for size in value.split(","))
-        except ValueError:
-            self.fail(f"expected sizes with commas between them, like 1,28,28, got {value!r}", param, ctx)
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -61,7 +48,7 @@ class _DataShape(click.ParamType):  # type: ignore[type-arg]  # generic in newer
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Export weights trained elsewhere with Pyro's VAE example (torch.save or safetensors) instead of a run.",
 )
-@click.option("--data-shape", type=_DataShape(), help="With --state-dict: shape of an observation, like 1,28,28.")
+@click.option("--data-shape", type=Sizes("1,28,28"), help="With --state-dict: shape of an observation, like 1,28,28.")
 @click.option(
     "--dataset",
     type=click.Choice(DATASET_NAMES),
@@ -146,8 +133,9 @@ def _from_run(path: Path, name: str) -> Source:
         num_test=info.num_test,
         test_elbo_nats=last.test_elbo_nats,
         num_particles=last.num_particles,
+        binarize=run.config.training.binarize,
     )
-    return Source(name, run.vae, run.samples, f"test images of {info.name}", spec)
+    return Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels)
 
 
 def _from_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_dir: Path | None) -> Source:

@@ -37,8 +37,8 @@ def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int) ->
                 dynamo=True,
                 external_data=False,
                 opset_version=opset,
-                input_names=[tensor.name for tensor in program.inputs],
-                output_names=[tensor.name for tensor in program.outputs],
+                input_names=[tensor.name for tensor in program.signature.inputs],
+                output_names=[tensor.name for tensor in program.signature.outputs],
                 verbose=False,
             )
     except Exception as error:  # the exporter raises errors of many unrelated classes

@@ -2,66 +2,136 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from export._errors import GraphError
-from runtime import GraphName, TensorSpec
-from train import VAE, AbstractDecoder, AbstractEncoder, Likelihood
+from runtime import GraphName, ModelSpec, Signature, TensorSpec, signatures, tensor
+from train import VAE
 
 TRACE_BATCH = 3
 """Batch size while tracing: at least 2, because a batch of 1 is taken for a constant."""
 
 
-class LikelihoodParameters(nn.Module):
-    """The decoder with all that it knows: z → the likelihood's parameters."""
+class Graph(nn.Module, abc.ABC):
+    """A function of a VAE whose arguments and results have names.
 
-    def __init__(self, decoder: AbstractDecoder) -> None:
+    Args:
+        vae: The model; the function keeps what it needs of it, so that no graph holds another one's weights.
+        inputs: Names of the arguments of `forward`, in order.
+    """
+
+    def __init__(self, vae: VAE, inputs: tuple[str, ...]) -> None:
         super().__init__()
-        self.decoder = decoder
+        self._inputs = inputs
+        self.keep(vae)
 
-    def forward(self, z: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return p(x|z)'s parameters, `loc_img` first; a single one as it is."""
-        parameters = self.decoder.parameters_at(z)
-        return parameters if len(parameters) > 1 else parameters[0]
+    def forward(self, *arguments: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Compute the results; a single one as it is."""
+        results = self.compute(dict(zip(self._inputs, arguments, strict=True)))
+        return results if len(results) > 1 else results[0]
+
+    @abc.abstractmethod
+    def keep(self, vae: VAE) -> None:
+        """Keep what is needed of the model."""
+
+    @abc.abstractmethod
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the results for arguments by name."""
 
 
-class Reconstruct(nn.Module):
+class EncoderGraph(Graph):
+    """x → q(z|x), all levels of it."""
+
+    def keep(self, vae: VAE) -> None:
+        """Keep encoder and latent."""
+        self.encoder, self.latent = vae.encoder, vae.latent
+
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return `z_loc`, `z_scale`, and what else the latent's posterior has."""
+        z_loc, z_scale = self.encoder(given["x"], given.get("y"))
+        return z_loc, z_scale, *self.latent.posterior(z_loc, z_scale, *_noise(given))
+
+
+class DecoderGraph(Graph):
+    """z → the likelihood's parameters."""
+
+    def keep(self, vae: VAE) -> None:
+        """Keep the decoder."""
+        self.decoder = vae.decoder
+
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return `loc_img`, and the other parameters behind it."""
+        return self.decoder.parameters_at(given["z"], given.get("y"))
+
+
+class ReconstructGraph(Graph):
     """Encoder, reparameterization and decoder in one graph: x, eps → loc_img."""
 
-    def __init__(self, encoder: AbstractEncoder, decoder: AbstractDecoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+    def keep(self, vae: VAE) -> None:
+        """Keep encoder and decoder."""
+        self.encoder, self.decoder = vae.encoder, vae.decoder
 
-    def forward(self, x: Tensor, eps: Tensor) -> Tensor:
-        """Decode z = z_loc + z_scale * eps, for `x` `(batch, data_dim)` and `eps` `(batch, z_dim)`."""
-        z_loc, z_scale = self.encoder(x)
-        loc_img: Tensor = self.decoder(z_loc + z_scale * eps)
-        return loc_img
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Decode z = z_loc + z_scale * eps."""
+        y = given.get("y")
+        z_loc, z_scale = self.encoder(given["x"], y)
+        return (self.decoder(z_loc + z_scale * given["eps"], y),)
 
 
-class Elbo(nn.Module):
+class ElboGraph(Graph):
     """The terms of the ELBO, from what encoder and decoder gave; without their weights, the graph is small."""
 
-    def __init__(self, likelihood: Likelihood) -> None:
-        super().__init__()
-        self.likelihood = likelihood
+    def keep(self, vae: VAE) -> None:
+        """Keep likelihood and latent."""
+        self.likelihood, self.latent = vae.decoder.likelihood, vae.latent
 
-    def forward(
-        self, x: Tensor, z: Tensor, z_loc: Tensor, z_scale: Tensor, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Return log p(x|z), log p(z) and log q(z|x) in nats, shape `(batch,)` each."""
-        log_px_z = self.likelihood.distribution(parameters).log_prob(self.likelihood.observed(x)).sum(-1)
-        log_pz = dist.Normal(torch.zeros_like(z), torch.ones_like(z), validate_args=False).log_prob(z).sum(-1)
-        log_qz_x = dist.Normal(z_loc, z_scale, validate_args=False).log_prob(z).sum(-1)
-        return log_px_z, log_pz, log_qz_x
+        parameters = tuple(given[name] for name in self.likelihood.parameter_names)
+        log_prob = self.likelihood.distribution(parameters).log_prob(self.likelihood.observed(given["x"]))
+        levels = (given["z"], given["z_loc"], given["z_scale"])
+        return log_prob.sum(-1), *self.latent.log_densities(*levels, *_noise(given))
+
+
+class ObservationGraph(Graph):
+    """The likelihood's parameters, eps_obs → a draw of p(x|z)."""
+
+    def keep(self, vae: VAE) -> None:
+        """Keep the likelihood."""
+        self.likelihood = vae.decoder.likelihood
+
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return `obs`, in the units of the data."""
+        parameters = tuple(given[name] for name in self.likelihood.parameter_names)
+        return (self.likelihood.draw(parameters, given["eps_obs"]),)
+
+
+class PriorGraph(Graph):
+    """Noise of each level, and a mixture's component → z of the prior."""
+
+    def keep(self, vae: VAE) -> None:
+        """Keep the latent."""
+        self.latent = vae.latent
+
+    def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return `z_prior`."""
+        return (self.latent.prior(*given.values()),)
+
+
+_GRAPHS: dict[GraphName, type[Graph]] = {
+    "encoder": EncoderGraph,
+    "decoder": DecoderGraph,
+    "reconstruct": ReconstructGraph,
+    "elbo": ElboGraph,
+    "observation": ObservationGraph,
+    "prior": PriorGraph,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,19 +140,16 @@ class Program:
 
     Args:
         module: Computes the outputs from the inputs, in order; in evaluation mode, on the CPU.
-        inputs: Names and shapes of its arguments.
-        outputs: Names and shapes of what it returns.
+        signature: Names and shapes of its arguments and of what it returns.
     """
 
     module: nn.Module
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    signature: Signature
 
     def example(self) -> tuple[Tensor, ...]:
         """Return inputs to trace with."""
         generator = torch.Generator().manual_seed(0)
-        shapes = [[TRACE_BATCH, *tensor.shape[1:]] for tensor in self.inputs]
-        return tuple(torch.rand([int(size) for size in shape], generator=generator) for shape in shapes)
+        return tuple(_example(spec, generator) for spec in self.signature.inputs)
 
     def trace(self) -> ExportedProgram:
         """Return the module as an `ExportedProgram` with a dynamic batch axis.
@@ -90,34 +157,50 @@ class Program:
         Raises:
             GraphError: The module cannot be traced, or works for one batch size only.
         """
-        dynamic_shapes: list[Any] = [{0: Dim("batch")} for _ in self.inputs]
-        if isinstance(self.module, Elbo):  # torch.export wants the shapes of *parameters together
-            dynamic_shapes[4:] = [tuple(dynamic_shapes[4:])]
+        batch_axes = tuple({0: Dim("batch")} for _ in self.signature.inputs)
         try:
             with pyro.validation_enabled(False):  # validation looks at values, which a trace has none of
-                return torch.export.export(self.module, self.example(), dynamic_shapes=tuple(dynamic_shapes))
+                return torch.export.export(self.module, self.example(), dynamic_shapes=(batch_axes,))
         except Exception as error:  # torch.export raises errors of many unrelated classes
             name = type(self.module).__name__
             raise GraphError(f"{name} cannot be traced with a dynamic batch axis: {error}") from error
 
 
 def make_programs(vae: VAE) -> dict[GraphName, Program]:
-    """Return the functions of a bundle: `encoder`, `decoder`, `reconstruct` and `elbo`."""
-    data_dim, z_dim = vae.config.data_dim, vae.config.z_dim
-    x, z, eps = _rows("x", data_dim), _rows("z", z_dim), _rows("eps", z_dim)
-    posterior = (_rows("z_loc", z_dim), _rows("z_scale", z_dim))
+    """Return the functions of a bundle, by name."""
+    config = vae.config
+    y = torch.zeros(1, dtype=torch.int64) if config.num_classes else None
     with torch.no_grad():
-        shapes = [parameter.shape[1:] for parameter in vae.decoder.parameters_at(torch.zeros(1, z_dim))]
+        examples = vae.decoder.parameters_at(torch.zeros(1, config.z_dim), y)
     names = vae.decoder.likelihood.parameter_names
-    parameters = tuple(_rows(name, *shape) for name, shape in zip(names, shapes, strict=True))
-    terms = tuple(_rows(name) for name in ("log_px_z", "log_pz", "log_qz_x"))
+    parameters = [tensor(name, *example.shape[1:]) for name, example in zip(names, examples, strict=True)]
     return {
-        "encoder": Program(vae.encoder, (x,), posterior),
-        "decoder": Program(LikelihoodParameters(vae.decoder).eval(), (z,), parameters),
-        "reconstruct": Program(Reconstruct(vae.encoder, vae.decoder).eval(), (x, eps), parameters[:1]),
-        "elbo": Program(Elbo(vae.decoder.likelihood).eval(), (x, z, *posterior, *parameters), terms),
+        name: Program(_GRAPHS[name](vae, tuple(spec.name for spec in signature.inputs)).eval(), signature)
+        for name, signature in signatures(model_spec(vae), parameters).items()
     }
 
 
-def _rows(name: str, *sizes: int) -> TensorSpec:
-    return TensorSpec(name=name, dtype="float32", shape=("batch", *sizes))
+def model_spec(vae: VAE) -> ModelSpec:
+    """Return what a manifest says of the model."""
+    config = vae.config
+    return ModelSpec(
+        architecture=config.architecture,
+        likelihood=config.likelihood,
+        latent=config.latent,  # type: ignore[arg-type]  # the manifest's schema knows which there are
+        data_shape=config.data_shape,
+        z_dims=config.z_dims,
+        hidden_dim=config.hidden_dim,
+        num_classes=config.num_classes,
+        component_probs=tuple(vae.latent.component_probs.tolist()),
+        unit_interval=vae.decoder.likelihood.unit_interval,
+    )
+
+
+def _noise(given: dict[str, Tensor]) -> list[Tensor]:
+    """The noise of the levels, the lowest first."""
+    return [value for name, value in given.items() if name.startswith("eps")]
+
+
+def _example(spec: TensorSpec, generator: torch.Generator) -> Tensor:
+    shape = [TRACE_BATCH, *(int(size) for size in spec.shape[1:])]
+    return torch.zeros(shape, dtype=torch.int64) if spec.dtype == "int64" else torch.rand(shape, generator=generator)

@@ -6,8 +6,9 @@ import contextlib
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -59,15 +60,16 @@ class TorchGraph:
     """
 
     def __init__(self, program: Program, function: TorchFunction) -> None:
-        self.inputs = [tensor.name for tensor in program.inputs]
-        self.outputs = [tensor.name for tensor in program.outputs]
+        self.inputs = [tensor.name for tensor in program.signature.inputs]
+        self.outputs = [tensor.name for tensor in program.signature.outputs]
         self._function = function
 
-    def __call__(self, *arrays: FloatArray) -> list[FloatArray]:
-        """Run it on arrays, float32, shape `(batch, ...)` each; return its outputs in order."""
+    def __call__(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, FloatArray]:
+        """Run it on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs by name."""
         with torch.no_grad():
-            outputs = self._function(*(torch.from_numpy(array) for array in arrays))
-        return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+            outputs = self._function(*(torch.from_numpy(arrays[name]) for name in self.inputs))
+        results = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {name: output.numpy() for name, output in zip(self.outputs, results, strict=True)}
 
 
 def _without_debug_files(archive: bytes) -> bytes:

@@ -5,8 +5,9 @@
     model = runtime.load("models/mnist-mlp")
     images = model.generate(16, seed=0).reshape(-1, *model.data_shape)
 
-`Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`. Nothing is random that was not asked for: a
-`seed` names a noise stream that is identical to PyTorch's CPU generator, and the same arguments give the same numbers.
+`Model` has `encode`, `decode`, `reconstruct`, `generate`, `posterior_predictive`, `elbo`, `log_likelihood` and
+`verify`. Nothing is random that was not asked for: a `seed` names a noise stream that is identical to PyTorch's CPU
+generator, and the same arguments give the same numbers.
 
 On the command line: `vae-run --help`.
 """
@@ -14,6 +15,7 @@ On the command line: `vae-run --help`.
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError
 from ._latents import Latents
+from ._load import load
 from ._manifest import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
@@ -26,10 +28,11 @@ from ._manifest import (
     TensorSpec,
     Tolerances,
 )
-from ._model import Model, load
+from ._model import Model
 from ._noise import Noise
-from ._posterior import Posterior
+from ._posterior import Level, Posterior
 from ._reference import Reference
+from ._signature import Signature, level_names, signatures, tensor
 from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
 
 __all__ = [
@@ -47,6 +50,7 @@ __all__ = [
     "InputError",
     "InstallError",
     "Latents",
+    "Level",
     "Manifest",
     "Model",
     "ModelSpec",
@@ -56,8 +60,12 @@ __all__ = [
     "Reference",
     "Report",
     "RunnableGraph",
+    "Signature",
     "TensorSpec",
     "Tolerances",
+    "level_names",
     "load",
+    "signatures",
+    "tensor",
     "verify_graphs",
 ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,19 +13,22 @@ from numpy.typing import NDArray
 
 from ._bundle import Bundle
 from ._errors import EdgeVAEError, InputError
-from ._inputs import observations
+from ._files import read_observations, save_npz, save_pairs
+from ._load import load
 from ._manifest import ModelSpec
-from ._model import Model, load
+from ._model import Model
 from ._providers import ProviderChoice
+from ._signature import level_names
 
 _FAILED = 1
 _BAD_INPUT = 2
-_PAIR_COLUMNS, _PAIR_ROWS = 12, 3
+_COLUMNS = 8
 
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))
 _inputs = click.argument(
     "inputs", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
+_y = click.option("--y", type=int, help="Label of all inputs, for a conditional model; or an array y in a .npz file.")
 _SEEDS = click.IntRange(0, 2**64 - 1)
 _SEED_HELP = "Noise stream, the same as PyTorch's on the CPU."
 
@@ -81,11 +82,12 @@ def info(bundle: Path) -> None:
     with _Messages():
         manifest = Bundle(bundle).manifest
     model, dataset = manifest.model, manifest.dataset
+    sizes = (model.data_dim, model.hidden_dim, *model.z_dims)
     rows = [
         ("name", manifest.name),
-        ("model", f"{model.architecture} {model.data_dim}-{model.hidden_dim}-{model.z_dim}, {model.likelihood}"),
+        ("model", f"{model.architecture} {'-'.join(map(str, sizes))}, {model.likelihood}"),
         ("observations", f"shape {model.data_shape}, float{' in [0, 1]' * model.unit_interval} or uint8"),
-        ("latent", f"{model.latent}, {model.z_dim} dimensions, space {manifest.latent_space_id[:16]}"),
+        ("latent", f"{_latent(model)}, space {manifest.latent_space_id[:16]}"),
         ("trained on", "not known" if dataset is None else f"{dataset.name}, {dataset.num_train} images"),
     ]
     if dataset is not None:
@@ -95,10 +97,17 @@ def info(bundle: Path) -> None:
         outputs = ", ".join(tensor.name for tensor in graph.outputs)
         rows.append((name, f"{inputs} → {outputs}  ({graph.file.file}, {graph.file.size_bytes:,} bytes)"))
     rows += [(name, f"for PyTorch  ({entry.size_bytes:,} bytes)") for name, entry in manifest.torch_files.items()]
+    if model.num_classes:
+        rows.insert(3, ("labels", f"y, integers from 0 to {model.num_classes - 1}"))
     rows.append(("made with", ", ".join(f"{name} {version}" for name, version in manifest.producers.items())))
     width = max(len(label) for label, _ in rows)
     for label, text in rows:
         click.echo(f"{label.ljust(width)}  {text}")
+
+
+def _latent(model: ModelSpec) -> str:
+    kind = f"mixture of {len(model.component_probs)}" if model.component_probs else model.latent
+    return f"{kind}, {' and '.join(map(str, model.z_dims))} dimensions"
 
 
 @main.command()
@@ -117,34 +126,45 @@ def verify(ctx: click.Context, model: Model) -> None:
 @main.command()
 @_bundle
 @_inputs
+@_y
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .npz file to write.")
 @_run_options
-def encode(model: Model, inputs: tuple[Path, ...], out: Path) -> None:
-    """Write z_loc and z_scale of each observation."""
-    posterior = model.encode(_read(inputs, model.manifest.model))
-    _save_npz(out, z_loc=posterior.z_loc, z_scale=posterior.z_scale)
-    click.echo(f"{out}: z_loc, z_scale, {posterior.z_loc.shape[0]} rows of {model.z_dim}")
+def encode(model: Model, inputs: tuple[Path, ...], y: int | None, out: Path) -> None:
+    """Write z_loc and z_scale of each observation; of a hierarchy all levels, of a mixture component_probs too."""
+    x, labels = read_observations(inputs, model.manifest.model, y)
+    posterior = model.encode(x, y=labels)
+    locs, scales = (level_names(name, len(posterior.levels)) for name in ("z_loc", "z_scale"))
+    arrays = {
+        name: value
+        for level, names in zip(posterior.levels, zip(locs, scales, strict=True), strict=True)
+        for name, value in zip(names, level, strict=True)
+    }
+    if posterior.component_probs is not None:
+        arrays["component_probs"] = posterior.component_probs
+    save_npz(out, **arrays)
+    click.echo(f"{out}: {', '.join(arrays)}, {len(posterior.z_loc)} rows of {model.z_dim}")
 
 
 @main.command()
 @_bundle
 @_inputs
+@_y
 @click.option("--seed", type=_SEEDS, help=_SEED_HELP)
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .png or .npz file to write."
 )
 @_run_options
-def reconstruct(model: Model, inputs: tuple[Path, ...], seed: int | None, out: Path) -> None:
+def reconstruct(model: Model, inputs: tuple[Path, ...], y: int | None, seed: int | None, out: Path) -> None:
     """Write the reconstruction of each observation; without --seed that of the posterior's mean.
 
     A .png shows the first 36, each row of observations above its reconstructions; a .npz holds all of them.
     """
-    x = _read(inputs, model.manifest.model)
-    loc_img = model.reconstruct(x, seed=seed)
+    x, labels = read_observations(inputs, model.manifest.model, y)
+    loc_img = model.reconstruct(x, y=labels, seed=seed)
     if out.suffix.lower() == ".png":
-        _save_pairs(out, x, loc_img, model.data_shape)
+        save_pairs(out, x, loc_img, model.data_shape)
     else:
-        _save_npz(out, loc_img=loc_img)
+        save_npz(out, loc_img=loc_img)
     click.echo(f"{out}: {len(loc_img)} reconstructions on {model.provider}")
 
 
@@ -152,65 +172,44 @@ def reconstruct(model: Model, inputs: tuple[Path, ...], seed: int | None, out: P
 @_bundle
 @click.option("-n", "--num-samples", "num_samples", type=click.IntRange(min=1), default=64, help="How many.")
 @click.option("--seed", type=_SEEDS, default=0, help=_SEED_HELP)
+@click.option("--y", help="Label, for a conditional model; each for an equal share of every class.")
+@click.option("--component", help="Component, for a mixture; each for an equal share of every one.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .png or .npz file to write."
 )
 @_run_options
-def generate(model: Model, num_samples: int, seed: int, out: Path) -> None:
-    """Draw from the prior and decode."""
-    loc_img = model.generate(num_samples, seed)
+def generate(
+    model: Model,
+    num_samples: int,
+    seed: int,
+    y: str | None,
+    component: str | None,
+    out: Path,
+) -> None:
+    """Draw from the prior and decode; with `each`, a picture has a row for every class or component."""
+    num_components = len(model.manifest.model.component_probs)
+    labels = _shares("--y", y, num_samples, model.num_classes)
+    components = _shares("--component", component, num_samples, num_components)
+    loc_img = model.generate(num_samples, seed, y=labels, component=components)
     if out.suffix.lower() == ".png":
         from .images import save_grid  # Pillow, which only pictures need
 
-        save_grid(out, loc_img, model.data_shape)
+        rows = model.num_classes if y == "each" else num_components if component == "each" else None
+        save_grid(out, loc_img, model.data_shape, num_samples // rows if rows else _COLUMNS)
     else:
-        _save_npz(out, loc_img=loc_img)
+        save_npz(out, loc_img=loc_img)
     click.echo(f"{out}: {num_samples} samples, seed {seed}, on {model.provider}")
 
 
-def _read(paths: Sequence[Path], model: ModelSpec) -> NDArray[np.float32]:
-    """Read all inputs as observations, float32, shape `(batch, data_dim)`."""
-    return np.concatenate([_read_one(path, model) for path in paths])
-
-
-def _read_one(path: Path, model: ModelSpec) -> NDArray[np.float32]:
-    try:
-        return observations(_load(path, model.data_shape), model)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _load(path: Path, data_shape: tuple[int, ...]) -> NDArray[Any]:
-    if path.suffix.lower() not in {".npy", ".npz"}:
-        from .images import read_image  # Pillow, which only pictures need
-
-        return read_image(path, data_shape)[None]
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return content
-            names = list(content)
-            if "x" in names:
-                x: NDArray[Any] = content["x"]
-                return x
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"cannot be read: {error}") from error
-    raise InputError(f"must hold an array x, got {', '.join(names) or 'nothing'}")
-
-
-def _save_pairs(path: Path, x: NDArray[np.float32], loc_img: NDArray[np.float32], data_shape: tuple[int, ...]) -> None:
-    """Draw the first observations, each row above its reconstructions."""
-    from .images import save_grid  # Pillow, which only pictures need
-
-    x, loc_img = x[: _PAIR_COLUMNS * _PAIR_ROWS], loc_img[: _PAIR_COLUMNS * _PAIR_ROWS]
-    columns = max(1, min(_PAIR_COLUMNS, len(loc_img)))
-    filler = np.zeros((-len(loc_img) % columns, loc_img.shape[1]), np.float32)
-    rows = [np.concatenate([part, filler]).reshape(-1, columns, loc_img.shape[1]) for part in (x, loc_img)]
-    save_grid(path, np.stack(rows, axis=1).reshape(-1, loc_img.shape[1]), data_shape, columns)
-
-
-def _save_npz(path: Path, **arrays: NDArray[np.float32]) -> None:
-    if path.suffix.lower() != ".npz":
-        raise InputError(f"--out must end in .npz, or .png for pictures, got {path}")
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # names are not options
+def _shares(option: str, value: str | None, count: int, num_choices: int) -> NDArray[np.int64] | None:
+    """Return the choice of each row: one for all, or an equal share of each."""
+    if value is None:
+        return None
+    if value != "each":
+        try:
+            return np.full(count, int(value))
+        except ValueError as error:
+            raise InputError(f"{option} must be an integer, or each, got {value!r}") from error
+    if num_choices == 0 or count % num_choices:
+        raise InputError(f"{option} each makes equal shares of {num_choices} choices, and -n is {count}")
+    return np.repeat(np.arange(num_choices), count // num_choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ._manifest import GraphName, TensorSpec
 from ._providers import ProviderChoice, create_session
 
 FloatArray = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class Graph:
@@ -26,16 +28,11 @@ class Graph:
         threads: Threads inside one operator.
 
     Raises:
-        BundleError: The graph is missing, changed, cannot be loaded, or is not what the manifest says.
+        BundleError: The graph's file is missing, changed, cannot be loaded, or is not what the manifest says.
         ProviderError: The provider does not work here.
     """
 
     def __init__(self, bundle: Bundle, name: GraphName, provider: ProviderChoice, threads: int) -> None:
-        if name not in bundle.manifest.graphs:
-            there = ", ".join([*bundle.manifest.graphs, *bundle.manifest.torch_files])
-            raise BundleError(
-                f"{bundle.path} has no ONNX graph {name!r}, only {there}; export it again with --format onnx"
-            )
         self._spec = bundle.manifest.graphs[name]
         file = self._spec.file.file
         self._session, self.provider = create_session(bundle.read(self._spec.file), file, provider, threads)
@@ -43,17 +40,18 @@ class Graph:
         self._check(file, "outputs", self._session.get_outputs(), self._spec.outputs)
         self.inputs = [tensor.name for tensor in self._spec.inputs]
         self.outputs = [tensor.name for tensor in self._spec.outputs]
-        self._row_shapes = [tuple(map(int, tensor.shape[1:])) for tensor in self._spec.outputs]
+        self._row_shapes = {tensor.name: tuple(map(int, tensor.shape[1:])) for tensor in self._spec.outputs}
 
-    def __call__(self, *arrays: FloatArray) -> list[FloatArray]:
-        """Run the graph on its inputs, float32, shape `(batch, ...)` each; return its outputs in order."""
-        if len(arrays[0]) == 0:
-            return [np.empty((0, *shape), np.float32) for shape in self._row_shapes]
+    def __call__(self, arrays: Arrays) -> dict[str, FloatArray]:
+        """Run the graph on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs."""
+        inputs = {name: arrays[name] for name in self.inputs}
+        if len(inputs[self.inputs[0]]) == 0:
+            return {name: np.empty((0, *shape), np.float32) for name, shape in self._row_shapes.items()}
         try:
-            outputs: list[FloatArray] = self._session.run(self.outputs, dict(zip(self.inputs, arrays, strict=True)))
+            outputs = self._session.run(self.outputs, inputs)
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self._spec.file.file}: {error}") from error
-        return outputs
+        return dict(zip(self.outputs, outputs, strict=True))
 
     @staticmethod
     def _check(file: str, what: str, found: list[Any], expected: tuple[TensorSpec, ...]) -> None:
@@ -63,7 +61,7 @@ class Graph:
             raise BundleError(f"{file} does not fit its manifest: expected {what} {wanted}, got {actual}")
 
 
-_ONNX_TYPE = {"float32": "float"}
+_ONNX_TYPE = {"float32": "float", "int64": "int64"}
 
 
 def usable_cpus() -> int:

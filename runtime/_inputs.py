@@ -46,6 +46,47 @@ def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
     return values
 
 
+def given(x: ArrayLike, y: ArrayLike | None, model: ModelSpec) -> dict[str, NDArray[Any]]:
+    """Return what a call gives the encoder, by name: `x`, and `y` where the model sees labels.
+
+    Raises:
+        InputError: One of them does not fit.
+    """
+    observed = observations(x, model)
+    return {"x": observed, **labels(y, len(observed), model)}
+
+
+def labels(y: ArrayLike | None, batch: int, model: ModelSpec) -> dict[str, NDArray[Any]]:
+    """Return `y` as int64, shape `(batch,)`, by name; nothing where the model sees no labels.
+
+    Raises:
+        InputError: `y` is missing, is not wanted, or does not fit.
+    """
+    if not model.num_classes:
+        if y is not None:
+            raise InputError("y must not be given: this model sees no labels")
+        return {}
+    if y is None:
+        raise InputError(f"y is needed: this model sees labels, integers from 0 to {model.num_classes - 1}")
+    return {"y": choices("y", y, batch, model.num_classes)}
+
+
+def choices(name: str, value: ArrayLike, batch: int, num_choices: int) -> NDArray[np.int64]:
+    """Return integers below `num_choices`, int64, shape `(batch,)`; a single one stands for all rows.
+
+    Raises:
+        InputError: `value` has another shape or dtype, or is out of range.
+    """
+    array = _array(name, value)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.shape not in ((), (batch,)):
+        raise InputError(f"{name} must be one integer or have shape ({batch},), got {array.shape}")
+    if array.size and not 0 <= array.min() <= array.max() < num_choices:
+        raise InputError(f"{name} must be from 0 to {num_choices - 1}, got {array.min()} to {array.max()}")
+    return np.ascontiguousarray(np.broadcast_to(array, (batch,)), np.int64)
+
+
 def latents(z: ArrayLike, z_dim: int) -> FloatArray:
     """Return `z` as float32, shape `(batch, z_dim)`.
 

@@ -16,8 +16,9 @@ MANIFEST_FILE = "manifest.json"
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Tolerance = Annotated[float, msgspec.Meta(ge=0)]
-GraphName = Literal["encoder", "decoder", "reconstruct", "elbo"]
+GraphName = Literal["encoder", "decoder", "reconstruct", "elbo", "observation", "prior"]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,20 +31,35 @@ class ModelSpec(_Record, frozen=True, kw_only=True):
     Args:
         architecture: The networks, like `mlp` or `conv`; the runtime runs any.
         likelihood: p(x|z), like `bernoulli` or `normal`; the runtime runs any, its first parameter is `loc_img`.
-        latent: p(z); `normal` is one standard normal.
+        latent: p(z): `normal`, one standard normal; `hierarchical`, levels of them; or `mixture`.
         data_shape: Shape of one observation, `(channels, height, width)` for images.
-        z_dim: Number of latent dimensions.
+        z_dims: Sizes of the latent's levels, that of z first; one, except in a hierarchy.
         hidden_dim: Width of the hidden layers.
+        num_classes: Number of labels that the networks see, 0 where they see none.
+        component_probs: p(c) of a mixture's components; empty for the other latents.
         unit_interval: Whether observations must lie in [0, 1].
     """
 
     architecture: str
     likelihood: str
-    latent: Literal["normal"]
-    data_shape: tuple[Size, ...]
-    z_dim: Size
+    latent: Literal["normal", "hierarchical", "mixture"]
+    data_shape: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
+    z_dims: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
     hidden_dim: Size
+    num_classes: Annotated[int, msgspec.Meta(ge=0)]
+    component_probs: tuple[Probability, ...]
     unit_interval: bool
+
+    def __post_init__(self) -> None:
+        if (self.latent == "hierarchical") != (len(self.z_dims) > 1):
+            raise ValueError(f"latent {self.latent} does not go with z_dims {self.z_dims}")
+        if (self.latent == "mixture") != bool(self.component_probs):
+            raise ValueError(f"latent {self.latent} does not go with {len(self.component_probs)} component_probs")
+
+    @property
+    def z_dim(self) -> int:
+        """Number of dimensions of z, which the decoder takes: the first of `z_dims`."""
+        return self.z_dims[0]
 
     @property
     def data_dim(self) -> int:
@@ -68,7 +84,7 @@ class TensorSpec(_Record, frozen=True, kw_only=True):
     """An input or output of a graph; the first axis is `batch`."""
 
     name: str
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "int64"]
     shape: tuple[Literal["batch"] | Size, ...]
 
 
@@ -107,6 +123,8 @@ class DatasetSpec(_Record, frozen=True, kw_only=True):
         num_test: Number of test images.
         test_elbo_nats: Mean ELBO of the whole test set, nats an image.
         num_particles: Draws of z an image that the ELBO is estimated from.
+        binarize: What was made of grey values before the model saw them: `none`, `threshold` (0 or 1 at one half) or
+            `stochastic` (0 or 1, the grey value being the probability of 1).
     """
 
     name: str
@@ -114,6 +132,7 @@ class DatasetSpec(_Record, frozen=True, kw_only=True):
     num_test: Size
     test_elbo_nats: float
     num_particles: Size
+    binarize: Literal["none", "threshold", "stochastic"]
 
 
 class Manifest(_Record, frozen=True, kw_only=True):
@@ -162,7 +181,11 @@ class Manifest(_Record, frozen=True, kw_only=True):
                     f"{'install a newer edgevae' if version > SCHEMA_VERSION else 'export the model again'}"
                 )
             return msgspec.json.decode(content, type=Manifest)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (
+            msgspec.MsgspecError,
+            UnicodeDecodeError,
+            RecursionError,
+        ) as error:
             raise BundleError(f"{MANIFEST_FILE} is not a valid manifest: {error}; export the model again") from error
 
 

@@ -3,64 +3,43 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _inputs
 from ._bundle import Bundle
-from ._errors import BundleError, InputError
-from ._graph import Graph, usable_cpus
+from ._estimates import log_weights, posterior_draws
+from ._graph import Graph
 from ._latents import Latents, check_latent_space
 from ._manifest import GraphName, Manifest
 from ._noise import Noise
-from ._posterior import Posterior, draw_noise
-from ._providers import Provider, ProviderChoice, check_choice
+from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
+from ._prior import draw_prior
+from ._providers import Provider
+from ._signature import level_names
 from ._verification import Report, verify_graphs
 
 FloatArray = NDArray[np.float32]
-
-_MAX_THREADS = 1024
-
-
-def load(path: str | os.PathLike[str], provider: ProviderChoice = "auto", threads: int | None = None) -> Model:
-    """Load the bundle in the folder `path`.
-
-    Args:
-        path: The folder, with `manifest.json` in it.
-        provider: `cpu`, `cuda`, or `auto`: CUDA where it truly works, else the CPU; `Model.provider` says which it is.
-        threads: Threads inside one operator; by default as many as there are CPUs that this process may use.
-
-    Raises:
-        BundleError: The bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest.
-        InputError: `provider` or `threads` is out of range.
-        InstallError: ONNX Runtime is not installed.
-        ProviderError: `provider` is `cuda`, and CUDA does not work here; the message says why.
-    """
-    check_choice(provider)
-    if threads is not None and not 1 <= _inputs.count("threads", threads) <= _MAX_THREADS:
-        raise InputError(f"threads must be from 1 to {_MAX_THREADS}, got {threads}; leave it out to use all CPUs")
-    return Model(Bundle(path), provider, threads or usable_cpus())
+Nats = NDArray[np.float64]
 
 
 class Model:
     """A trained VAE. Made by `load`; its methods keep no state, and the same arguments give the same numbers.
 
+    Where the model is conditional, each method takes `y`, the labels: integers from 0 to `num_classes - 1`, shape
+    `(batch,)`, or one for all rows.
+
     Args:
         bundle: Where it comes from.
-        provider: Where to run it.
-        threads: Threads inside one operator.
+        graphs: Its graphs, by name.
     """
 
-    def __init__(self, bundle: Bundle, provider: ProviderChoice, threads: int) -> None:
+    def __init__(self, bundle: Bundle, graphs: Mapping[GraphName, Graph]) -> None:
         self._bundle = bundle
-        _check_sizes(bundle.manifest)
-        self._encoder = Graph(bundle, "encoder", provider, threads)
-        self._decoder = Graph(bundle, "decoder", provider, threads)
-        self._reconstruct = Graph(bundle, "reconstruct", provider, threads)
-        self._elbo = Graph(bundle, "elbo", provider, threads)
+        self._graphs = graphs
+        self._spec = bundle.manifest.model
 
     def __repr__(self) -> str:
         return f"<Model {self.manifest.name!r} data_shape={self.data_shape} z_dim={self.z_dim} on {self.provider}>"
@@ -73,41 +52,63 @@ class Model:
     @property
     def data_shape(self) -> tuple[int, ...]:
         """Shape of one observation, `(channels, height, width)` for images."""
-        return self.manifest.model.data_shape
+        return self._spec.data_shape
 
     @property
     def z_dim(self) -> int:
-        """Number of latent dimensions."""
-        return self.manifest.model.z_dim
+        """Number of dimensions of z, which `decode` takes."""
+        return self._spec.z_dim
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels of a conditional model; 0 for any other."""
+        return self._spec.num_classes
 
     @property
     def provider(self) -> Provider:
         """Where the model runs, `cpu` or `cuda`."""
-        return self._reconstruct.provider
+        return self._graphs["reconstruct"].provider
 
-    def encode(self, x: ArrayLike) -> Posterior:
+    def encode(
+        self,
+        x: ArrayLike,
+        *,
+        y: ArrayLike | None = None,
+        seed: int | None = None,
+        eps: Sequence[ArrayLike] | None = None,
+    ) -> Posterior:
         """Return q(z|x), the approximate posterior of each row of `x`.
 
         Args:
             x: Observations, shape `(batch, data_dim)` or `(batch, *data_shape)`, for images of one channel also
                 `(batch, height, width)`; float32 or float64, in [0, 1] unless the likelihood takes any range, or uint8
                 in [0, 255], which is divided by 255.
+            y: Labels, for a conditional model.
+            seed: For a hierarchy: noise stream of the draws on which the upper levels hang. Without `seed` and `eps`
+                each level is given the mean of the one below.
+            eps: For a hierarchy: that noise itself, shape `(batch, size)` for each level but the highest, z's first.
 
         Returns:
-            `z_loc` and `z_scale`, float32, shape `(batch, z_dim)` each; `z_scale` is a standard deviation, positive.
+            `z_loc` and `z_scale`, float32, shape `(batch, z_dim)` each; `z_scale` is a standard deviation, positive. Of
+            a hierarchy also the `upper` levels, of a mixture `component_probs`.
 
         Raises:
-            InputError: `x` has another shape or dtype, holds NaN, or values out of range.
+            InputError: An argument has another shape or dtype, holds NaN, or values out of range.
         """
-        z_loc, z_scale = self._encoder(_inputs.observations(x, self.manifest.model))
+        given = _inputs.given(x, y, self._spec)
+        outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
         latent_space_id = self.manifest.latent_space_id
-        return Posterior(Latents.of(z_loc, latent_space_id), z_scale, latent_space_id)
+        names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
+        first, *upper = (Level(outputs[loc], outputs[scale]) for loc, scale in names)
+        probs = outputs.get("component_probs")
+        return Posterior(Latents.of(first.z_loc, latent_space_id), first.z_scale, latent_space_id, tuple(upper), probs)
 
-    def decode(self, z: ArrayLike) -> FloatArray:
+    def decode(self, z: ArrayLike, *, y: ArrayLike | None = None) -> FloatArray:
         """Return `loc_img`, the mean of p(x|z): for a Bernoulli, the probability of each pixel.
 
         Args:
             z: Latents, shape `(batch, z_dim)`; float32 or float64, finite.
+            y: Labels, for a conditional model.
 
         Returns:
             float32 in the units of the data, shape `(batch, data_dim)`; `.reshape(-1, *model.data_shape)` makes images.
@@ -117,13 +118,17 @@ class Model:
                 gave know their latent space.
         """
         check_latent_space(z, self.manifest.latent_space_id)
-        return self._decoder(_inputs.latents(z, self.z_dim))[0]
+        latents = _inputs.latents(z, self.z_dim)
+        return self._graphs["decoder"]({"z": latents, **_inputs.labels(y, len(latents), self._spec)})["loc_img"]
 
-    def reconstruct(self, x: ArrayLike, *, seed: int | None = None, eps: ArrayLike | None = None) -> FloatArray:
+    def reconstruct(
+        self, x: ArrayLike, *, y: ArrayLike | None = None, seed: int | None = None, eps: ArrayLike | None = None
+    ) -> FloatArray:
         """Encode `x`, sample z, and decode it.
 
         Args:
             x: Observations, as for `encode`.
+            y: Labels, for a conditional model.
             seed: Noise stream for z, the same as PyTorch's CPU generator: the result is that of
                 `pyro.set_rng_seed(seed); vae.reconstruct_img(x)`. 0 to 2**64 - 1.
             eps: The noise itself, shape `(batch, z_dim)`. Without `seed` and `eps` there is none: z is `z_loc`.
@@ -134,34 +139,69 @@ class Model:
         Raises:
             InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
         """
-        observed = _inputs.observations(x, self.manifest.model)
-        shape = (len(observed), self.z_dim)
+        given = _inputs.given(x, y, self._spec)
+        shape = (len(given["x"]), self.z_dim)
         noise = draw_noise(shape, seed, eps)
-        return self._reconstruct(observed, np.zeros(shape, np.float32) if noise is None else noise)[0]
+        given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
+        return self._graphs["reconstruct"](given)["loc_img"]
 
-    def generate(self, n: int, seed: int) -> FloatArray:
-        """Draw z from the prior N(0, I) and decode it.
+    def generate(
+        self, n: int, seed: int, *, y: ArrayLike | None = None, component: ArrayLike | None = None
+    ) -> FloatArray:
+        """Draw z from the prior and decode it.
 
         Args:
             n: How many, 0 or more.
-            seed: Noise stream for z, the same as PyTorch's CPU generator: z is that of
-                `torch.manual_seed(seed); torch.randn(n, z_dim)`. 0 to 2**64 - 1.
+            seed: Noise stream for z, the same as PyTorch's CPU generator: z is what Pyro's model draws from the same
+                seed, the levels of a hierarchy from the highest down. 0 to 2**64 - 1.
+            y: Labels, for a conditional model.
+            component: For a mixture, the component or those of each row. Without it they are drawn from p(c) first, by
+                `torch.rand(n)` and the inverse of its cumulative sum; Pyro draws them in another way, so with drawn
+                components the samples of a seed are not Pyro's.
 
         Returns:
             `loc_img`, float32 in the units of the data, shape `(n, data_dim)`.
 
         Raises:
-            InputError: `n` or `seed` is out of range.
+            InputError: An argument is out of range, or is none of this model's.
         """
-        return self._decoder(Noise(seed).standard_normal((_inputs.count("n", n), self.z_dim)))[0]
+        z = draw_prior(self._spec, self._graphs.get("prior"), _inputs.count("n", n), Noise(seed), component)
+        return self._graphs["decoder"]({"z": z, **_inputs.labels(y, n, self._spec)})["loc_img"]
 
-    def elbo(self, x: ArrayLike, seed: int, num_particles: int = 1) -> NDArray[np.float64]:
+    def posterior_predictive(
+        self, x: ArrayLike, num_samples: int, seed: int, *, y: ArrayLike | None = None
+    ) -> FloatArray:
+        """Draw new observations of p(x'|x) = E_q(z|x)[p(x'|z)]: noise of the likelihood included.
+
+        The distribution is that of Pyro's `Predictive(poutine.uncondition(vae.model), guide=vae.guide,
+        num_samples=...)`; the draws of a seed are others.
+
+        Args:
+            x: Observations, as for `encode`.
+            num_samples: Draws of a row, 0 or more.
+            seed: Noise stream; a draw takes the noise of z and then that of x'. 0 to 2**64 - 1.
+            y: Labels, for a conditional model.
+
+        Returns:
+            float32 in the units of the data, shape `(num_samples, batch, data_dim)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range.
+        """
+        given = _inputs.given(x, y, self._spec)
+        draws = np.empty((_inputs.count("num_samples", num_samples), *given["x"].shape), np.float32)
+        for row, draw in zip(draws, posterior_draws(self._graphs, self._spec, given, seed), strict=False):
+            row[:] = draw
+        return draws
+
+    def elbo(self, x: ArrayLike, seed: int, num_particles: int = 1, *, y: ArrayLike | None = None) -> Nats:
         """Estimate the evidence lower bound of each row, E_q[log p(x|z) + log p(z) - log q(z|x)].
 
         Args:
             x: Observations, as for `encode`.
             seed: Noise stream of the particles, drawn one after the other as Pyro's `Trace_ELBO(num_particles)` does.
             num_particles: Draws of z a row, at least 1.
+            y: Labels, for a conditional model; the bound is on log p(x|y) then.
 
         Returns:
             The mean over the particles, in nats, higher is better; shape `(batch,)`.
@@ -169,10 +209,11 @@ class Model:
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        total: NDArray[np.float64] = functools.reduce(np.add, self._log_weights(x, seed, num_particles))
+        weights = log_weights(self._graphs, self._spec, _inputs.given(x, y, self._spec), seed, num_particles)
+        total: Nats = functools.reduce(np.add, weights)
         return total / num_particles
 
-    def log_likelihood(self, x: ArrayLike, seed: int, num_particles: int = 1000) -> NDArray[np.float64]:
+    def log_likelihood(self, x: ArrayLike, seed: int, num_particles: int = 1000, *, y: ArrayLike | None = None) -> Nats:
         """Estimate log p(x) of each row from below, by importance weighting (Burda, Grosse & Salakhutdinov, 2016).
 
         Args:
@@ -180,6 +221,7 @@ class Model:
             seed: Noise stream of the particles, drawn one after the other.
             num_particles: Draws of z a row, at least 1; the bound rises to log p(x) with their number. Memory does not
                 grow with it.
+            y: Labels, for a conditional model; the bound is on log p(x|y) then.
 
         Returns:
             log mean exp of the particles' log_px_z + log_pz - log_qz_x, in nats, shape `(batch,)`.
@@ -187,20 +229,9 @@ class Model:
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        total: NDArray[np.float64] = functools.reduce(np.logaddexp, self._log_weights(x, seed, num_particles))
+        weights = log_weights(self._graphs, self._spec, _inputs.given(x, y, self._spec), seed, num_particles)
+        total: Nats = functools.reduce(np.logaddexp, weights)
         return total - np.log(num_particles)
-
-    def _log_weights(self, x: ArrayLike, seed: int, num_particles: int) -> Iterator[NDArray[np.float64]]:
-        """Yield log_px_z + log_pz - log_qz_x, shape `(batch,)`, particle by particle."""
-        if _inputs.count("num_particles", num_particles) == 0:
-            raise InputError("num_particles must be at least 1, got 0")
-        observed = _inputs.observations(x, self.manifest.model)
-        z_loc, z_scale = self._encoder(observed)
-        stream = Noise(seed)
-        for _ in range(num_particles):
-            z = z_loc + z_scale * stream.standard_normal(z_loc.shape)
-            log_px_z, log_pz, log_qz_x = self._elbo(observed, z, z_loc, z_scale, *self._decoder(z))
-            yield log_px_z.astype(np.float64) + log_pz - log_qz_x
 
     def verify(self) -> Report:
         """Compare this model, as it runs here, with what Pyro computed at export.
@@ -213,27 +244,4 @@ class Model:
         Raises:
             BundleError: `reference.npz` is missing, changed, or damaged.
         """
-        graphs: dict[GraphName, Graph] = {
-            "encoder": self._encoder,
-            "decoder": self._decoder,
-            "reconstruct": self._reconstruct,
-            "elbo": self._elbo,
-        }
-        return verify_graphs(self._bundle, "onnx", graphs)
-
-
-def _check_sizes(manifest: Manifest) -> None:
-    """Refuse a manifest whose graphs do not fit the model that it describes.
-
-    Raises:
-        BundleError: A graph has an input or output of another width.
-    """
-    data_dim, z_dim = manifest.model.data_dim, manifest.model.z_dim
-    widths = {"x": data_dim, "loc_img": data_dim, "z": z_dim, "z_loc": z_dim, "z_scale": z_dim, "eps": z_dim}
-    for name, graph in manifest.graphs.items():
-        for tensor in (*graph.inputs, *graph.outputs):
-            if tensor.name in widths and tensor.shape != ("batch", widths[tensor.name]):
-                raise BundleError(
-                    f"the manifest contradicts itself: {tensor.name} of {name} has shape {tensor.shape}, "
-                    f"the model's sizes say {('batch', widths[tensor.name])}; export the model again"
-                )
+        return verify_graphs(self._bundle, "onnx", self._graphs)

@@ -49,6 +49,10 @@ class Noise:
         values = self._pairs(size) if size < _BLOCK else self._blocks(size)
         return values.reshape(shape)
 
+    def uniform(self, size: int) -> NDArray[np.float32]:
+        """Draw values of U[0, 1), float32, as `torch.rand(size)` would."""
+        return self._uniforms24(size)
+
     def _blocks(self, size: int) -> NDArray[np.float32]:
         uniforms = self._uniforms24(size)
         values = np.empty(size, np.float32)

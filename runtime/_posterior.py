@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +12,19 @@ from numpy.typing import ArrayLike, NDArray
 from . import _inputs
 from ._errors import InputError
 from ._latents import Latents
+from ._manifest import ModelSpec
 from ._noise import Noise
+from ._signature import level_names
+
+
+class Level(NamedTuple):
+    """N(z_loc, z_scale²), independent in each dimension; a row for each observation.
+
+    `z_loc` holds means, `z_scale` standard deviations, positive; float32, shape `(batch, size of the level)` each.
+    """
+
+    z_loc: NDArray[np.float32]
+    z_scale: NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,11 +35,22 @@ class Posterior:
         z_loc: Means, float32, shape `(batch, z_dim)`.
         z_scale: Standard deviations, float32, positive, shape `(batch, z_dim)`.
         latent_space_id: The latent space that they lie in.
+        upper: A hierarchy's levels above z, the lowest first, each given a draw or the mean of the one below it; see
+            `Model.encode`. Empty for the other latents.
+        component_probs: q(c|x) of a mixture's components, float32, shape `(batch, components)`: the best one beside
+            q(z|x), proportional to p(c) exp E_q(z|x)[log p(z|c)]. `None` for the other latents.
     """
 
     z_loc: Latents
     z_scale: NDArray[np.float32]
     latent_space_id: str
+    upper: tuple[Level, ...] = ()
+    component_probs: NDArray[np.float32] | None = None
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All levels, that of z first."""
+        return (Level(self.z_loc, self.z_scale), *self.upper)
 
     def sample(self, *, seed: int | None = None, eps: ArrayLike | None = None) -> Latents:
         """Draw z = z_loc + z_scale * eps (the reparameterization of Kingma & Welling, 2013).
@@ -57,3 +82,37 @@ def draw_noise(shape: tuple[int, ...], seed: int | None, eps: ArrayLike | None) 
     if eps is not None:
         return _inputs.noise(eps, *shape)
     return None if seed is None else Noise(seed).standard_normal(shape)
+
+
+def draw_lower_noise(
+    model: ModelSpec, batch: int, seed: int | None, eps: Sequence[ArrayLike] | None
+) -> dict[str, NDArray[np.float32]]:
+    """Return the noise of each level but the highest, by name; zeros where a call asks for none.
+
+    Raises:
+        InputError: Both `seed` and `eps` were given, one does not fit, or there is but one level.
+    """
+    noise = zero_noise(model, batch)
+    if seed is None and eps is None:
+        return noise
+    lower = model.z_dims[:-1]
+    if not lower:
+        raise InputError(
+            "seed and eps are for the upper levels of a hierarchy, and this model has one level; drop them"
+        )
+    if seed is not None and eps is not None:
+        raise InputError("seed and eps were both given; give one of them")
+    if eps is None:
+        stream = Noise(seed or 0)
+        drawn = [stream.standard_normal((batch, size)) for size in lower]
+    elif len(eps) == len(lower):
+        drawn = [_inputs.noise(level, batch, size) for level, size in zip(eps, lower, strict=True)]
+    else:
+        raise InputError(f"eps must hold the noise of {len(lower)} levels, all but the highest, got {len(eps)}")
+    return {**noise, **dict(zip(noise, drawn, strict=False))}
+
+
+def zero_noise(model: ModelSpec, batch: int) -> dict[str, NDArray[np.float32]]:
+    """Return no noise, for each level."""
+    names = level_names("eps", len(model.z_dims))
+    return {name: np.zeros((batch, size), np.float32) for name, size in zip(names, model.z_dims, strict=True)}

@@ -6,13 +6,12 @@ import dataclasses
 import io
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import BundleError
-
-FloatArray = NDArray[np.float32]
 
 _CASE = "case"
 
@@ -23,14 +22,14 @@ class Reference:
 
     Args:
         case: What each row is: `sample`, `zeros` or `ones`; shape `(rows,)`.
-        arrays: float32, shape `(rows, ...)` each: `x`, `eps`, `z_loc`, `z_scale`, `z` = z_loc + z_scale * eps, the
-            likelihood's parameters for `z`, and `log_px_z`, `log_pz` and `log_qz_x` of Pyro's own traces, in nats.
+        arrays: float32 or int64, shape `(rows, ...)` each: all that goes in and out of the graphs, by the names there;
+            `z` = z_loc + z_scale * eps, and `log_px_z`, `log_pz` and `log_qz_x` of Pyro's own traces, in nats.
     """
 
     case: NDArray[np.str_]
-    arrays: Mapping[str, FloatArray]
+    arrays: Mapping[str, NDArray[Any]]
 
-    def __getitem__(self, name: str) -> FloatArray:
+    def __getitem__(self, name: str) -> NDArray[Any]:
         """Return an array.
 
         Raises:
@@ -65,9 +64,9 @@ class Reference:
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"reference.npz is damaged: {error}; export the model again") from error
         for name, array in arrays.items():
-            if array.dtype != np.float32 or array.shape[:1] != case.shape:
+            if array.dtype not in (np.float32, np.int64) or array.shape[:1] != case.shape:
                 raise BundleError(
-                    f"reference.npz is damaged: {name} must be float32 with {case.shape} rows, "
+                    f"reference.npz is damaged: {name} must be float32 or int64 with {case.shape} rows, "
                     f"got {array.dtype} of shape {array.shape}; export the model again"
                 )
         return Reference(case, arrays)

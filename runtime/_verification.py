@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Check:
     """One output, compared on all rows at all batch sizes.
 
     Args:
-        graph: Which graph: `encoder`, `decoder`, `reconstruct`, or `model` for what takes several.
+        graph: Which graph, or `model` for what takes several.
         output: The output's name, or the quantity in nats.
         max_abs_diff: The largest absolute difference from Pyro, of the values out of tolerance where there are any; NaN
             where an output is NaN.
@@ -88,14 +88,14 @@ class RunnableGraph(Protocol):
 
     @property
     def inputs(self) -> Sequence[str]:
-        """Names of its arguments, in order."""
+        """Names of its inputs, in order."""
 
     @property
     def outputs(self) -> Sequence[str]:
         """Names of what it returns, in order."""
 
-    def __call__(self, *arrays: FloatArray) -> Sequence[FloatArray]:
-        """Run it on arrays, float32, shape `(batch, ...)` each."""
+    def __call__(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, FloatArray]:
+        """Run it on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs by name."""
 
 
 def verify_graphs(
@@ -128,27 +128,32 @@ def verify_graphs(
     return Report(format_name, len(reference.case), tuple(checks))
 
 
-def _run(graph: RunnableGraph, arrays: Mapping[str, FloatArray], batch_size: int) -> dict[str, FloatArray]:
+def _run(graph: RunnableGraph, arrays: Mapping[str, NDArray[Any]], batch_size: int) -> dict[str, FloatArray]:
     """Run a graph on all rows, in batches of one size."""
-    inputs = [arrays[name] for name in graph.inputs]
-    starts = range(0, len(inputs[0]), batch_size)
-    batches = [graph(*(array[start : start + batch_size] for array in inputs)) for start in starts]
-    return dict(zip(graph.outputs, map(np.concatenate, zip(*batches, strict=True)), strict=True))
+    missing = [name for name in graph.inputs if name not in arrays]
+    if missing:
+        raise BundleError(f"reference.npz holds no {', '.join(missing)}; export the model again")
+    inputs = {name: arrays[name] for name in graph.inputs}
+    starts = range(0, len(next(iter(inputs.values()))), batch_size)
+    batches = [graph({name: array[start : start + batch_size] for name, array in inputs.items()}) for start in starts]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in graph.outputs}
 
 
 def _in_nats(
     reference: Reference, batch_size: int, encoder: RunnableGraph, decoder: RunnableGraph, elbo: RunnableGraph
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return KL(q_pyro ‖ q_here) and the ELBO's drift of each row, the graphs fed from one another as in use."""
-    here = {"x": reference["x"]}
+    here = {name: array for name, array in reference.arrays.items() if name in {"x", "y"} or name.startswith("eps")}
     here.update(_run(encoder, here, batch_size))
+    locs = [name for name in encoder.outputs if name.startswith("z_loc")]
+    levels = [(name, name.replace("loc", "scale")) for name in locs]
     with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
-        kl = _nats.normal_kl(reference["z_loc"], reference["z_scale"], here["z_loc"], here["z_scale"])
+        kls = [_nats.normal_kl(reference[loc], reference[scale], here[loc], here[scale]) for loc, scale in levels]
         here["z"] = here["z_loc"] + here["z_scale"] * reference["eps"]
         here.update(_run(decoder, here, batch_size))
         terms = _run(elbo, here, batch_size)
         drift = terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"] - reference.elbo
-    return kl, np.abs(drift)
+    return np.sum(kls, axis=0), np.abs(drift)
 
 
 def _check_output(

@@ -16,25 +16,32 @@ On the command line: `python -m train --help`.
 from train import _requirements  # noqa: F401 - checks, before anything else is imported
 
 # isort: split
-from train._config import ModelConfig, TrainingConfig
+from train._binarize import binarize, binarize_once
+from train._config import Binarize, ModelConfig, TrainingConfig
 from train._datasets import DATASET_NAMES, Dataset, DatasetName, load_dataset
 from train._device import select_device
 from train._elbo import evaluate_elbo
-from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, RunError, TrainError
+from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, LabelError, RunError, TrainError
 from train._fit import Progress, fit
+from train._latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from train._likelihoods import LIKELIHOODS, Likelihood
 from train._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
+from train._objective import objective_of
 from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
 from train._trainer import Trainer
 from train._vae import VAE
 
 __all__ = [
     "ARCHITECTURES",
+    "COMPONENT_SITE",
     "DATASET_NAMES",
+    "LATENTS",
+    "LATENT_SITE",
     "LIKELIHOODS",
     "VAE",
     "AbstractDecoder",
     "AbstractEncoder",
+    "Binarize",
     "ConfigError",
     "Dataset",
     "DatasetError",
@@ -45,6 +52,8 @@ __all__ = [
     "DivergedError",
     "Encoder",
     "EpochMetrics",
+    "LabelError",
+    "Latent",
     "Likelihood",
     "ModelConfig",
     "Progress",
@@ -55,11 +64,14 @@ __all__ = [
     "TrainError",
     "Trainer",
     "TrainingConfig",
+    "binarize",
+    "binarize_once",
     "evaluate_elbo",
     "fit",
     "load_dataset",
     "load_run",
     "newest_run",
+    "objective_of",
     "run_config",
     "select_device",
 ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal, get_args
 
 from train._errors import ConfigError
+
+Binarize = Literal["none", "threshold", "stochastic"]
 
 MAX_SEED = 2**32 - 1
 """The largest seed of a training: `pyro.set_rng_seed` seeds NumPy too, which takes 32 bits."""
@@ -22,11 +25,15 @@ class ModelConfig:
         architecture: The networks: `mlp`, the reference, or `conv`.
         likelihood: p(x|z): `bernoulli`, the reference, `continuous-bernoulli`, `normal` or `categorical`.
         levels: Number of discrete values of the `categorical` likelihood, at least 2.
+        latent: p(z): `normal`, the reference, `hierarchical` or `mixture`.
+        upper_dims: Sizes of a hierarchy's levels above z, the lowest first; empty for the other latents.
+        components: Number of components of a `mixture`, at least 2.
+        num_classes: Number of labels that both networks see, 0 for none.
         data_loc: Mean of the data, for likelihoods that standardise.
         data_scale: Standard deviation of the data, for likelihoods that standardise; positive.
 
     Raises:
-        ConfigError: A size is too small, or the architecture needs images of another shape.
+        ConfigError: A size is too small, or does not go with the architecture or the latent.
     """
 
     data_shape: tuple[int, ...]
@@ -37,6 +44,10 @@ class ModelConfig:
     levels: int = 8
     data_loc: float = 0.0
     data_scale: float = 1.0
+    latent: str = "normal"
+    upper_dims: tuple[int, ...] = ()
+    components: int = 10
+    num_classes: int = 0
 
     def __post_init__(self) -> None:
         if not self.data_shape or min(self.data_shape) < 1:
@@ -44,6 +55,13 @@ class ModelConfig:
         for name in ("z_dim", "hidden_dim"):
             _at_least(1, name, getattr(self, name))
         _at_least(2, "levels", self.levels)
+        _at_least(2, "components", self.components)
+        _at_least(0, "num_classes", self.num_classes)
+        if (self.latent == "hierarchical") != bool(self.upper_dims) or min(self.z_dims) < 1:
+            raise ConfigError(
+                f"a hierarchical latent has two or more sizes of at least 1, like z_dims 32,16, any other has one; "
+                f"got latent {self.latent} with z_dims {','.join(map(str, self.z_dims))}"
+            )
         if not (math.isfinite(self.data_loc) and math.isfinite(self.data_scale) and self.data_scale > 0):
             raise ConfigError(
                 f"data_loc must be finite and data_scale positive, got {self.data_loc} and {self.data_scale}"
@@ -53,6 +71,11 @@ class ModelConfig:
                 f"architecture conv needs images, shape (channels, height, width) of at least 4 by 4, "
                 f"got {self.data_shape}; mlp takes any shape"
             )
+
+    @property
+    def z_dims(self) -> tuple[int, ...]:
+        """Sizes of the levels, `z_dim` first."""
+        return (self.z_dim, *self.upper_dims)
 
     @property
     def data_dim(self) -> int:
@@ -74,6 +97,8 @@ class TrainingConfig:
         beta_warmup: Epochs over which `beta` is reached in equal steps, 0 for none; not with `jit`, which would freeze
             the first step's weight.
         num_particles: Draws of z an image and step, at least 1.
+        binarize: What is made of grey values: `none` leaves them; `threshold` makes them 0 or 1 at one half;
+            `stochastic` draws 0 or 1 with the grey value as probability, anew in each epoch.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -87,6 +112,7 @@ class TrainingConfig:
     beta: float = 1.0
     beta_warmup: int = 0
     num_particles: int = 1
+    binarize: Binarize = "none"
 
     def __post_init__(self) -> None:
         _at_least(1, "epochs", self.epochs)
@@ -99,6 +125,8 @@ class TrainingConfig:
                 raise ConfigError(f"{name} must be a positive number, got {value}")
         if self.jit and self.beta_warmup:
             raise ConfigError("jit and beta_warmup do not go together: a compiled step has its weight frozen; drop one")
+        if self.binarize not in get_args(Binarize):
+            raise ConfigError(f"binarize must be one of {', '.join(get_args(Binarize))}, got {self.binarize!r}")
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
 

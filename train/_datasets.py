@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,8 +20,8 @@ from train._idx import read_idx
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASET_NAMES: tuple[DatasetName, ...] = get_args(DatasetName)
 
-_TRAIN_FILE = "train-images-idx3-ubyte"
-_TEST_FILE = "t10k-images-idx3-ubyte"
+_FILES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
+_LABEL_FILES = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 _TORCHVISION_CLASS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
 _DOWNLOAD_FOLDER = Path("data")
 _DIGITS_TEST_SIZE = 360
@@ -41,29 +42,41 @@ class Dataset:
         name: What the set is called in files and tables.
         train: Training images, shape `(num_train, channels, height, width)`.
         test: Test images, shape `(num_test, channels, height, width)`.
+        train_labels: Their classes, int64 from 0, shape `(num_train,)`; `None` where they were not asked for.
+        test_labels: Those of the test images, shape `(num_test,)`.
     """
 
     name: str
     train: Tensor
     test: Tensor
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
 
     @property
     def data_shape(self) -> tuple[int, ...]:
         """Shape of one image, `(channels, height, width)`."""
         return tuple(self.train.shape[1:])
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        labels = [part for part in (self.train_labels, self.test_labels) if part is not None]
+        return int(torch.cat(labels).max()) + 1 if labels else 0
+
     def to(self, device: torch.device) -> Dataset:
         """Return the same set with its tensors on `device`."""
-        return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device))
+        labels = (None if part is None else part.to(device) for part in (self.train_labels, self.test_labels))
+        return Dataset(self.name, self.train.to(device), self.test.to(device), *labels)
 
 
-def load_dataset(name: DatasetName, data_dir: Path | None = None) -> Dataset:
+def load_dataset(name: DatasetName, data_dir: Path | None = None, *, labels: bool = False) -> Dataset:
     """Return the data set `name`, from `data_dir` or, without it, from the network.
 
     Args:
         name: `digits` is scikit-learn's embedded set (8x8, the last 360 images are the test set) and needs no files.
         data_dir: Folder with the IDX files, plain or gzip, in itself or in torchvision's layout. Without it the files
             are looked for in `data/` in the working directory, and downloaded to it through torchvision.
+        labels: Whether to load the labels too.
 
     Raises:
         DatasetError: The images cannot be had, are damaged, or are another set's. Never another set instead.
@@ -77,8 +90,11 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None) -> Dataset:
                 f"data_dir must not be given for digits, got {data_dir}: the set comes with scikit-learn; "
                 "leave data_dir out, or name the data set that the folder holds"
             )
-        return _digits()
-    train_path, test_path = _locate(name, data_dir) if data_dir is not None else _download(name)
+        return _digits(labels)
+    files = _FILES + _LABEL_FILES * labels
+    train_path, test_path, *label_paths = (
+        _locate(name, data_dir, files) if data_dir is not None else _download(name, files)
+    )
     train, test = _images(train_path), _images(test_path)
     found = _TEST_PIXELS.get(hashlib.sha256(test.tobytes()).hexdigest())
     if found not in (None, name):
@@ -90,15 +106,18 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None) -> Dataset:
             f"training and test images must have one size, got {train.shape[1:]} in {train_path} "
             f"and {test.shape[1:]} in {test_path}"
         )
-    return Dataset(name, _to_tensor(train), _to_tensor(test))
+    found_labels = [_labels(path, len(images)) for path, images in zip(label_paths, (train, test), strict=False)]
+    return Dataset(name, _to_tensor(train), _to_tensor(test), *found_labels)
 
 
-def _digits() -> Dataset:
+def _digits(labels: bool) -> Dataset:
     from sklearn.datasets import load_digits  # scikit-learn takes a second to import, and only this set needs it
 
-    pixels = load_digits().images.astype(np.float32) / np.float32(_DIGITS_MAX)
-    images = torch.from_numpy(pixels).unsqueeze(1)
-    return Dataset("digits", images[:-_DIGITS_TEST_SIZE], images[-_DIGITS_TEST_SIZE:])
+    digits = load_digits()
+    pixels = digits.images.astype(np.float32) / np.float32(_DIGITS_MAX)
+    tensors = [torch.from_numpy(pixels).unsqueeze(1)] + [torch.from_numpy(digits.target.astype(np.int64))] * labels
+    parts = [part for tensor in tensors for part in (tensor[:-_DIGITS_TEST_SIZE], tensor[-_DIGITS_TEST_SIZE:])]
+    return Dataset("digits", *parts)
 
 
 def _candidates(folder: Path, name: str, file: str) -> list[Path]:
@@ -106,22 +125,22 @@ def _candidates(folder: Path, name: str, file: str) -> list[Path]:
     return [place / (file + suffix) for place in (folder, raw) for suffix in (".gz", "")]
 
 
-def _locate(name: str, folder: Path) -> tuple[Path, Path]:
+def _locate(name: str, folder: Path, files: Sequence[str]) -> list[Path]:
     found = []
-    for file in (_TRAIN_FILE, _TEST_FILE):
+    for file in files:
         path = next((path for path in _candidates(folder, name, file) if path.is_file()), None)
         if path is None:
             raise DatasetError(
-                f"{file}.gz is not in {folder}: expected {_TRAIN_FILE} and {_TEST_FILE}, plain or .gz, "
+                f"{file}.gz is not in {folder}: expected {' and '.join(files)}, plain or .gz, "
                 f"in the folder itself or in its {_TORCHVISION_CLASS[name]}/raw"
             )
         found.append(path)
-    return found[0], found[1]
+    return found
 
 
-def _download(name: str) -> tuple[Path, Path]:
+def _download(name: str, files: Sequence[str]) -> list[Path]:
     try:
-        return _locate(name, _DOWNLOAD_FOLDER)
+        return _locate(name, _DOWNLOAD_FOLDER, files)
     except DatasetError:
         pass
     import torchvision.datasets  # half a second to import, and only a download needs it
@@ -132,10 +151,10 @@ def _download(name: str) -> tuple[Path, Path]:
     except (OSError, RuntimeError) as error:
         raise DatasetError(
             f"{name} is not in {_DOWNLOAD_FOLDER}/ and could not be downloaded ({_first_line(error)}). Two ways out: "
-            f"connect to the network and run again, or give --data-dir, a folder with {_TRAIN_FILE}.gz and "
-            f"{_TEST_FILE}.gz (plain files and torchvision's layout do too). --dataset digits needs neither."
+            f"connect to the network and run again, or give --data-dir, a folder with {_FILES[0]}.gz and "
+            f"{_FILES[1]}.gz (plain files and torchvision's layout do too). --dataset digits needs neither."
         ) from error
-    return _locate(name, _DOWNLOAD_FOLDER)
+    return _locate(name, _DOWNLOAD_FOLDER, files)
 
 
 def _first_line(error: Exception) -> str:
@@ -147,6 +166,13 @@ def _images(path: Path) -> NDArray[np.uint8]:
     if images.ndim != 3 or len(images) == 0:
         raise DatasetError(f"{path} must hold images, shape (count, height, width), got shape {images.shape}")
     return images
+
+
+def _labels(path: Path, num_images: int) -> Tensor:
+    labels = read_idx(path)
+    if labels.shape != (num_images,):
+        raise DatasetError(f"{path} must hold a label for each of {num_images} images, got shape {labels.shape}")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _to_tensor(images: NDArray[np.uint8]) -> Tensor:

@@ -20,6 +20,8 @@ from train._trainer import Trainer
 _FINAL_PARTICLES = 10
 """Particles of the finished run's test ELBO: ten times the evaluation, a third of its noise."""
 
+_NUM_DRAWN = 36
+
 
 class Progress(Protocol):
     """Is told how the training goes."""
@@ -44,7 +46,7 @@ def fit(
 
     Args:
         trainer: Holds the model; its device must be the data set's.
-        dataset: Images to train and to test on.
+        dataset: Images to train and to test on, with labels for a conditional model and without for any other.
         epochs: Passes over the training images, at least 1.
         writer: Where the run goes.
         progress: Told of each step and epoch.
@@ -65,10 +67,10 @@ def fit(
             return stopped
 
         start = time.perf_counter()
-        loss = trainer.fit_epoch(dataset.train, progress.on_step, stop_here)
+        loss = trainer.fit_epoch(dataset.train, progress.on_step, stop_here, labels=dataset.train_labels)
         seconds = time.perf_counter() - start
         num_particles = _FINAL_PARTICLES if stopped or epoch == epochs else 1
-        elbo = evaluate_elbo(trainer.vae, dataset.test, num_particles)
+        elbo = evaluate_elbo(trainer.vae, dataset.test, num_particles, dataset.test_labels)
         if not math.isfinite(elbo):
             raise DivergedError(f"the test ELBO became {elbo} in epoch {epoch}; try a lower learning rate")
         metrics = EpochMetrics(epoch, loss, elbo, num_particles, seconds, complete=not stopped)
@@ -79,7 +81,8 @@ def fit(
     save_loss_curve(writer.path / LOSS_CURVE_FILE, writer.metrics)
     with torch.no_grad(), forked_rng(dataset.test.device):
         torch.manual_seed(0)
-        images = dataset.test[:36]
-        loc_img = trainer.vae.reconstruct_img(images)
+        images = dataset.test[:_NUM_DRAWN]
+        labels = None if dataset.test_labels is None else dataset.test_labels[:_NUM_DRAWN]
+        loc_img = trainer.vae.reconstruct_img(images, labels)
     save_reconstructions(writer.path / RECONSTRUCTIONS_FILE, images.cpu(), loc_img.cpu())
     return metrics

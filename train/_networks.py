@@ -7,15 +7,18 @@ load as they are.
 from __future__ import annotations
 
 import abc
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from train._config import ModelConfig
+from train._errors import LabelError
 from train._likelihoods import Bernoulli, Likelihood
 
-_CHANNELS = (32, 64)  # of the two convolutions, each of which halves height and width
+_CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
 
 
 class AbstractEncoder(nn.Module, abc.ABC):
@@ -27,6 +30,7 @@ class AbstractEncoder(nn.Module, abc.ABC):
         data_shape: Shape of one observation.
         data_loc: Mean of the data; observations are standardised with it.
         data_scale: Standard deviation of the data, positive.
+        num_classes: Number of labels that the network sees beside the observation, 0 for none.
     """
 
     def __init__(
@@ -34,10 +38,13 @@ class AbstractEncoder(nn.Module, abc.ABC):
         z_dim: int,
         hidden_dim: int,
         data_shape: tuple[int, ...],
+        *,
         data_loc: float = 0.0,
         data_scale: float = 1.0,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.hidden_dim = hidden_dim
         self.data_shape = data_shape
         self.data_loc = data_loc
@@ -46,15 +53,15 @@ class AbstractEncoder(nn.Module, abc.ABC):
         self.fc21 = nn.Linear(hidden_dim, z_dim)
         self.fc22 = nn.Linear(hidden_dim, z_dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return `z_loc` and `z_scale`, shape `(batch, z_dim)` each, for `x` of shape `(batch, ...)`.
 
-        `z_scale` is a standard deviation, positive.
+        `z_scale` is a standard deviation, positive. `y` holds the labels of a conditional model, integers, `(batch,)`.
         """
         x = x.flatten(1)
         if (self.data_loc, self.data_scale) != (0.0, 1.0):
             x = (x - self.data_loc) / self.data_scale
-        hidden = self.features(x)
+        hidden = self.features(x, _one_hot(y, self.num_classes, x))
         return self.fc21(hidden), torch.exp(self.fc22(hidden))
 
     @abc.abstractmethod
@@ -62,8 +69,13 @@ class AbstractEncoder(nn.Module, abc.ABC):
         """Make the layers that `features` needs."""
 
     @abc.abstractmethod
-    def features(self, x: Tensor) -> Tensor:
-        """Return features, shape `(batch, hidden_dim)`, of `x`, shape `(batch, data_dim)`."""
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """Return features, shape `(batch, hidden_dim)`.
+
+        Args:
+            x: Shape `(batch, data_dim)`.
+            labels: One-hot, shape `(batch, num_classes)`; `None` where there are no classes.
+        """
 
 
 class AbstractDecoder(nn.Module, abc.ABC):
@@ -74,34 +86,49 @@ class AbstractDecoder(nn.Module, abc.ABC):
         hidden_dim: Width of the hidden layers.
         data_shape: Shape of one observation.
         likelihood: Makes parameters of the last layer's numbers; by default the reference's Bernoulli.
+        num_classes: Number of labels that the network sees beside z, 0 for none.
     """
 
     def __init__(
-        self, z_dim: int, hidden_dim: int, data_shape: tuple[int, ...], likelihood: Likelihood | None = None
+        self,
+        z_dim: int,
+        hidden_dim: int,
+        data_shape: tuple[int, ...],
+        likelihood: Likelihood | None = None,
+        *,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
-        self.z_dim = z_dim
+        self.num_classes = num_classes
+        self.code_dim = z_dim + num_classes
         self.hidden_dim = hidden_dim
         self.data_shape = data_shape
         likelihood = likelihood or Bernoulli(ModelConfig(data_shape, z_dim, hidden_dim))
         self.make_outputs(likelihood.num_outputs)
         self.likelihood = likelihood
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`, for `z` of shape `(batch, z_dim)`."""
-        return self.parameters_at(z)[0]
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`, for `z` of shape `(batch, z_dim)`.
 
-    def parameters_at(self, z: Tensor) -> tuple[Tensor, ...]:
+        `y` holds the labels of a conditional model, integers, `(batch,)`.
+        """
+        return self.parameters_at(z, y)[0]
+
+    def parameters_at(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return all parameters of p(x|z), named by `likelihood.parameter_names`; `loc_img` is the first."""
-        return self.likelihood.parameters_of(self.outputs(z))
+        code = _joined(z, _one_hot(y, self.num_classes, z))
+        return self.likelihood.parameters_of(self.outputs(code))
 
     @abc.abstractmethod
     def make_outputs(self, num_outputs: int) -> None:
         """Make the layers that `outputs` needs, for `num_outputs` numbers a value."""
 
     @abc.abstractmethod
-    def outputs(self, z: Tensor) -> Tensor:
-        """Return the last layer's numbers, shape `(batch, num_outputs * data_dim)`, for `z`, shape `(batch, z_dim)`."""
+    def outputs(self, code: Tensor) -> Tensor:
+        """Return the last layer's numbers, shape `(batch, num_outputs * data_dim)`.
+
+        `code` is z and behind it the label, one-hot, shape `(batch, code_dim)`.
+        """
 
 
 class Encoder(AbstractEncoder):
@@ -109,12 +136,12 @@ class Encoder(AbstractEncoder):
 
     def make_features(self) -> None:
         """Make one layer."""
-        self.fc1 = nn.Linear(math.prod(self.data_shape), self.hidden_dim)
+        self.fc1 = nn.Linear(math.prod(self.data_shape) + self.num_classes, self.hidden_dim)
         self.softplus = nn.Softplus()
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Return the hidden layer."""
-        hidden: Tensor = self.softplus(self.fc1(x))
+        hidden: Tensor = self.softplus(self.fc1(_joined(x, labels)))
         return hidden
 
 
@@ -123,52 +150,55 @@ class Decoder(AbstractDecoder):
 
     def make_outputs(self, num_outputs: int) -> None:
         """Make two layers."""
-        self.fc1 = nn.Linear(self.z_dim, self.hidden_dim)
+        self.fc1 = nn.Linear(self.code_dim, self.hidden_dim)
         self.fc21 = nn.Linear(self.hidden_dim, num_outputs * math.prod(self.data_shape))
         self.softplus = nn.Softplus()
 
-    def outputs(self, z: Tensor) -> Tensor:
+    def outputs(self, code: Tensor) -> Tensor:
         """Return the output layer."""
-        numbers: Tensor = self.fc21(self.softplus(self.fc1(z)))
+        numbers: Tensor = self.fc21(self.softplus(self.fc1(code)))
         return numbers
 
 
 class ConvEncoder(AbstractEncoder):
-    """Two convolutions with stride 2, then one hidden layer; any height and width."""
+    """Three convolutions with stride 2, then one hidden layer; any height and width."""
 
     def make_features(self) -> None:
-        """Make two convolutions and a layer."""
-        channels, height, width = self.data_shape
-        self.conv1 = nn.Conv2d(channels, _CHANNELS[0], kernel_size=3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(_CHANNELS[0], _CHANNELS[1], kernel_size=3, stride=2, padding=1)
-        size = _CHANNELS[1] * half(half(height)) * half(half(width))
-        self.fc1 = nn.Linear(size, self.hidden_dim)
+        """Make three convolutions and a layer."""
+        channels, *image = self.data_shape
+        widths = itertools.pairwise((channels, *_CHANNELS))
+        self.convs = nn.ModuleList(nn.Conv2d(*width, kernel_size=3, stride=2, padding=1) for width in widths)
+        self.fc1 = nn.Linear(_CHANNELS[-1] * math.prod(_halved(image)[-1]) + self.num_classes, self.hidden_dim)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Return the hidden layer."""
-        images = x.unflatten(1, self.data_shape)
-        maps = torch.relu(self.conv2(torch.relu(self.conv1(images))))
-        return torch.relu(self.fc1(maps.flatten(1)))
+        maps = x.unflatten(1, self.data_shape)
+        for conv in self.convs:
+            maps = torch.relu(conv(maps))
+        return torch.relu(self.fc1(_joined(maps.flatten(1), labels)))
 
 
 class ConvDecoder(AbstractDecoder):
-    """Two hidden layers, then two transposed convolutions with stride 2; any height and width."""
+    """Two hidden layers, then three transposed convolutions with stride 2; any height and width."""
 
     def make_outputs(self, num_outputs: int) -> None:
-        """Make two layers and two transposed convolutions."""
+        """Make two layers and three transposed convolutions."""
         channels, *image = self.data_shape
-        middle = [half(size) for size in image]
-        self.smallest = (_CHANNELS[1], *(half(size) for size in middle))
-        smallest_dim = _CHANNELS[1] * self.smallest[1] * self.smallest[2]
-        self.fc1 = nn.Linear(self.z_dim, self.hidden_dim)
-        self.fc2 = nn.Linear(self.hidden_dim, smallest_dim)
-        self.deconv2 = _doubling(_CHANNELS[1], _CHANNELS[0], middle)
-        self.deconv1 = _doubling(_CHANNELS[0], num_outputs * channels, image)
+        *larger, smallest = _halved(image)
+        self.smallest = (_CHANNELS[-1], *smallest)
+        self.fc1 = nn.Linear(self.code_dim, self.hidden_dim)
+        self.fc2 = nn.Linear(self.hidden_dim, math.prod(self.smallest))
+        widths = itertools.pairwise((*reversed(_CHANNELS), num_outputs * channels))
+        self.deconvs = nn.ModuleList(
+            _doubling(*width, sizes) for width, sizes in zip(widths, reversed(larger), strict=True)
+        )
 
-    def outputs(self, z: Tensor) -> Tensor:
+    def outputs(self, code: Tensor) -> Tensor:
         """Return the last convolution's maps."""
-        maps = torch.relu(self.fc2(torch.relu(self.fc1(z)))).unflatten(1, self.smallest)
-        return self.deconv1(torch.relu(self.deconv2(maps))).flatten(1)
+        maps = self.fc2(torch.relu(self.fc1(code))).unflatten(1, self.smallest)
+        for deconv in self.deconvs:
+            maps = deconv(torch.relu(maps))
+        return maps.flatten(1)
 
 
 ARCHITECTURES: dict[str, tuple[type[AbstractEncoder], type[AbstractDecoder]]] = {
@@ -177,12 +207,30 @@ ARCHITECTURES: dict[str, tuple[type[AbstractEncoder], type[AbstractDecoder]]] = 
 }
 
 
-def half(size: int) -> int:
-    """Return the size that a convolution with stride 2 leaves."""
-    return (size + 1) // 2
+def _halved(image: Sequence[int]) -> list[tuple[int, ...]]:
+    """Height and width of the image, and of what each convolution with stride 2 leaves of it."""
+    sizes = [tuple(image)]
+    for _ in _CHANNELS:
+        sizes.append(tuple((size + 1) // 2 for size in sizes[-1]))
+    return sizes
 
 
-def _doubling(inputs: int, outputs: int, sizes: list[int]) -> nn.ConvTranspose2d:
+def _doubling(inputs: int, outputs: int, sizes: Sequence[int]) -> nn.ConvTranspose2d:
     """A transposed convolution to exactly `sizes`: the reverse of one with stride 2, for even sizes and for odd."""
     odd_or_even = (1 - sizes[0] % 2, 1 - sizes[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, kernel_size=3, stride=2, padding=1, output_padding=odd_or_even)
+
+
+def _one_hot(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:
+    """Labels as one-hot rows, shape `(batch, num_classes)`, where the network sees labels."""
+    if (y is None) == (num_classes > 0):
+        seen, got = (f"labels y, shape (batch,), of {num_classes} classes", "none") if y is None else ("no labels", "y")
+        raise LabelError(f"this model was made for {seen}, got {got}")
+    if y is None:
+        return None
+    return (y[:, None] == torch.arange(num_classes, device=y.device)).to(like.dtype)
+
+
+def _joined(values: Tensor, labels: Tensor | None) -> Tensor:
+    """Labels behind values."""
+    return values if labels is None else torch.cat([values, labels], dim=1)

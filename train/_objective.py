@@ -1,16 +1,37 @@
-"""The objective, apart from the model: how much the latent weighs in it."""
+"""The objective, apart from the model: which ELBO, and how much the latent weighs in it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from pyro.infer import ELBO, JitTrace_ELBO, JitTraceEnum_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
-_LATENT = "latent"
+from train._latents import COMPONENT_SITE, LATENT_SITE
+from train._vae import VAE
+
+
+def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[Callable[..., Tensor], ELBO]:
+    """Return the model to train or evaluate, and the ELBO that is right for it.
+
+    A model with a discrete site has it enumerated, and summed out by `TraceEnum_ELBO`; any other is `Trace_ELBO`'s. The
+    closed form of the KL (`TraceMeanField_ELBO`) is never used: it would be wrong for a hierarchy.
+
+    Args:
+        vae: The model.
+        num_particles: Draws of z an observation.
+        jit: Compile the ELBO.
+    """
+    plain, compiled = (TraceEnum_ELBO, JitTraceEnum_ELBO) if vae.latent.enumerated else (Trace_ELBO, JitTrace_ELBO)
+    options: dict[str, Any] = {"num_particles": num_particles, "max_plate_nesting": 1}
+    elbo = compiled(ignore_jit_warnings=True, **options) if jit else plain(**options)
+    return config_enumerate(vae.model) if vae.latent.enumerated else vae.model, elbo
 
 
 class ScaleLatent(Messenger):
-    """Multiplies the log-probability of the latent site by `beta`, in the model and in the guide that it wraps.
+    """Multiplies the log-probability of the latent sites by `beta`, in the model and in the guide that it wraps.
 
     With Pyro's ELBO this is the beta-VAE's objective, E_q[log p(x|z)] - beta KL(q(z|x) ‖ p(z)) (Higgins et al., 2017).
     `poutine.scale` would scale the observation as well.
@@ -24,7 +45,7 @@ class ScaleLatent(Messenger):
         self.beta = beta
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == _LATENT:
+        if msg["name"].startswith((LATENT_SITE, COMPONENT_SITE)):
             msg["scale"] = msg["scale"] * self.beta
 
 

@@ -2,7 +2,7 @@
 
 config.json          the model's sizes, the training's options, the data set, the versions
 weights.safetensors  the VAE's state_dict
-samples.safetensors  the first test images, for verification and pictures
+samples.safetensors  the first test images, and their labels where the model sees labels, to verify and draw with
 metrics.jsonl        one line an epoch
 loss.png, reconstructions.png
 """
@@ -36,6 +36,7 @@ LOSS_CURVE_FILE = "loss.png"
 RECONSTRUCTIONS_FILE = "reconstructions.png"
 PICTURES = (LOSS_CURVE_FILE, RECONSTRUCTIONS_FILE)
 
+_IMAGES, _LABELS = "test", "labels"
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl")
 
 
@@ -89,6 +90,7 @@ class Run:
         config: What was trained, how, and on what.
         vae: The model with its trained weights, in evaluation mode.
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
+        labels: Their classes, int64, shape `(num_samples,)`; `None` where the model is not conditional.
         metrics: One entry an epoch, in order.
     """
 
@@ -96,6 +98,7 @@ class Run:
     config: RunConfig
     vae: VAE
     samples: Tensor
+    labels: Tensor | None
     metrics: tuple[EpochMetrics, ...]
 
 
@@ -106,18 +109,22 @@ class RunWriter:
         path: The folder; made with the first checkpoint, so that a training that fails before it leaves no trace.
         config: Goes into `config.json`.
         samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are.
+        labels: Their classes, shape `(num_images,)`, for a conditional model.
         overwrite: Whether a run that is already there may be replaced.
 
     Raises:
         RunError: `path` holds a run and `overwrite` is `False`, or it is a file.
     """
 
-    def __init__(self, path: Path, config: RunConfig, samples: Tensor, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, config: RunConfig, samples: Tensor, labels: Tensor | None = None, *, overwrite: bool = False
+    ) -> None:
         check_writable(path, overwrite)
         self.path = path
         self.metrics: list[EpochMetrics] = []
         self._config = config
-        self._samples = samples[:NUM_SAMPLES].cpu().contiguous()
+        kept = {_IMAGES: samples} if labels is None else {_IMAGES: samples, _LABELS: labels}
+        self._samples = {name: tensor[:NUM_SAMPLES].cpu().contiguous() for name, tensor in kept.items()}
 
     def save(self, state_dict: Mapping[str, Tensor], metrics: EpochMetrics) -> None:
         """Save the weights after an epoch, and its metrics; the first call makes the folder and removes an old run."""
@@ -134,7 +141,7 @@ class RunWriter:
         for file in (WEIGHTS_FILE, METRICS_FILE, *PICTURES):
             (self.path / file).unlink(missing_ok=True)
         _write(self.path / CONFIG_FILE, json.dumps(dataclasses.asdict(self._config), indent=2).encode() + b"\n")
-        _write(self.path / SAMPLES_FILE, safetensors.torch.save({"test": self._samples}))
+        _write(self.path / SAMPLES_FILE, safetensors.torch.save(self._samples))
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
@@ -164,14 +171,15 @@ def load_run(path: Path) -> Run:
         config = _decode_config(path / CONFIG_FILE)
         vae = VAE(config.model).eval()
         vae.load_state_dict(safetensors.torch.load_file(path / WEIGHTS_FILE))
-        samples = safetensors.torch.load_file(path / SAMPLES_FILE)["test"]
+        samples = safetensors.torch.load_file(path / SAMPLES_FILE)
+        images, labels = samples[_IMAGES], samples.get(_LABELS)
         lines = (path / METRICS_FILE).read_bytes().splitlines()
         metrics = tuple(msgspec.json.decode(line, type=EpochMetrics) for line in lines)
     except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise RunError(f"the run in {path} is damaged: {error}") from error
     if not metrics:
         raise RunError(f"the run in {path} is damaged: {METRICS_FILE} is empty")
-    return Run(path, config, vae, samples, metrics)
+    return Run(path, config, vae, images, labels, metrics)
 
 
 def newest_run(folder: Path) -> Path:

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterator
 
 import pyro
 import torch
-from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
+from pyro.infer import SVI
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
+from train._binarize import binarize
 from train._config import ModelConfig, TrainingConfig
 from train._device import forked_rng
 from train._errors import DivergedError
-from train._objective import ScaleLatent, beta_at
+from train._objective import ScaleLatent, beta_at, objective_of
 from train._vae import VAE
 
 
@@ -31,7 +32,7 @@ class Trainer:
 
     Args:
         model_config: The model's sizes. Its weights are drawn on the CPU, so that a seed means the same on any device.
-        training_config: Seed, batch size, learning rate, compilation.
+        training_config: Seed, batch size, learning rate, objective.
         device: Where the weights live. The images given to `fit_epoch` must be there.
     """
 
@@ -43,12 +44,10 @@ class Trainer:
             torch.manual_seed(training_config.seed)
             self.vae = VAE(model_config).to(device)
             self._rng_state = self._get_rng_state()
-        loss = Trace_ELBO(training_config.num_particles)
-        if training_config.jit:
-            loss = JitTrace_ELBO(training_config.num_particles, ignore_jit_warnings=True)
+        model, elbo = objective_of(self.vae, training_config.num_particles, training_config.jit)
         self._latent = ScaleLatent(training_config.beta)
-        model, guide = self._latent(self.vae.model), self._latent(self.vae.guide)
-        self._svi = SVI(model, guide, Adam({"lr": training_config.learning_rate}), loss)
+        optimizer = Adam({"lr": training_config.learning_rate})
+        self._svi = SVI(self._latent(model), self._latent(self.vae.guide), optimizer, elbo)
         self._epoch = 0
         self._validated = False
 
@@ -57,6 +56,8 @@ class Trainer:
         images: Tensor,
         on_step: Callable[[float], None] = lambda _loss: None,
         should_stop: Callable[[], bool] = lambda: False,
+        *,
+        labels: Tensor | None = None,
     ) -> float:
         """Pass once over `images` in a new random order, one step of `SVI` a batch.
 
@@ -64,6 +65,7 @@ class Trainer:
             images: Shape `(num_images, ...)`, float32 in [0, 1], on the trainer's device.
             on_step: Called after each step with the batch's loss, in nats an image.
             should_stop: Asked after each step; `True` ends the epoch there.
+            labels: Integers, shape `(num_images,)`, on the trainer's device; for a conditional model.
 
         Returns:
             The mean loss of the images seen, in nats an image: `-elbo`, its latent part weighted by `beta`.
@@ -77,9 +79,10 @@ class Trainer:
         with self._isolated():
             order = torch.randperm(len(images)).to(self._device)
             for indices in order.split(self._config.batch_size):
-                batch = images[indices]
+                batch = binarize(images[indices], self._config.binarize)
+                y = () if labels is None else (labels[indices],)
                 with pyro.validation_enabled(not self._validated):  # the first step shows whether shapes are right
-                    loss = self._svi.step(batch)
+                    loss = self._svi.step(batch, *y)
                 self._validated = True
                 if not math.isfinite(loss):
                     raise DivergedError(

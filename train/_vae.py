@@ -1,6 +1,7 @@
 """The variational autoencoder: model p(x, z) and guide q(z|x), after Pyro's VAE example.
 
-Kingma & Welling, "Auto-Encoding Variational Bayes", 2013.
+Kingma & Welling, "Auto-Encoding Variational Bayes", 2013. With labels, "Semi-Supervised Learning with Deep Generative
+Models", Kingma et al., 2014, of which this is the part where all labels are known: p(x|z, y) and q(z|x, y).
 """
 
 from __future__ import annotations
@@ -11,57 +12,72 @@ from torch import Tensor, nn
 
 from train._config import ModelConfig
 from train._errors import ConfigError
+from train._latents import LATENTS
 from train._likelihoods import LIKELIHOODS
 from train._networks import ARCHITECTURES
 
 
 class VAE(nn.Module):
-    """Pyro's VAE: an `encoder`, a `decoder`, and the `model` and `guide` that use them.
+    """Pyro's VAE: an `encoder`, a `latent`, a `decoder`, and the `model` and `guide` that use them.
 
     Args:
         config: The choices and sizes. Nothing else is assumed about the data.
 
     Raises:
-        ConfigError: There is no such architecture or likelihood.
+        ConfigError: There is no such architecture, likelihood or latent.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        for name, choices in (("architecture", ARCHITECTURES), ("likelihood", LIKELIHOODS)):
+        for name, choices in (("architecture", ARCHITECTURES), ("likelihood", LIKELIHOODS), ("latent", LATENTS)):
             if getattr(config, name) not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
         self.config = config
+        sizes = (config.z_dim, config.hidden_dim, config.data_shape)
         encoder, decoder = ARCHITECTURES[config.architecture]
-        self.encoder = encoder(config.z_dim, config.hidden_dim, config.data_shape, config.data_loc, config.data_scale)
         likelihood = LIKELIHOODS[config.likelihood](config)
-        self.decoder = decoder(config.z_dim, config.hidden_dim, config.data_shape, likelihood)
+        self.encoder = encoder(
+            *sizes, data_loc=config.data_loc, data_scale=config.data_scale, num_classes=config.num_classes
+        )
+        self.decoder = decoder(*sizes, likelihood, num_classes=config.num_classes)
+        self.latent = LATENTS[config.latent](config)
 
-    def model(self, x: Tensor) -> Tensor:
-        """Sample p(z) p(x|z) with `x` observed; return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`."""
+    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Sample p(z) p(x|z) with `x` observed; return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`.
+
+        Args:
+            x: Observations, shape `(batch, ...)`.
+            y: Labels, integers of shape `(batch,)`, for a conditional model.
+        """
+        pyro.module("latent", self.latent)
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):
-            # p(z) = N(0, I)
-            z_loc = x.new_zeros((x.shape[0], self.config.z_dim))
-            z_scale = x.new_ones((x.shape[0], self.config.z_dim))
-            z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
-            parameters = self.decoder.parameters_at(z)
+            z = self.latent.sample_prior(x)
+            parameters = self._parameters_at(z, y)
             likelihood = self.decoder.likelihood
             observed = likelihood.observed(x.flatten(1))
             pyro.sample("obs", likelihood.distribution(parameters).to_event(1), obs=observed)
         loc_img: Tensor = parameters[0]
         return loc_img
 
-    def guide(self, x: Tensor) -> None:
-        """Sample q(z|x) for `x` of shape `(batch, ...)`."""
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Sample q(z|x), for arguments as those of `model`."""
         pyro.module("encoder", self.encoder)
+        pyro.module("latent", self.latent)
         with pyro.plate("data", x.shape[0]):
-            # q(z|x) = N(z_loc, z_scale²)
-            z_loc, z_scale = self.encoder(x)
-            pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
+            self.latent.sample_posterior(*self.encoder(x, y))
 
-    def reconstruct_img(self, x: Tensor) -> Tensor:
+    def reconstruct_img(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Encode `x`, sample z from q(z|x), decode: `loc_img`, shape `(batch, data_dim)`."""
-        z_loc, z_scale = self.encoder(x)
+        z_loc, z_scale = self.encoder(x, y)
         z = dist.Normal(z_loc, z_scale).sample()
-        loc_img: Tensor = self.decoder(z)
+        loc_img: Tensor = self.decoder(z, y)
         return loc_img
+
+    def _parameters_at(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
+        """Decode z with axes left of the batch, as Pyro has them for particles: the networks know the batch alone."""
+        batch_shape = z.shape[:-1]
+        if y is not None:
+            y = y.expand(batch_shape).flatten()
+        parameters = self.decoder.parameters_at(z.flatten(0, -2), y)
+        return tuple(parameter.unflatten(0, batch_shape) for parameter in parameters)

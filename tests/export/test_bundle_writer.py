@@ -44,15 +44,17 @@ def test_a_bundle_of_all_formats_holds_the_files_of_the_design(bundle: Path) -> 
         "encoder.pt2",
         "encoder.ts",
         "manifest.json",
+        "observation.onnx",
         "reconstruct.onnx",
         "reference.npz",
         "samples.png",
+        "traversal.png",
     ]
 
 
 def test_the_manifest_describes_the_graphs_as_they_are(bundle: Path) -> None:
     manifest = load(bundle, provider="cpu").manifest
-    assert set(manifest.graphs) == {"encoder", "decoder", "reconstruct", "elbo"}
+    assert set(manifest.graphs) == {"encoder", "decoder", "reconstruct", "elbo", "observation"}
     for name, spec in manifest.graphs.items():
         graph = onnx.load(bundle / spec.file.file)
         assert spec.file.size_bytes == (bundle / spec.file.file).stat().st_size
@@ -91,7 +93,7 @@ def test_the_reports_cover_every_format(source: Source, tmp_path: Path) -> None:
 
 
 def test_the_card_says_how_good_the_model_is(source: Source, tmp_path: Path) -> None:
-    spec = DatasetSpec(name="digits", num_train=1437, num_test=360, test_elbo_nats=-25.125, num_particles=10)
+    spec = DatasetSpec(name="digits", num_train=1437, num_test=360, test_elbo_nats=-25.125, num_particles=10, binarize="none")
     export_bundle(dataclasses.replace(source, dataset=spec), tmp_path / "small", ["onnx"])
     card = (tmp_path / "small" / "README.md").read_text()
     assert "| test ELBO | -25.12 nats an image, 360 images, 10 particles |" in card
@@ -213,7 +215,9 @@ def test_the_manifest_is_plain_json(bundle: Path) -> None:
         "likelihood": "bernoulli",
         "latent": "normal",
         "data_shape": [1, 8, 8],
-        "z_dim": 5,
+        "z_dims": [5],
         "hidden_dim": 16,
+        "num_classes": 0,
+        "component_probs": [],
         "unit_interval": True,
     }

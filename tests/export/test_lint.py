@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from export import GraphError
 from export._lint import lint_onnx, lint_program
 from export._programs import Program
-from runtime import TensorSpec
+from runtime import Signature, TensorSpec
 
 ROWS = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
 
@@ -23,12 +23,12 @@ class Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+    def forward(self, *arguments: Tensor) -> Tensor:
+        return self.function(*arguments)
 
 
 def program(module: nn.Module) -> Program:
-    return Program(module, (ROWS,), (ROWS,))
+    return Program(module, Signature((ROWS,), (ROWS,)))
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_norms_and_dropout_are_refused_in_training_mode_and_pass_in_evaluation_m
     module: nn.Module, operator: str
 ) -> None:
     with pytest.raises(GraphError, match=rf"aten\.{operator}.* is in training mode; call \.eval\(\)"):
-        lint_program("encoder", program(module.train()).trace())
-    lint_program("encoder", program(module.eval()).trace())
+        lint_program("encoder", program(Function(module.train())).trace())
+    lint_program("encoder", program(Function(module.eval())).trace())
 
 
 def test_a_program_for_one_batch_size_is_refused() -> None:

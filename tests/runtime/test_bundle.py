@@ -70,8 +70,13 @@ def test_a_newer_schema_is_refused_with_the_way_out(copy: Path) -> None:
         lambda manifest: manifest.pop("model"),
         lambda manifest: manifest.pop("schema_version"),
         lambda manifest: manifest.update(unknown=1),
-        lambda manifest: manifest["model"].update(z_dim=0),
-        lambda manifest: manifest["model"].update(z_dim="5"),
+        lambda manifest: manifest["model"].update(z_dims=[0]),
+        lambda manifest: manifest["model"].update(z_dims=[]),
+        lambda manifest: manifest["model"].update(z_dims="5"),
+        lambda manifest: manifest["model"].update(z_dims=[5, 2]),
+        lambda manifest: manifest["model"].update(latent="hierarchical"),
+        lambda manifest: manifest["model"].update(component_probs=[0.5, 0.5]),
+        lambda manifest: manifest["model"].update(num_classes=-1),
         lambda manifest: manifest["model"].update(likelihood=None),
         lambda manifest: manifest["graphs"]["encoder"]["file"].update(file="../encoder.onnx"),
         lambda manifest: manifest["graphs"]["encoder"]["file"].update(file="/etc/passwd"),
@@ -91,9 +96,25 @@ def test_a_manifest_that_is_no_json_object_is_refused(copy: Path, content: bytes
         load(copy)
 
 
-@pytest.mark.parametrize("change", [{"data_shape": [1, 28, 28]}, {"z_dim": 6}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_shape": [1, 28, 28]},
+        {"z_dims": [6]},
+        {"num_classes": 10},
+        {"latent": "mixture", "component_probs": [0.5, 0.5]},
+        {"latent": "hierarchical", "z_dims": [5, 2]},
+    ],
+)
 def test_sizes_that_contradict_the_graphs_are_refused(copy: Path, change: dict[str, Any]) -> None:
     edit(copy, lambda manifest: manifest["model"].update(change))
+    with pytest.raises(BundleError, match=r"the manifest contradicts itself: .* export the model again"):
+        load(copy)
+
+
+@pytest.mark.parametrize("name", ["decoder", "elbo"])
+def test_a_manifest_without_one_of_the_models_graphs_is_refused(copy: Path, name: str) -> None:
+    edit(copy, lambda manifest: manifest["graphs"].pop(name))
     with pytest.raises(BundleError, match=r"the manifest contradicts itself: .* export the model again"):
         load(copy)
 
@@ -120,7 +141,7 @@ def test_a_graph_that_is_no_onnx_is_refused(copy: Path) -> None:
 
 def test_a_bundle_for_pytorch_only_says_so(copy: Path) -> None:
     edit(copy, lambda manifest: manifest["graphs"].clear())
-    with pytest.raises(BundleError, match=r"no ONNX graph 'encoder', only .*export it again with --format onnx"):
+    with pytest.raises(BundleError, match=r"no ONNX graphs, only encoder\.ts.*export it again with --format onnx"):
         load(copy)
 
 

@@ -28,9 +28,9 @@ def test_the_convolutions_take_images_of_any_size(channels: int, height: int, wi
 
 def test_each_pixel_of_the_convolutions_output_stands_where_it_stood_in_the_image() -> None:
     torch.manual_seed(0)
-    vae = VAE(ModelConfig((1, 8, 8), 2, 4, "conv"))
-    loc_img = vae.decoder(torch.randn(1, 2, requires_grad=True)).reshape(8, 8)
-    (gradient,) = torch.autograd.grad(loc_img[6, 1], vae.decoder.get_parameter("fc2.bias"))
+    vae = VAE(ModelConfig((1, 16, 16), 2, 4, "conv"))
+    loc_img = vae.decoder(torch.randn(1, 2, requires_grad=True)).reshape(16, 16)
+    (gradient,) = torch.autograd.grad(loc_img[15, 0], vae.decoder.get_parameter("fc2.bias"))
     places = gradient.reshape(64, 2, 2).abs().sum(0)
     assert places[1, 0] > 0  # the lower left corner of the small map makes the lower left of the image
     assert places[0, 1] == 0

@@ -27,8 +27,7 @@ def test_beta_weighs_the_latent_in_model_and_guide_and_nothing_else(vae: VAE, di
         torch.manual_seed(3)
         loss = Trace_ELBO().loss(latent(vae.model), latent(vae.guide), x)
         torch.manual_seed(3)
-        z_loc, z_scale = vae.encoder(x)
-        terms = elbo_terms(vae, x, z_loc + z_scale * torch.randn(20, 5))
+        terms = elbo_terms(vae, x, [torch.randn(20, 5)])
     objective = terms["log_px_z"] + 3 * (terms["log_pz"] - terms["log_qz_x"])
     assert float(objective.sum()) == pytest.approx(-loss, rel=1e-5)
 
@@ -40,8 +39,7 @@ def test_kl_falls_and_the_reconstruction_loss_rises_with_beta(digits: Dataset) -
         x = digits.test.flatten(1)
         with torch.no_grad(), torch.random.fork_rng([]):
             torch.manual_seed(0)
-            z_loc, z_scale = trainer.vae.encoder(x)
-            terms = elbo_terms(trainer.vae, x, z_loc + z_scale * torch.randn_like(z_loc))
+            terms = elbo_terms(trainer.vae, x, [torch.randn(len(x), 4)])
         kl.append(float((terms["log_qz_x"] - terms["log_pz"]).mean()))
         reconstruction.append(float(-terms["log_px_z"].mean()))
     assert kl == sorted(kl, reverse=True)

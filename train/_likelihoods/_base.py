@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import ClassVar
 
+import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
@@ -23,6 +25,9 @@ class Likelihood(nn.Module, abc.ABC):
 
     parameter_names: ClassVar[tuple[str, ...]]
     """Names of what `parameters_of` returns; the first is `loc_img`."""
+
+    discrete: ClassVar[bool] = False
+    """Whether draws of p(x|z) take separate values only."""
 
     unit_interval: ClassVar[bool] = True
     """Whether observations must lie in [0, 1]; where they need not, the networks see them standardised."""
@@ -44,6 +49,19 @@ class Likelihood(nn.Module, abc.ABC):
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return p(x|z), of batch shape `(batch, data_dim)`; Pyro declares the last axis an event."""
 
+    def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+        """Return a draw of p(x|z) in the units of the data, for standard normal noise, shape `(batch, data_dim)` each.
+
+        Here by the inverse of the cumulative distribution function, where PyTorch has it.
+        """
+        drawn: Tensor = self.distribution(parameters).icdf(uniform_of(eps))
+        return drawn
+
     def observed(self, x: Tensor) -> Tensor:
         """Return the value that `distribution` scores, for observations `x` of shape `(batch, data_dim)`."""
         return x
+
+
+def uniform_of(eps: Tensor) -> Tensor:
+    """Return uniform noise in [0, 1] for standard normal noise: Φ(eps)."""
+    return 0.5 * (1 + torch.erf(eps * math.sqrt(0.5)))

@@ -9,13 +9,14 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from train._likelihoods._base import Likelihood
+from train._likelihoods._base import Likelihood, uniform_of
 
 
 class Bernoulli(Likelihood):
     """p(x|z) = Bernoulli(loc_img); grey-scale values in [0, 1] are scored as they are, as in Pyro's example."""
 
     parameter_names: ClassVar[tuple[str, ...]] = ("loc_img",)
+    discrete: ClassVar[bool] = True
 
     def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """Return `loc_img`, the probability of each value to be 1."""
@@ -24,3 +25,7 @@ class Bernoulli(Likelihood):
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return Bernoulli(loc_img); not validated, because grey-scale values are not 0 or 1."""
         return dist.Bernoulli(parameters[0], validate_args=False)
+
+    def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+        """Return 0 or 1."""
+        return (uniform_of(eps) < parameters[0]).to(eps.dtype)

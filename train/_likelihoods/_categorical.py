@@ -9,13 +9,14 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from train._likelihoods._base import Likelihood
+from train._likelihoods._base import Likelihood, uniform_of
 
 
 class Categorical(Likelihood):
     """p(x|z) = Categorical(probs) over `levels` equidistant values from 0 to 1; x is rounded to the nearest."""
 
     parameter_names: ClassVar[tuple[str, ...]] = ("loc_img", "probs")
+    discrete: ClassVar[bool] = True
 
     @property
     def num_outputs(self) -> int:
@@ -35,3 +36,9 @@ class Categorical(Likelihood):
     def observed(self, x: Tensor) -> Tensor:
         """Return the nearest level's index."""
         return torch.round(x * (self.config.levels - 1))
+
+    def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+        """Return one of the levels, as a value from 0 to 1."""
+        below = parameters[1].cumsum(-1)[..., :-1]  # the last one is 1, whatever its rounding says
+        level = (uniform_of(eps)[..., None] >= below).sum(-1)
+        return level.to(eps.dtype) / (self.config.levels - 1)

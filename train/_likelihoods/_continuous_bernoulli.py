@@ -9,9 +9,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from train._likelihoods._base import Likelihood
+from train._likelihoods._base import Likelihood, uniform_of
 
 _TAYLOR_WINDOW = (0.43, 0.57)
+_FLAT = 1e-2  # of the logit: below it the density is a straight line to float32's precision
 
 
 class ContinuousBernoulli(Likelihood):
@@ -32,3 +33,12 @@ class ContinuousBernoulli(Likelihood):
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return CB(probs)."""
         return dist.ContinuousBernoulli(parameters[1], lims=_TAYLOR_WINDOW)
+
+    def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+        """Return a value in [0, 1]: the inverse of F(x) = (exp(t x) - 1) / (exp(t) - 1), t the logit of probs."""
+        uniform = uniform_of(eps)
+        logit = torch.logit(parameters[1], eps=torch.finfo(eps.dtype).eps)
+        flat = logit.abs() < _FLAT
+        away = torch.where(flat, torch.ones_like(logit), logit)
+        line = uniform + 0.5 * logit * uniform * (1 - uniform)
+        return torch.where(flat, line, torch.log1p(uniform * torch.expm1(away)) / away)

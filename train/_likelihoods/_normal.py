@@ -38,3 +38,8 @@ class Normal(Likelihood):
         """Return N(loc_img, scale²)."""
         loc_img, scale = parameters
         return dist.Normal(loc_img, scale, validate_args=False)
+
+    def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+        """Return loc_img + scale * eps."""
+        loc_img, scale = parameters
+        return loc_img + scale * eps

@@ -1,0 +1,73 @@
+"""What is estimated from draws of the posterior: log-weights of particles, and new observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _inputs
+from ._errors import InputError
+from ._graph import Arrays, Graph
+from ._manifest import GraphName, ModelSpec
+from ._noise import Noise
+from ._posterior import zero_noise
+from ._signature import level_names
+
+Graphs = Mapping[GraphName, Graph]
+
+_ROWS = 512  # at a time, so that memory does not grow with the batch
+
+
+def log_weights(
+    graphs: Graphs, model: ModelSpec, given: Arrays, seed: int, num_particles: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield log_px_z + log_pz - log_qz_x in nats, shape `(batch,)`, particle by particle.
+
+    Args:
+        graphs: The model's.
+        model: Its choices and sizes.
+        given: `x` and, where there are labels, `y`.
+        seed: Noise stream; a particle draws each level's noise for the whole batch, as Pyro's guide does.
+        num_particles: How many, at least 1.
+
+    Raises:
+        InputError: `num_particles` or `seed` is out of range.
+    """
+    if _inputs.count("num_particles", num_particles) == 0:
+        raise InputError("num_particles must be at least 1, got 0")
+    batch = len(given["x"])
+    slices = [slice(start, start + _ROWS) for start in range(0, max(batch, 1), _ROWS)]
+    parts = [_encoded(graphs, model, {name: array[rows] for name, array in given.items()}) for rows in slices]
+    stream = Noise(seed)
+    for _ in range(num_particles):
+        eps = [stream.standard_normal((batch, size)) for size in model.z_dims]
+        weights = [
+            _log_weight(graphs, part, [level[rows] for level in eps]) for part, rows in zip(parts, slices, strict=True)
+        ]
+        yield np.concatenate(weights)
+
+
+def _encoded(graphs: Graphs, model: ModelSpec, given: Arrays) -> dict[str, NDArray[Any]]:
+    outputs = graphs["encoder"]({**given, **zero_noise(model, len(given["x"]))})
+    return {**given, "z_loc": outputs["z_loc"], "z_scale": outputs["z_scale"]}
+
+
+def _log_weight(graphs: Graphs, part: Arrays, eps: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+    arrays = {**part, "z": part["z_loc"] + part["z_scale"] * eps[0]}
+    arrays.update(zip(level_names("eps", len(eps)), eps, strict=True))
+    arrays.update(graphs["decoder"](arrays))
+    terms = graphs["elbo"](arrays)
+    return terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"]
+
+
+def posterior_draws(graphs: Graphs, model: ModelSpec, given: Arrays, seed: int) -> Iterator[NDArray[np.float32]]:
+    """Yield draws of p(x'|x), shape `(batch, data_dim)`, without end; each takes the noise of z and then that of x'."""
+    part = _encoded(graphs, model, given)
+    stream = Noise(seed)
+    while True:
+        part["z"] = part["z_loc"] + part["z_scale"] * stream.standard_normal(part["z_loc"].shape)
+        parameters = graphs["decoder"](part)
+        yield graphs["observation"]({**parameters, "eps_obs": stream.standard_normal(part["x"].shape)})["obs"]

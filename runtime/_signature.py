@@ -1,0 +1,102 @@
+"""What goes in and out of each graph, by the model's choices: the one place that says so."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from ._errors import BundleError
+from ._manifest import GraphName, Manifest, ModelSpec, TensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """The inputs and the outputs of a graph, in order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def level_names(name: str, num_levels: int) -> tuple[str, ...]:
+    """Return the names of a quantity that each level has: `eps`, `eps_2`, `eps_3`, ..."""
+    return tuple(name if level == 0 else f"{name}_{level + 1}" for level in range(num_levels))
+
+
+def signatures(model: ModelSpec, parameters: Sequence[TensorSpec]) -> dict[GraphName, Signature]:
+    """Return the signature of each graph that a model has.
+
+    A hierarchy's quantities above z are numbered from 2, and the encoder takes the noise of all levels but the highest,
+    because each level hangs on a draw of the one below. Only latents that are no standard normal have a `prior`.
+
+    Args:
+        model: Choices and sizes.
+        parameters: The likelihood's parameters, `loc_img` first.
+    """
+    x, z = tensor("x", model.data_dim), tensor("z", model.z_dim)
+    y = (tensor("y", dtype="int64"),) if model.num_classes else ()
+    levels = len(model.z_dims)
+    eps = _levels("eps", model)
+    locs, scales = _levels("z_loc", model), _levels("z_scale", model)
+    posterior = tuple(part for level in zip(locs, scales, strict=True) for part in level)
+    if model.latent == "mixture":
+        posterior += (tensor("component_probs", len(model.component_probs)),)
+    terms = (tensor("log_px_z"), tensor("log_pz"), tensor("log_qz_x"))
+    parameters = tuple(parameters)
+    found: dict[GraphName, Signature] = {
+        "encoder": Signature((x, *y, *eps[: levels - 1]), posterior),
+        "decoder": Signature((z, *y), parameters),
+        "reconstruct": Signature((x, *y, eps[0]), parameters[:1]),
+        "elbo": Signature((x, z, locs[0], scales[0], *parameters, *eps[1:]), terms),
+        "observation": Signature((*parameters, tensor("eps_obs", model.data_dim)), (tensor("obs", model.data_dim),)),
+    }
+    z_prior = (tensor("z_prior", model.z_dim),)
+    if model.latent == "hierarchical":
+        found["prior"] = Signature(eps, z_prior)
+    if model.latent == "mixture":
+        found["prior"] = Signature((tensor("component", dtype="int64"), eps[0]), z_prior)
+    return found
+
+
+def check_signatures(manifest: Manifest) -> None:
+    """Refuse a manifest whose graphs are not those of the model that it describes.
+
+    Raises:
+        BundleError: A graph is missing or too much, or has an input or output of another name or size.
+    """
+    contradiction = "the manifest contradicts itself: {}; export the model again"
+    if "decoder" not in manifest.graphs:
+        raise BundleError(contradiction.format("it has graphs, but no decoder"))
+    parameters = manifest.graphs["decoder"].outputs
+    if parameters[:1] != (tensor("loc_img", manifest.model.data_dim),):
+        raise BundleError(
+            contradiction.format(f"the first output of decoder is no loc_img of {manifest.model.data_dim}")
+        )
+    expected = signatures(manifest.model, parameters)
+    if manifest.graphs.keys() != expected.keys():
+        raise BundleError(
+            contradiction.format(f"its graphs are {', '.join(manifest.graphs)}, the model's {', '.join(expected)}")
+        )
+    for name, graph in manifest.graphs.items():
+        for what, found, wanted in (
+            ("inputs", graph.inputs, expected[name].inputs),
+            ("outputs", graph.outputs, expected[name].outputs),
+        ):
+            if found != wanted:
+                raise BundleError(
+                    contradiction.format(f"the {what} of {name} are {_text(found)}, the model's are {_text(wanted)}")
+                )
+
+
+def tensor(name: str, *sizes: int, dtype: Literal["float32", "int64"] = "float32") -> TensorSpec:
+    """Return the tensor of a name with rows of these sizes."""
+    return TensorSpec(name=name, dtype=dtype, shape=("batch", *sizes))
+
+
+def _levels(name: str, model: ModelSpec) -> tuple[TensorSpec, ...]:
+    names = level_names(name, len(model.z_dims))
+    return tuple(tensor(name, size) for name, size in zip(names, model.z_dims, strict=True))
+
+
+def _text(tensors: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{tensor.name} {tensor.shape[1:]}" for tensor in tensors)
