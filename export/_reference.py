@@ -21,6 +21,7 @@ from train import COMPONENT_SITE, LATENT_SITE, VAE, Likelihood
 _ROWS = max(BATCH_SIZES)
 _SEED = 0
 _GRID = 16  # steps in 1 of the noise of observations: few values, which compress well
+_RANGE = 3.0  # of that noise: beyond it Φ(eps) is so near to 1 that float32 leaves the inverse of it few digits
 _MARGIN = 1e-4  # how far that noise stays from where a discrete draw changes
 
 
@@ -59,7 +60,7 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
     x = torch.cat([flat[picked], torch.zeros_like(flat[:1]), torch.ones_like(flat[:1])])
     y = None if labels is None else torch.cat([labels[picked], labels[:1], labels[:1]])
     eps = [torch.randn((_ROWS, size), generator=generator) for size in vae.config.z_dims]
-    eps_obs = torch.round(torch.randn(x.shape, generator=generator) * _GRID) / _GRID
+    eps_obs = torch.round(torch.randn(x.shape, generator=generator).clamp(-_RANGE, _RANGE) * _GRID) / _GRID
     with torch.no_grad():
         tensors = {"x": x, **elbo_terms(vae, x, eps, y)}
         likelihood = vae.decoder.likelihood
@@ -107,16 +108,15 @@ def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = No
     log_pz = _sum(model.nodes[level]["log_prob"] for level in levels)
     if COMPONENT_SITE in model.nodes:
         log_pz = torch.logsumexp(log_pz + model.nodes[COMPONENT_SITE]["log_prob"], dim=0)
-    found = {
-        "log_px_z": model.nodes["obs"]["log_prob"],
-        "log_pz": log_pz,
-        "log_qz_x": _sum(guide.nodes[level]["log_prob"] for level in levels),
-        "z": guide.nodes[LATENT_SITE]["value"],
-    }
+    found: dict[str, Any] = {}
     for quantity in ("loc", "scale"):
         for name, level in zip(level_names(f"z_{quantity}", len(eps)), levels, strict=True):
             site: Any = guide.nodes[level]["fn"]
             found[name] = getattr(site.base_dist, quantity)
+    found["z"] = guide.nodes[LATENT_SITE]["value"]
+    found["log_px_z"] = model.nodes["obs"]["log_prob"]
+    found["log_pz"] = log_pz
+    found["log_qz_x"] = _sum(guide.nodes[level]["log_prob"] for level in levels)
     return found
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,46 +17,100 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 import runtime
-from export import FORMATS, Source, export_bundle
-from train import ARCHITECTURES, LIKELIHOODS, Dataset, Likelihood, ModelConfig, Trainer, TrainingConfig, evaluate_elbo
+from export import FORMATS, Format, Source, export_bundle
+from train import (
+    ARCHITECTURES,
+    LATENTS,
+    LIKELIHOODS,
+    Dataset,
+    Likelihood,
+    ModelConfig,
+    Trainer,
+    TrainingConfig,
+    evaluate_elbo,
+    load_dataset,
+)
+
+CHOICES = list(itertools.product(ARCHITECTURES, LIKELIHOODS, LATENTS, [False, True]))
+"""Architecture, likelihood, latent, conditional: 48 combinations."""
+
+# Twelve of them hold every pair of choices; the others take some minutes more.
+PAIRS = [
+    (list(ARCHITECTURES)[(row + column) % 2], likelihood, latent, (row // 2 + column) % 2 == 0)
+    for row, likelihood in enumerate(LIKELIHOODS)
+    for column, latent in enumerate(LATENTS)
+]
 
 
-def fit(config: ModelConfig, images: Tensor) -> Trainer:
+@pytest.fixture(scope="module")
+def labelled() -> Dataset:
+    return load_dataset("digits", labels=True)
+
+
+def fit(config: ModelConfig, dataset: Dataset) -> Trainer:
     trainer = Trainer(config, TrainingConfig(batch_size=120, learning_rate=1e-2), torch.device("cpu"))
-    first = trainer.fit_epoch(images)
-    assert trainer.fit_epoch(images) < first
+    labels = dataset.train_labels if config.num_classes else None
+    first = trainer.fit_epoch(dataset.train, labels=labels)
+    assert trainer.fit_epoch(dataset.train, labels=labels) < first
     return trainer
 
 
-def check(trainer: Trainer, images: Tensor, out: Path) -> runtime.Model:
-    """Export in all formats, and hold the runtime against Pyro."""
-    vae = trainer.vae.eval()
-    reports = export_bundle(Source(out.name, vae, images, "test images", None), out, FORMATS)
-    assert [report.format for report in reports] == list(FORMATS)
+def check(trainer: Trainer, dataset: Dataset, out: Path, formats: Sequence[Format]) -> runtime.Model:
+    """Export, and hold the runtime against Pyro."""
+    vae, images = trainer.vae.eval(), dataset.test
+    labels = dataset.test_labels if vae.config.num_classes else None
+    reports = export_bundle(Source(out.name, vae, images, "test images", None, labels), out, formats)
+    assert [report.format for report in reports] == list(formats)
     model = runtime.load(out, provider="cpu")
-    x = images[:30]
+    assert model.verify().passed
+    x, y = images[:30].numpy(), None if labels is None else labels[:30].numpy()
     with torch.random.fork_rng([]), torch.no_grad():
         pyro.set_rng_seed(4)
-        expected = vae.reconstruct_img(x)
-    found = model.reconstruct(x.numpy(), seed=4)
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-5, rtol=1e-5)
-    assert model.generate(3, seed=0).shape == (3, vae.config.data_dim)
-    elbo = model.elbo(images.numpy(), seed=0, num_particles=5)
-    assert float(elbo.mean()) == pytest.approx(evaluate_elbo(vae, images, num_particles=5), rel=0.02, abs=0.3)
+        expected = vae.reconstruct_img(images[:30], None if labels is None else labels[:30])
+    np.testing.assert_allclose(model.reconstruct(x, y=y, seed=4), expected.numpy(), atol=2e-5, rtol=1e-5)
+    chosen: dict[str, int] = {"y": 3} if vae.config.num_classes else {}
+    chosen |= {"component": 2} if vae.config.latent == "mixture" else {}
+    assert model.generate(3, seed=0, **chosen).shape == (3, vae.config.data_dim)
+    assert model.decode(model.encode(x, y=y).sample(seed=0), y=y).shape == x.reshape(30, -1).shape
+    assert model.posterior_predictive(x, 2, seed=0, y=y).shape == (2, 30, vae.config.data_dim)
+    all_labels = None if labels is None else labels.numpy()
+    elbo = model.elbo(images.numpy(), seed=0, num_particles=5, y=all_labels)
+    expected_elbo = evaluate_elbo(vae, images, num_particles=5, labels=labels)
+    assert float(elbo.mean()) == pytest.approx(expected_elbo, rel=0.02, abs=0.5)
+    bound = model.log_likelihood(x, seed=0, num_particles=20, y=y)  # Jensen: above the mean of the same particles
+    assert (bound >= model.elbo(x, seed=0, num_particles=20, y=y) - 1e-6).all()
     return model
 
 
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def config_of(architecture: str, likelihood: str, latent: str, conditional: bool) -> ModelConfig:
+    """Tiny sizes; standardised data where the likelihood takes it."""
+    config = ModelConfig((1, 8, 8), 3, 12, architecture, likelihood, levels=4, num_classes=10 * conditional)
+    if not LIKELIHOODS[likelihood].unit_interval:
+        config = dataclasses.replace(config, data_loc=0.3, data_scale=0.4)
+    return dataclasses.replace(config, latent=latent, upper_dims=(2,) * (latent == "hierarchical"), components=4)
+
+
+def test_every_pair_of_choices_is_among_the_twelve() -> None:
+    assert len(CHOICES) == 48
+    assert len(PAIRS) == 12
+    for first, second in itertools.combinations(range(4), 2):
+        everywhere = {(choice[first], choice[second]) for choice in CHOICES}
+        assert {(choice[first], choice[second]) for choice in PAIRS} == everywhere
+
+
+@pytest.mark.parametrize(
+    ("architecture", "likelihood", "latent", "conditional"),
+    [pytest.param(*choice, marks=[] if choice in PAIRS else [pytest.mark.slow]) for choice in CHOICES],
+)
 def test_every_combination_trains_exports_verifies_and_runs(
-    digits: Dataset, tmp_path: Path, architecture: str, likelihood: str
+    labelled: Dataset, tmp_path: Path, architecture: str, likelihood: str, latent: str, conditional: bool
 ) -> None:
-    config = ModelConfig((1, 8, 8), 3, 12, architecture, likelihood, levels=4, data_loc=0.3, data_scale=0.4)
-    if LIKELIHOODS[likelihood].unit_interval:
-        config = ModelConfig((1, 8, 8), 3, 12, architecture, likelihood, levels=4)
-    model = check(fit(config, digits.train), digits.test, tmp_path / "model")
-    assert model.manifest.model.likelihood == likelihood
-    assert model.manifest.model.unit_interval == (likelihood != "normal")
+    config = config_of(architecture, likelihood, latent, conditional)
+    spec = check(fit(config, labelled), labelled, tmp_path / "model", ["onnx", "torchscript"]).manifest.model
+    assert (spec.architecture, spec.likelihood, spec.latent) == (architecture, likelihood, latent)
+    assert spec.unit_interval == (likelihood != "normal")
+    assert (spec.num_classes, spec.z_dims) == (10 * conditional, config.z_dims)
+    assert len(spec.component_probs) == (4 if latent == "mixture" else 0)
 
 
 class Laplace(Likelihood):
@@ -70,9 +127,9 @@ class Laplace(Likelihood):
 
 
 def test_a_new_likelihood_is_one_class_and_goes_the_whole_way(
-    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labelled: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LIKELIHOODS, "laplace", Laplace)
-    trainer = fit(ModelConfig((1, 8, 8), 3, 12, likelihood="laplace"), digits.train)
-    model = check(trainer, digits.test, tmp_path / "laplace")
-    assert model.encode(digits.test.numpy() * 5 - 2).z_loc.shape == (360, 3)  # data in any range
+    trainer = fit(ModelConfig((1, 8, 8), 3, 12, likelihood="laplace"), labelled)
+    model = check(trainer, labelled, tmp_path / "laplace", FORMATS)
+    assert model.encode(labelled.test.numpy() * 5 - 2).z_loc.shape == (360, 3)  # data in any range

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyro.infer import ELBO, JitTrace_ELBO, JitTraceEnum_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from train._latents import COMPONENT_SITE, LATENT_SITE
 from train._vae import VAE
 
+Objective = Trace_ELBO | TraceEnum_ELBO
 
-def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[Callable[..., Tensor], ELBO]:
+
+def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[Callable[..., Tensor], Objective]:
     """Return the model to train or evaluate, and the ELBO that is right for it.
 
     A model with a discrete site has it enumerated, and summed out by `TraceEnum_ELBO`; any other is `Trace_ELBO`'s. The

@@ -93,7 +93,9 @@ def test_the_reports_cover_every_format(source: Source, tmp_path: Path) -> None:
 
 
 def test_the_card_says_how_good_the_model_is(source: Source, tmp_path: Path) -> None:
-    spec = DatasetSpec(name="digits", num_train=1437, num_test=360, test_elbo_nats=-25.125, num_particles=10, binarize="none")
+    spec = DatasetSpec(
+        name="digits", num_train=1437, num_test=360, test_elbo_nats=-25.125, num_particles=10, binarize="none"
+    )
     export_bundle(dataclasses.replace(source, dataset=spec), tmp_path / "small", ["onnx"])
     card = (tmp_path / "small" / "README.md").read_text()
     assert "| test ELBO | -25.12 nats an image, 360 images, 10 particles |" in card

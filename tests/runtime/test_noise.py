@@ -45,6 +45,15 @@ def test_consecutive_draws_match_consecutive_calls_of_torch(seed: int, shapes: l
         np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 7, 16, 1000])
+def test_uniform_values_match_torch_and_normal_ones_follow_them(size: int) -> None:
+    noise, generator = Noise(3), torch.Generator().manual_seed(3)
+    for _ in range(2):
+        np.testing.assert_array_equal(noise.uniform(size), torch.rand(size, generator=generator).numpy())
+        drawn, expected = noise.standard_normal((5,)), torch.randn(5, generator=generator).numpy()
+        np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-6)
+
+
 def test_global_generators_are_not_touched() -> None:
     np.random.seed(5)
     expected = np.random.random()

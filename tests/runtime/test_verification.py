@@ -30,7 +30,7 @@ class Changed:
 
 
 def verify(bundle: Path, model: Model, graph: GraphName, change: Change) -> Report:
-    changed = {**model._graphs, graph: Changed(model._graphs[graph], change)}
+    changed: dict[GraphName, RunnableGraph] = {**model._graphs, graph: Changed(model._graphs[graph], change)}
     return verify_graphs(Bundle(bundle), "onnx", changed)
 
 
@@ -120,7 +120,7 @@ def test_each_weight_tensor_off_by_a_thousandth_is_caught(bundle: Path, model: M
         weight = onnx.numpy_helper.from_array((values * np.float32(1.001)).astype(np.float32), initializer.name)
         mutated.graph.initializer[index].CopyFrom(weight)
         session = onnxruntime.InferenceSession(mutated.SerializeToString(), providers=["CPUExecutionProvider"])
-        graphs = {**model._graphs, "reconstruct": _Session(session)}
+        graphs: dict[GraphName, RunnableGraph] = {**model._graphs, "reconstruct": _Session(session)}
         caught[initializer.name] = not verify_graphs(Bundle(bundle), "onnx", graphs).passed
     assert len(caught) == 10
     assert all(caught.values()), caught

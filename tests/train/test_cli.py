@@ -87,6 +87,34 @@ def test_the_default_folder_is_named_after_the_data_set(tmp_path: Path, monkeypa
     assert load_run(Path("runs/digits-mlp")).config.training.epochs == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "line"),
+    [
+        (
+            ["--latent", "hierarchical", "--z-dims", "4,2"],
+            "digits-mlp-hierarchical",
+            "64-8-4-2, bernoulli, hierarchical",
+        ),
+        (["--latent", "mixture", "--components", "3"], "digits-mlp-mixture", "bernoulli, mixture of 3"),
+        (["--conditional", "--architecture", "conv"], "digits-conv-conditional", "normal latent, 10 classes"),
+        (["--likelihood", "normal", "--binarize", "threshold"], "digits-mlp-normal", "normal, normal latent"),
+    ],
+)
+def test_choices_name_the_run_and_are_kept_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], name: str, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train("--epochs", 1, *options)
+    assert result.exit_code == 0, result.output
+    assert line in result.output.splitlines()[0]
+    run = load_run(Path("runs") / name)
+    assert (run.labels is not None) == ("--conditional" in options)
+    assert run.config.model.num_classes == (10 if "--conditional" in options else 0)
+    if "--binarize" in options:
+        assert run.config.training.binarize == "threshold"
+        assert set(run.samples.unique().tolist()) == {0.0, 1.0}
+
+
 def test_a_run_is_replaced_only_with_force(tmp_path: Path) -> None:
     assert train("--epochs", 1, "--out", tmp_path / "run").exit_code == 0
     before = (tmp_path / "run" / "weights.safetensors").read_bytes()
@@ -117,6 +145,10 @@ def test_cuda_without_a_device_is_exit_code_2_and_writes_nothing(
         (["--learning-rate", "nan"], "learning_rate must be a positive number, got nan"),
         (["--dataset", "cifar"], "'cifar' is not one of 'mnist'"),
         (["--data-dir", "."], "data_dir must not be given for digits"),
+        (["--components", "4"], "--components goes with --latent mixture, got --latent normal"),
+        (["--levels", "4"], "--levels goes with --likelihood categorical"),
+        (["--latent", "hierarchical"], "has two or more sizes of at least 1, like z_dims 32,16"),
+        (["--z-dims", "a"], "expected sizes with commas between them, like 32,16, got 'a'"),
     ],
 )
 def test_bad_options_are_exit_code_2_and_write_nothing(

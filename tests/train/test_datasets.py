@@ -28,6 +28,8 @@ def write_images(folder: Path, suffix: str = ".gz") -> tuple[np.ndarray, np.ndar
     train, test = rng.integers(0, 256, (7, 6, 5)), rng.integers(0, 256, (3, 6, 5))
     write_idx(folder / f"train-images-idx3-ubyte{suffix}", train)
     write_idx(folder / f"t10k-images-idx3-ubyte{suffix}", test)
+    write_idx(folder / f"train-labels-idx1-ubyte{suffix}", np.arange(7) % 4)
+    write_idx(folder / f"t10k-labels-idx1-ubyte{suffix}", np.arange(3))
     return train, test
 
 
@@ -105,3 +107,28 @@ def test_the_real_mnist_is_known_and_taken_for_no_other_set() -> None:
     assert float(mnist.train.mean()) == pytest.approx(0.1307, abs=1e-4)  # the mean that the field knows
     with pytest.raises(DatasetError, match="holds mnist, not fashion-mnist"):
         load_dataset("fashion-mnist", folder)
+
+
+def test_labels_come_where_they_are_asked_for(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    assert load_dataset("kmnist", tmp_path).train_labels is None
+    kmnist = load_dataset("kmnist", tmp_path, labels=True)
+    assert kmnist.train_labels is not None
+    assert kmnist.test_labels is not None
+    assert kmnist.train_labels.tolist() == [0, 1, 2, 3, 0, 1, 2]
+    assert kmnist.test_labels.dtype == torch.int64
+    assert kmnist.num_classes == 4
+    digits = load_dataset("digits", labels=True)
+    assert digits.test_labels is not None
+    assert digits.test_labels.shape == (360,)
+    assert (digits.num_classes, load_dataset("digits").num_classes) == (10, 0)
+
+
+def test_labels_that_are_missing_or_too_few_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", np.zeros(2))
+    with pytest.raises(DatasetError, match=r"must hold a label for each of 3 images, got shape \(2,\)"):
+        load_dataset("kmnist", tmp_path, labels=True)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(DatasetError, match=r"t10k-labels-idx1-ubyte\.gz is not in"):
+        load_dataset("kmnist", tmp_path, labels=True)

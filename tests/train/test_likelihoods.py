@@ -77,3 +77,32 @@ def test_choices_that_make_no_model_are_refused() -> None:
         ModelConfig((6,), levels=1)
     with pytest.raises(ConfigError, match=r"data_scale positive, got 0\.0 and 0\.0"):
         ModelConfig((6,), data_scale=0.0)
+
+
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_draws_from_noise_have_the_distribution_of_pyros_samples(name: str) -> None:
+    likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5))
+    parameters = likelihood.parameters_of(outputs(likelihood.num_outputs))
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        eps = torch.randn(40_000, 4, 6)
+        drawn = likelihood.draw(tuple(parameter.expand(40_000, *parameter.shape) for parameter in parameters), eps)
+        sampled = likelihood.distribution(parameters).sample(torch.Size([40_000])).float()
+    if name == "categorical":
+        sampled = sampled / 4
+    torch.testing.assert_close(drawn.mean(0), sampled.mean(0), atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn.std(0), sampled.std(0), atol=0.03, rtol=0)
+    for quantile in (0.1, 0.5, 0.9):
+        gap = (drawn.quantile(quantile, 0) - sampled.quantile(quantile, 0)).abs()
+        assert float(gap.median()) < 0.03  # a discrete draw may stand at a step
+    assert likelihood.discrete == (len(sampled.unique()) <= 5)
+
+
+@pytest.mark.parametrize("probs", [0.001, 0.3, 0.499, 0.5, 0.501, 0.504, 0.999])
+def test_a_draw_of_the_continuous_bernoulli_inverts_its_distribution_function(probs: float) -> None:
+    likelihood = ContinuousBernoulli(ModelConfig((1,)))
+    eps = torch.linspace(-3, 3, 13).reshape(-1, 1)
+    x = likelihood.draw((eps, torch.full_like(eps, probs)), eps).double()
+    t = np.log(probs) - np.log1p(-probs)
+    below = torch.expm1(t * x) / np.expm1(t) if t else x
+    torch.testing.assert_close(below, torch.distributions.Normal(0.0, 1.0).cdf(eps).double(), atol=2e-5, rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pyro
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from pyro import poutine
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from train import ARCHITECTURES, LIKELIHOODS, VAE, ConfigError, ModelConfig
+from train import ARCHITECTURES, LATENTS, LIKELIHOODS, VAE, ConfigError, ModelConfig, objective_of
 
 
 @settings(max_examples=40, deadline=None)
@@ -56,13 +58,23 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name: str) -> None:
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 @pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
-def test_every_model_and_guide_stays_on_one_device(architecture: str, likelihood: str) -> None:
+@pytest.mark.parametrize("latent", list(LATENTS))
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_every_model_and_guide_stays_on_one_device(
+    architecture: str, likelihood: str, latent: str, num_classes: int
+) -> None:
     # Simulated CUDA tensors: an operation that mixes devices raises, as it would on a GPU.
+    upper_dims = (3,) if latent == "hierarchical" else ()
+    networks = ModelConfig((1, 8, 8), 5, 16, architecture, likelihood, data_loc=0.3, data_scale=0.2)
+    config = dataclasses.replace(networks, latent=latent, upper_dims=upper_dims, num_classes=num_classes)
     with FakeTensorMode(), torch.device("cuda"), pyro.validation_enabled(False), pyro.get_param_store().scope():
-        vae = VAE(ModelConfig((1, 8, 8), 5, 16, architecture, likelihood, data_loc=0.3, data_scale=0.2))
+        vae = VAE(config)
         x = torch.rand(6, 1, 8, 8)
-        guide = poutine.trace(vae.guide).get_trace(x)
-        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(x)
+        y = [torch.zeros(6, dtype=torch.int64)] if num_classes else []
+        guide = poutine.trace(vae.guide).get_trace(x, *y)
+        enumerated = poutine.enum(objective_of(vae)[0], first_available_dim=-2)
+        model = poutine.trace(poutine.replay(enumerated, guide)).get_trace(x, *y)
         model.compute_log_prob()
         assert model.nodes["obs"]["log_prob"].device.type == "cuda"
-        assert vae.reconstruct_img(x).device.type == "cuda"
+        assert model.nodes["latent"]["log_prob"].device.type == "cuda"
+        assert vae.reconstruct_img(x, *y).device.type == "cuda"

@@ -28,7 +28,7 @@ class Hierarchical(Latent):
 
     def sample_prior(self, like: Tensor) -> Tensor:
         """Sample the levels, the highest first; return the lowest."""
-        top = like.new_zeros((len(like), self.config.z_dims[-1]))
+        top = like.new_zeros((like.shape[0], self.config.z_dims[-1]))
         z: Tensor = pyro.sample(_site(len(self.upward)), dist.Normal(top, torch.ones_like(top)).to_event(1))
         for level in reversed(range(len(self.downward))):
             z = pyro.sample(_site(level), self._given_above(level, z))

@@ -16,7 +16,7 @@ class Normal(Latent):
 
     def sample_prior(self, like: Tensor) -> Tensor:
         """Sample z of N(0, I)."""
-        z: Tensor = pyro.sample(LATENT_SITE, _standard_normal(like.new_empty((len(like), self.config.z_dim))))
+        z: Tensor = pyro.sample(LATENT_SITE, _standard_normal(like.new_empty((like.shape[0], self.config.z_dim))))
         return z
 
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:

@@ -1,0 +1,63 @@
+"""Test ELBO and log p(x) of bundles, over the whole test set of the data that each was trained on.
+
+    python -m benchmarks.likelihood models/mnist-mlp models/mnist-conv --data-dir ~/mnist --num-particles 1000
+
+Both are estimated on the device's side, by the runtime. log p(x) is importance-weighted (Burda, Grosse & Salakhutdinov,
+2016), and a lower bound. Grey values and binarized ones are different data, and not every likelihood is a density:
+numbers of different likelihoods, or of values that were binarized in different ways, do not compare.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+import runtime
+from train import DatasetName, binarize_once, load_dataset
+
+_SEED = 0
+_ELBO_PARTICLES = 10
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--data-dir", type=click.Path(exists=True, path_type=Path), help="Folder with the IDX files.")
+@click.option("--num-particles", type=click.IntRange(min=1), default=1000, help="Draws of z an image for log p(x).")
+@click.option("--num-images", type=click.IntRange(min=1), help="A random subset of the test set.  [default: all]")
+def main(bundles: tuple[Path, ...], data_dir: Path | None, num_particles: int, num_images: int | None) -> None:
+    """Print a row for each of BUNDLES."""
+    click.echo("| bundle | model | values | test images | ELBO, nats | log p(x), nats | particles | minutes |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for bundle in bundles:
+        click.echo(_row(runtime.load(bundle), data_dir, num_particles, num_images))
+
+
+def _row(model: runtime.Model, data_dir: Path | None, num_particles: int, num_images: int | None) -> str:
+    spec, dataset = model.manifest.model, model.manifest.dataset
+    if dataset is None:
+        raise click.ClickException(f"{model.manifest.name} does not say what it was trained on")
+    name: DatasetName = dataset.name  # type: ignore[assignment]  # load_dataset says which there are
+    data = load_dataset(name, data_dir, labels=spec.num_classes > 0)
+    x = binarize_once(data.test, dataset.binarize).numpy()
+    picked = np.arange(len(x))
+    if num_images is not None:
+        picked = np.random.RandomState(_SEED).permutation(len(x))[:num_images]
+    y = None if data.test_labels is None else data.test_labels.numpy()[picked]
+    start = time.perf_counter()
+    elbo = model.elbo(x[picked], _SEED, _ELBO_PARTICLES, y=y)
+    log_px = model.log_likelihood(x[picked], _SEED, num_particles, y=y)
+    minutes = (time.perf_counter() - start) / 60
+    sizes = "-".join(map(str, (spec.data_dim, spec.hidden_dim, *spec.z_dims)))
+    choices = [spec.architecture, sizes, spec.likelihood, spec.latent, *["conditional"] * (spec.num_classes > 0)]
+    values = "grey" if dataset.binarize == "none" else f"binarized ({dataset.binarize})"
+    return (
+        f"| {model.manifest.name} | {', '.join(choices)} | {values} | {len(picked)} "
+        f"| {elbo.mean():.2f} | {log_px.mean():.2f} | {num_particles} | {minutes:.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
