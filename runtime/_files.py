@@ -69,7 +69,8 @@ def _read_one(path: Path, model: ModelSpec, y: int | None) -> dict[str, NDArray[
         labels = content.get("y") if y is None and model.num_classes else y
         return given(content["x"], labels, model)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        remedy = "; give --y, or a .npz file with an array y" if str(error).startswith("y is needed") else ""
+        raise InputError(f"{path}: {error}{remedy}") from error
 
 
 def _load(path: Path, data_shape: tuple[int, ...]) -> dict[str, NDArray[Any]]:

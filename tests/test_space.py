@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 import runtime
+from benchmarks.space import COMBINATIONS, tiny_config
 from export import FORMATS, Format, Source, export_bundle
 from train import (
     ARCHITECTURES,
@@ -30,9 +30,6 @@ from train import (
     evaluate_elbo,
     load_dataset,
 )
-
-CHOICES = list(itertools.product(ARCHITECTURES, LIKELIHOODS, LATENTS, [False, True]))
-"""Architecture, likelihood, latent, conditional: 48 combinations."""
 
 # Twelve of them hold every pair of choices; the others take some minutes more.
 PAIRS = [
@@ -82,30 +79,22 @@ def check(trainer: Trainer, dataset: Dataset, out: Path, formats: Sequence[Forma
     return model
 
 
-def config_of(architecture: str, likelihood: str, latent: str, conditional: bool) -> ModelConfig:
-    """Tiny sizes; standardised data where the likelihood takes it."""
-    config = ModelConfig((1, 8, 8), 3, 12, architecture, likelihood, levels=4, num_classes=10 * conditional)
-    if not LIKELIHOODS[likelihood].unit_interval:
-        config = dataclasses.replace(config, data_loc=0.3, data_scale=0.4)
-    return dataclasses.replace(config, latent=latent, upper_dims=(2,) * (latent == "hierarchical"), components=4)
-
-
 def test_every_pair_of_choices_is_among_the_twelve() -> None:
-    assert len(CHOICES) == 48
+    assert len(COMBINATIONS) == 48
     assert len(PAIRS) == 12
     for first, second in itertools.combinations(range(4), 2):
-        everywhere = {(choice[first], choice[second]) for choice in CHOICES}
+        everywhere = {(choice[first], choice[second]) for choice in COMBINATIONS}
         assert {(choice[first], choice[second]) for choice in PAIRS} == everywhere
 
 
 @pytest.mark.parametrize(
     ("architecture", "likelihood", "latent", "conditional"),
-    [pytest.param(*choice, marks=[] if choice in PAIRS else [pytest.mark.slow]) for choice in CHOICES],
+    [pytest.param(*choice, marks=[] if choice in PAIRS else [pytest.mark.slow]) for choice in COMBINATIONS],
 )
 def test_every_combination_trains_exports_verifies_and_runs(
     labelled: Dataset, tmp_path: Path, architecture: str, likelihood: str, latent: str, conditional: bool
 ) -> None:
-    config = config_of(architecture, likelihood, latent, conditional)
+    config = tiny_config(architecture, likelihood, latent, conditional)
     spec = check(fit(config, labelled), labelled, tmp_path / "model", ["onnx", "torchscript"]).manifest.model
     assert (spec.architecture, spec.likelihood, spec.latent) == (architecture, likelihood, latent)
     assert spec.unit_interval == (likelihood != "normal")

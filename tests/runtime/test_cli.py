@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from runtime import MANIFEST_FILE, Model
+from export import Source, export_bundle
+from runtime import MANIFEST_FILE, Model, load
 from runtime._cli import main
-from train import Dataset
+from train import VAE, Dataset, ModelConfig, load_dataset
 
 
 def run(*arguments: object) -> Result:
@@ -110,3 +111,69 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.fixture(scope="module")
+def labelled_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional model with a mixture, untrained."""
+    digits = load_dataset("digits", labels=True)
+    vae = VAE(ModelConfig((1, 8, 8), 3, 8, latent="mixture", components=4, num_classes=10)).eval()
+    out = tmp_path_factory.mktemp("models") / "labelled"
+    export_bundle(Source("labelled", vae, digits.test, "test images of digits", None, digits.test_labels), out)
+    return out
+
+
+def test_labels_come_from_an_option_or_from_the_file(labelled_bundle: Path, tmp_path: Path) -> None:
+    model = load(labelled_bundle, provider="cpu")
+    x = np.random.default_rng(0).random((4, 64), np.float32)
+    np.savez(tmp_path / "xy.npz", x=x, y=[1, 2, 3, 4])
+    np.save(tmp_path / "x.npy", x)
+    assert run("encode", labelled_bundle, tmp_path / "xy.npz", "--out", tmp_path / "z.npz").exit_code == 0
+    with np.load(tmp_path / "z.npz") as written:
+        posterior = model.encode(x, y=[1, 2, 3, 4])
+        np.testing.assert_array_equal(written["z_loc"], posterior.z_loc)
+        np.testing.assert_array_equal(written["component_probs"], posterior.component_probs)
+    out = tmp_path / "r.npz"
+    assert run("reconstruct", labelled_bundle, tmp_path / "x.npy", "--y", 7, "--out", out).exit_code == 0
+    with np.load(out) as written:
+        np.testing.assert_array_equal(written["loc_img"], model.reconstruct(x, y=7))
+    refused = run("encode", labelled_bundle, tmp_path / "x.npy", "--out", tmp_path / "z.npz")
+    assert refused.exit_code == 2
+    assert "x.npy: y is needed: this model sees labels, integers from 0 to 9; give --y" in refused.output
+
+
+def test_generate_makes_a_chosen_class_or_an_equal_share_of_each(labelled_bundle: Path, tmp_path: Path) -> None:
+    model = load(labelled_bundle, provider="cpu")
+    options = ["-n", 40, "--y", "each", "--component", 2]
+    assert run("generate", labelled_bundle, *options, "--out", tmp_path / "g.npz").exit_code == 0
+    with np.load(tmp_path / "g.npz") as written:
+        expected = model.generate(40, seed=0, y=np.repeat(np.arange(10), 4), component=2)
+        np.testing.assert_array_equal(written["loc_img"], expected)
+    assert run("generate", labelled_bundle, *options, "--out", tmp_path / "g.png").exit_code == 0
+    with Image.open(tmp_path / "g.png") as image:
+        assert image.size == (4 * 63 + 7, 10 * 63 + 7)  # a class a row
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "y is needed: this model sees labels"),
+        (["--y", "ten"], "--y must be an integer, or each, got 'ten'"),
+        (["--y", "10"], "y must be from 0 to 9, got 10"),
+        (["--y", "each", "-n", "7"], "--y each makes equal shares of 10 choices, and -n is 7"),
+        (["--y", "1", "--component", "4"], "component must be from 0 to 3, got 4"),
+    ],
+)
+def test_choices_that_a_model_has_not_are_exit_code_2(
+    labelled_bundle: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = run("generate", labelled_bundle, *options, "--out", tmp_path / "g.png")
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_info_names_labels_and_latent(labelled_bundle: Path) -> None:
+    lines = run("info", labelled_bundle).output.splitlines()
+    assert any(line.split(maxsplit=1) == ["labels", "y, integers from 0 to 9"] for line in lines)
+    assert any("mixture of 4, 3 dimensions" in line for line in lines)
+    assert any(line.startswith("prior") and "component, eps → z_prior" in line for line in lines)
