@@ -11,7 +11,7 @@ import torch
 
 from train._datasets import Dataset
 from train._device import forked_rng
-from train._elbo import evaluate_elbo
+from train._elbo import evaluate_elbo, evaluating
 from train._errors import DivergedError
 from train._plots import save_loss_curve, save_reconstructions
 from train._run import LOSS_CURVE_FILE, RECONSTRUCTIONS_FILE, EpochMetrics, RunWriter
@@ -79,7 +79,7 @@ def fit(
         if stopped:
             break
     save_loss_curve(writer.path / LOSS_CURVE_FILE, writer.metrics)
-    with torch.no_grad(), forked_rng(dataset.test.device):
+    with evaluating(trainer.vae), forked_rng(dataset.test.device):
         torch.manual_seed(0)
         images = dataset.test[:_NUM_DRAWN]
         labels = None if dataset.test_labels is None else dataset.test_labels[:_NUM_DRAWN]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
 from export import elbo_terms
-from train import VAE, ConfigError, Dataset, ModelConfig, Trainer, TrainingConfig, evaluate_elbo
+from train import VAE, ConfigError, Dataset, ModelConfig, Trainer, TrainingConfig, evaluate_elbo, objective_of
 from train._objective import ScaleLatent, beta_at
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=24)
@@ -28,6 +30,24 @@ def test_beta_weighs_the_latent_in_model_and_guide_and_nothing_else(vae: VAE, di
         loss = Trace_ELBO().loss(latent(vae.model), latent(vae.guide), x)
         torch.manual_seed(3)
         terms = elbo_terms(vae, x, [torch.randn(20, 5)])
+    objective = terms["log_px_z"] + 3 * (terms["log_pz"] - terms["log_qz_x"])
+    assert float(objective.sum()) == pytest.approx(-loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"latent": "hierarchical", "upper_dims": (4, 2)}, {"latent": "mixture", "components": 3}]
+)
+def test_beta_weighs_every_level_and_the_component(digits: Dataset, choices: dict[str, Any]) -> None:
+    x, scaled = digits.test[:20], ScaleLatent(3.0)
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(1)
+        vae = VAE(ModelConfig((1, 8, 8), 5, 16, **choices)).eval()
+        model, elbo = objective_of(vae)
+        total_loss: Any = elbo.loss
+        torch.manual_seed(3)
+        loss = total_loss(scaled(model), scaled(vae.guide), x)
+        torch.manual_seed(3)
+        terms = elbo_terms(vae, x, [torch.randn(20, size) for size in vae.config.z_dims])
     objective = terms["log_px_z"] + 3 * (terms["log_pz"] - terms["log_qz_x"])
     assert float(objective.sum()) == pytest.approx(-loss, rel=1e-5)
 

@@ -10,14 +10,20 @@ import pytest
 import torch
 
 from train import (
+    ARCHITECTURES,
     VAE,
+    Dataset,
     DatasetInfo,
+    Decoder,
+    Encoder,
     EpochMetrics,
     ModelConfig,
     RunConfig,
     RunError,
     RunWriter,
+    Trainer,
     TrainingConfig,
+    evaluate_elbo,
     load_run,
     newest_run,
     run_config,
@@ -121,3 +127,41 @@ def test_the_newest_run_is_the_one_with_the_newest_checkpoint(tmp_path: Path, co
         write(tmp_path / name, config)
         os.utime(tmp_path / name / "weights.safetensors", (1e9 - age, 1e9 - age))
     assert newest_run(tmp_path) == tmp_path / "newer"
+
+
+class Normed(Encoder):
+    """The reference's encoder with a norm that keeps statistics."""
+
+    def make_features(self) -> None:
+        super().make_features()
+        self.norm = torch.nn.BatchNorm1d(self.hidden_dim)
+
+    def features(self, x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(super().features(x, labels))
+        return normed
+
+
+def test_statistics_of_norms_survive_and_evaluation_does_not_touch_them(
+    tmp_path: Path, config: RunConfig, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Pyro's own parameter store would forget them: they are no parameters.
+    monkeypatch.setitem(ARCHITECTURES, "mlp", (Normed, Decoder))
+    trainer = Trainer(config.model, TrainingConfig(), torch.device("cpu"))
+    trainer.fit_epoch(digits.train)
+    trained = {name: tensor.clone() for name, tensor in trainer.vae.state_dict().items()}
+    assert trained["encoder.norm.running_mean"].abs().min() > 0
+    evaluate_elbo(trainer.vae, digits.test)
+    assert trainer.vae.training
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in trainer.vae.state_dict().items())
+    writer = RunWriter(tmp_path / "run", config, SAMPLES)
+    writer.save(trainer.vae.state_dict(), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    loaded = load_run(tmp_path / "run").vae.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in trained.items())
+
+
+def test_labels_of_the_samples_are_kept_with_them(tmp_path: Path, config: RunConfig) -> None:
+    writer = RunWriter(tmp_path / "run", config, SAMPLES, torch.arange(300))
+    writer.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    labels = load_run(tmp_path / "run").labels
+    assert labels is not None
+    assert labels.tolist() == list(range(256))
