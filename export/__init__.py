@@ -18,7 +18,7 @@ from export import _requirements  # noqa: F401 - checks, before anything else is
 from export._bundle_writer import FORMATS, Format, Source, export_bundle, latent_space_id
 from export._errors import ExportError, GraphError, StateDictError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
-from export._reference import elbo_terms, make_reference
+from export._reference import make_reference
 from export._state_dict import load_state_dict
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "Source",
     "StateDictError",
     "VerificationError",
-    "elbo_terms",
     "export_bundle",
     "latent_space_id",
     "load_state_dict",

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import config_enumerate
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from export._errors import ExportError
 from runtime import BATCH_SIZES, Reference, level_names
-from train import COMPONENT_SITE, LATENT_SITE, VAE, Likelihood
+from train import COMPONENT_SITE, VAE, GivenNoise, Likelihood, elbo_terms
 
 _ROWS = max(BATCH_SIZES)
 _SEED = 0
 _GRID = 16  # steps in 1 of the noise of observations: few values, which compress well
 _RANGE = 3.0  # of that noise: beyond it Φ(eps) is so near to 1 that float32 leaves the inverse of it few digits
 _MARGIN = 1e-4  # how far that noise stays from where a discrete draw changes
-
-
-class GivenNoise(Messenger):
-    """Draws Pyro's latent sites as loc + scale * eps, with noise that is given.
-
-    Args:
-        eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
-    """
-
-    def __init__(self, eps: Sequence[Tensor]) -> None:
-        super().__init__()
-        self._eps = dict(zip(level_names(LATENT_SITE, len(eps)), eps, strict=True))
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self._eps:
-            normal = msg["fn"].base_dist
-            msg["value"] = normal.loc + normal.scale * self._eps[msg["name"]]
-            msg["done"] = True
 
 
 def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> Reference:
@@ -62,16 +40,20 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
     eps = [torch.randn((_ROWS, size), generator=generator) for size in vae.config.z_dims]
     eps_obs = torch.round(torch.randn(x.shape, generator=generator).clamp(-_RANGE, _RANGE) * _GRID) / _GRID
     with torch.no_grad():
-        tensors = {"x": x, **elbo_terms(vae, x, eps, y)}
+        terms = elbo_terms(vae, x, eps, y)
         likelihood = vae.decoder.likelihood
-        parameters = vae.decoder.parameters_at(tensors["z"], y)
+        parameters = vae.decoder.parameters_at(terms.z[0], y)
+        tensors = {"x": x, "z": terms.z[0]}
+        tensors.update(zip(level_names("z_loc", len(eps)), terms.z_loc, strict=True))
+        tensors.update(zip(level_names("z_scale", len(eps)), terms.z_scale, strict=True))
+        tensors.update(log_px_z=terms.log_px_z, log_pz=terms.log_pz, log_qz_x=terms.log_qz_x)
         eps_obs = _steady(likelihood, parameters, eps_obs)
         tensors.update(zip(likelihood.parameter_names, parameters, strict=True))
         tensors.update(eps_obs=eps_obs, obs=likelihood.draw(parameters, eps_obs), **_prior(vae, eps))
         tensors.update(zip(level_names("eps", len(eps)), eps, strict=True))
         for name, tensor in zip(
             vae.latent.posterior_names,
-            vae.latent.posterior(tensors["z_loc"], tensors["z_scale"], *eps[:-1]),
+            vae.latent.posterior(terms.z_loc[0], terms.z_scale[0], *eps[:-1]),
             strict=True,
         ):
             tensors.setdefault(name, tensor)  # what Pyro's traces hold is taken from there
@@ -82,42 +64,6 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
             raise ExportError(f"Pyro's own {name} holds NaN or infinity: the weights are damaged; train again")
     case = np.array([*["sample"] * (_ROWS - 2), "zeros", "ones"])
     return Reference(case, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
-
-
-def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = None) -> dict[str, Tensor]:
-    """Return the ELBO's terms and what they are of, by name, from Pyro's own traces of guide and model.
-
-    Args:
-        vae: The model.
-        x: Observations, shape `(batch, ...)`.
-        eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
-        y: Labels, shape `(batch,)`, for a conditional model.
-
-    Returns:
-        `log_px_z`, `log_pz` and `log_qz_x`, in nats, shape `(batch,)` each; a hierarchy's are those of all its levels
-        together, a mixture's component is summed out. And `z`, `z_loc` and `z_scale`, those of upper levels numbered.
-    """
-    levels = level_names(LATENT_SITE, len(eps))
-    with pyro.get_param_store().scope(), pyro.validation_enabled(False), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # NaN is the caller's to judge
-        guide = poutine.trace(GivenNoise(eps)(vae.guide)).get_trace(x, y)
-        enumerated = poutine.enum(config_enumerate(vae.model), first_available_dim=-2)
-        model = poutine.trace(poutine.replay(enumerated, guide)).get_trace(x, y)
-        guide.compute_log_prob()
-        model.compute_log_prob()
-    log_pz = _sum(model.nodes[level]["log_prob"] for level in levels)
-    if COMPONENT_SITE in model.nodes:
-        log_pz = torch.logsumexp(log_pz + model.nodes[COMPONENT_SITE]["log_prob"], dim=0)
-    found: dict[str, Any] = {}
-    for quantity in ("loc", "scale"):
-        for name, level in zip(level_names(f"z_{quantity}", len(eps)), levels, strict=True):
-            site: Any = guide.nodes[level]["fn"]
-            found[name] = getattr(site.base_dist, quantity)
-    found["z"] = guide.nodes[LATENT_SITE]["value"]
-    found["log_px_z"] = model.nodes["obs"]["log_prob"]
-    found["log_pz"] = log_pz
-    found["log_qz_x"] = _sum(guide.nodes[level]["log_prob"] for level in levels)
-    return found
 
 
 def _prior(vae: VAE, eps: Sequence[Tensor]) -> Mapping[str, Tensor]:
@@ -136,8 +82,3 @@ def _steady(likelihood: Likelihood, parameters: tuple[Tensor, ...], eps: Tensor)
             low, high = (likelihood.draw(parameters, eps + side) for side in (-_MARGIN, _MARGIN))
             eps = torch.where(low == high, eps, eps + 1 / _GRID)
     return eps
-
-
-def _sum(terms: Any) -> Tensor:
-    total: Tensor = torch.stack(torch.broadcast_tensors(*terms)).sum(0)
-    return total

@@ -20,7 +20,7 @@ from train._binarize import binarize, binarize_once
 from train._config import Binarize, ModelConfig, TrainingConfig
 from train._datasets import DATASET_NAMES, Dataset, DatasetName, load_dataset
 from train._device import select_device
-from train._elbo import evaluate_elbo
+from train._elbo import elbo_of_each, evaluate_elbo
 from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, LabelError, RunError, TrainError
 from train._fit import Progress, fit
 from train._latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
@@ -28,6 +28,7 @@ from train._likelihoods import LIKELIHOODS, Likelihood
 from train._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
 from train._objective import objective_of
 from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
+from train._terms import ElboTerms, GivenNoise, elbo_terms
 from train._trainer import Trainer
 from train._vae import VAE
 
@@ -50,8 +51,10 @@ __all__ = [
     "Decoder",
     "DeviceError",
     "DivergedError",
+    "ElboTerms",
     "Encoder",
     "EpochMetrics",
+    "GivenNoise",
     "LabelError",
     "Latent",
     "Likelihood",
@@ -66,6 +69,8 @@ __all__ = [
     "TrainingConfig",
     "binarize",
     "binarize_once",
+    "elbo_of_each",
+    "elbo_terms",
     "evaluate_elbo",
     "fit",
     "load_dataset",

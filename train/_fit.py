@@ -11,7 +11,7 @@ import torch
 
 from train._datasets import Dataset
 from train._device import forked_rng
-from train._elbo import evaluate_elbo, evaluating
+from train._elbo import elbo_of_each, evaluating
 from train._errors import DivergedError
 from train._plots import save_loss_curve, save_reconstructions
 from train._run import LOSS_CURVE_FILE, RECONSTRUCTIONS_FILE, EpochMetrics, RunWriter
@@ -70,7 +70,8 @@ def fit(
         loss = trainer.fit_epoch(dataset.train, progress.on_step, stop_here, labels=dataset.train_labels)
         seconds = time.perf_counter() - start
         num_particles = _FINAL_PARTICLES if stopped or epoch == epochs else 1
-        elbo = evaluate_elbo(trainer.vae, dataset.test, num_particles, dataset.test_labels)
+        elbos = elbo_of_each(trainer.vae, dataset.test, num_particles, dataset.test_labels)
+        elbo = float(elbos.mean())
         if not math.isfinite(elbo):
             raise DivergedError(f"the test ELBO became {elbo} in epoch {epoch}; try a lower learning rate")
         metrics = EpochMetrics(epoch, loss, elbo, num_particles, seconds, complete=not stopped)
@@ -78,6 +79,7 @@ def fit(
         progress.on_epoch(metrics)
         if stopped:
             break
+    writer.save_test_elbos(elbos)
     save_loss_curve(writer.path / LOSS_CURVE_FILE, writer.metrics)
     with evaluating(trainer.vae), forked_rng(dataset.test.device):
         torch.manual_seed(0)

@@ -4,6 +4,7 @@ config.json          the model's sizes, the training's options, the data set, th
 weights.safetensors  the VAE's state_dict
 samples.safetensors  the first test images, and their labels where the model sees labels, to verify and draw with
 metrics.jsonl        one line an epoch
+test_elbos.safetensors  the ELBO of each test image, in nats; of a finished training
 loss.png, reconstructions.png
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from train._config import ModelConfig, TrainingConfig
@@ -32,11 +34,12 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.safetensors"
 METRICS_FILE = "metrics.jsonl"
+TEST_ELBOS_FILE = "test_elbos.safetensors"
 LOSS_CURVE_FILE = "loss.png"
 RECONSTRUCTIONS_FILE = "reconstructions.png"
 PICTURES = (LOSS_CURVE_FILE, RECONSTRUCTIONS_FILE)
 
-_IMAGES, _LABELS = "test", "labels"
+_IMAGES, _LABELS, _ELBOS = "test", "labels", "elbos"
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl")
 
 
@@ -92,6 +95,8 @@ class Run:
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
         labels: Their classes, int64, shape `(num_samples,)`; `None` where the model is not conditional.
         metrics: One entry an epoch, in order.
+        test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` where the training did not come to its
+            end.
     """
 
     path: Path
@@ -100,6 +105,7 @@ class Run:
     samples: Tensor
     labels: Tensor | None
     metrics: tuple[EpochMetrics, ...]
+    test_elbos: Tensor | None
 
 
 class RunWriter:
@@ -136,9 +142,13 @@ class RunWriter:
         lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
         _write(self.path / METRICS_FILE, lines.encode())
 
+    def save_test_elbos(self, elbos: Tensor) -> None:
+        """Save the ELBO of each test image, in nats, shape `(num_test,)`, after the last epoch."""
+        _write(self.path / TEST_ELBOS_FILE, safetensors.torch.save({_ELBOS: elbos.cpu().to(torch.float32)}))
+
     def _begin(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        for file in (WEIGHTS_FILE, METRICS_FILE, *PICTURES):
+        for file in (WEIGHTS_FILE, METRICS_FILE, TEST_ELBOS_FILE, *PICTURES):
             (self.path / file).unlink(missing_ok=True)
         _write(self.path / CONFIG_FILE, json.dumps(dataclasses.asdict(self._config), indent=2).encode() + b"\n")
         _write(self.path / SAMPLES_FILE, safetensors.torch.save(self._samples))
@@ -174,12 +184,14 @@ def load_run(path: Path) -> Run:
         samples = safetensors.torch.load_file(path / SAMPLES_FILE)
         images, labels = samples[_IMAGES], samples.get(_LABELS)
         lines = (path / METRICS_FILE).read_bytes().splitlines()
+        elbos = path / TEST_ELBOS_FILE
+        test_elbos = safetensors.torch.load_file(elbos)[_ELBOS] if elbos.is_file() else None
         metrics = tuple(msgspec.json.decode(line, type=EpochMetrics) for line in lines)
     except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise RunError(f"the run in {path} is damaged: {error}") from error
     if not metrics:
         raise RunError(f"the run in {path} is damaged: {METRICS_FILE} is empty")
-    return Run(path, config, vae, images, labels, metrics)
+    return Run(path, config, vae, images, labels, metrics, test_elbos)
 
 
 def newest_run(folder: Path) -> Path:

@@ -36,6 +36,9 @@ def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
     assert [line.epoch for line in run.metrics] == [1, 2, 3]
     assert run.metrics[-1].train_loss_nats < run.metrics[0].train_loss_nats
     assert all(line.complete for line in run.metrics)
+    assert run.test_elbos is not None
+    assert run.test_elbos.shape == (360,)
+    assert float(run.test_elbos.mean()) == pytest.approx(run.metrics[-1].test_elbo_nats, rel=1e-5)
     for picture in ("loss.png", "reconstructions.png"):
         with Image.open(tmp_path / "run" / picture) as image:
             assert len(image.convert("L").getcolors() or []) > 16  # something is drawn
@@ -45,6 +48,7 @@ def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
         "metrics.jsonl",
         "reconstructions.png",
         "samples.safetensors",
+        "test_elbos.safetensors",
         "weights.safetensors",
     ]
 

@@ -9,8 +9,17 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from export import elbo_terms
-from train import VAE, ConfigError, Dataset, ModelConfig, Trainer, TrainingConfig, evaluate_elbo, objective_of
+from train import (
+    VAE,
+    ConfigError,
+    Dataset,
+    ModelConfig,
+    Trainer,
+    TrainingConfig,
+    elbo_terms,
+    evaluate_elbo,
+    objective_of,
+)
 from train._objective import ScaleLatent, beta_at
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=24)
@@ -30,7 +39,7 @@ def test_beta_weighs_the_latent_in_model_and_guide_and_nothing_else(vae: VAE, di
         loss = Trace_ELBO().loss(latent(vae.model), latent(vae.guide), x)
         torch.manual_seed(3)
         terms = elbo_terms(vae, x, [torch.randn(20, 5)])
-    objective = terms["log_px_z"] + 3 * (terms["log_pz"] - terms["log_qz_x"])
+    objective = terms.log_px_z + 3 * (terms.log_pz - terms.log_qz_x)
     assert float(objective.sum()) == pytest.approx(-loss, rel=1e-5)
 
 
@@ -48,7 +57,7 @@ def test_beta_weighs_every_level_and_the_component(digits: Dataset, choices: dic
         loss = total_loss(scaled(model), scaled(vae.guide), x)
         torch.manual_seed(3)
         terms = elbo_terms(vae, x, [torch.randn(20, size) for size in vae.config.z_dims])
-    objective = terms["log_px_z"] + 3 * (terms["log_pz"] - terms["log_qz_x"])
+    objective = terms.log_px_z + 3 * (terms.log_pz - terms.log_qz_x)
     assert float(objective.sum()) == pytest.approx(-loss, rel=1e-5)
 
 
@@ -60,8 +69,8 @@ def test_kl_falls_and_the_reconstruction_loss_rises_with_beta(digits: Dataset) -
         with torch.no_grad(), torch.random.fork_rng([]):
             torch.manual_seed(0)
             terms = elbo_terms(trainer.vae, x, [torch.randn(len(x), 4)])
-        kl.append(float((terms["log_qz_x"] - terms["log_pz"]).mean()))
-        reconstruction.append(float(-terms["log_px_z"].mean()))
+        kl.append(float((terms.log_qz_x - terms.log_pz).mean()))
+        reconstruction.append(float(-terms.log_px_z.mean()))
     assert kl == sorted(kl, reverse=True)
     assert reconstruction == sorted(reconstruction)
 

@@ -165,3 +165,17 @@ def test_labels_of_the_samples_are_kept_with_them(tmp_path: Path, config: RunCon
     labels = load_run(tmp_path / "run").labels
     assert labels is not None
     assert labels.tolist() == list(range(256))
+
+
+def test_the_elbo_of_each_test_image_is_kept_and_goes_with_a_new_run(tmp_path: Path, config: RunConfig) -> None:
+    elbos = torch.linspace(-40, -20, 360)
+    writer = RunWriter(tmp_path / "run", config, SAMPLES)
+    writer.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
+    assert load_run(tmp_path / "run").test_elbos is None  # until the training has come to its end
+    writer.save_test_elbos(elbos)
+    found = load_run(tmp_path / "run").test_elbos
+    assert found is not None
+    torch.testing.assert_close(found, elbos)
+    again = RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
+    again.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
+    assert load_run(tmp_path / "run").test_elbos is None

@@ -1,10 +1,10 @@
 """p(z) and q(z|x), one file each. A new one is a file with a `Latent` in it, and an entry here."""
 
-from train._latents._base import COMPONENT_SITE, LATENT_SITE, Latent
+from train._latents._base import COMPONENT_SITE, LATENT_SITE, Latent, site_names
 from train._latents._hierarchical import Hierarchical
 from train._latents._mixture import Mixture
 from train._latents._normal import Normal
 
 LATENTS: dict[str, type[Latent]] = {"normal": Normal, "hierarchical": Hierarchical, "mixture": Mixture}
 
-__all__ = ["COMPONENT_SITE", "LATENTS", "LATENT_SITE", "Hierarchical", "Latent", "Mixture", "Normal"]
+__all__ = ["COMPONENT_SITE", "LATENTS", "LATENT_SITE", "Hierarchical", "Latent", "Mixture", "Normal", "site_names"]

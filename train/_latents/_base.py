@@ -17,6 +17,11 @@ COMPONENT_SITE = "component"
 """Pyro's name of a mixture's component."""
 
 
+def site_names(num_levels: int) -> tuple[str, ...]:
+    """Return Pyro's names of the levels, that of z first."""
+    return tuple(LATENT_SITE if level == 0 else f"{LATENT_SITE}_{level + 1}" for level in range(num_levels))
+
+
 class Latent(nn.Module, abc.ABC):
     """p(z), and q(z|x) given what the encoder made of x.
 

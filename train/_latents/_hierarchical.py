@@ -9,7 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from train._config import ModelConfig
-from train._latents._base import LATENT_SITE, Latent
+from train._latents._base import Latent, site_names
 
 
 class Hierarchical(Latent):
@@ -22,6 +22,7 @@ class Hierarchical(Latent):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
+        self._sites = site_names(len(config.z_dims))
         neighbours = list(zip(config.z_dims, config.z_dims[1:], strict=False))
         self.upward = nn.ModuleList(_Step(lower, config.hidden_dim, upper) for lower, upper in neighbours)
         self.downward = nn.ModuleList(_Step(upper, config.hidden_dim, lower) for lower, upper in neighbours)
@@ -29,16 +30,16 @@ class Hierarchical(Latent):
     def sample_prior(self, like: Tensor) -> Tensor:
         """Sample the levels, the highest first; return the lowest."""
         top = like.new_zeros((like.shape[0], self.config.z_dims[-1]))
-        z: Tensor = pyro.sample(_site(len(self.upward)), dist.Normal(top, torch.ones_like(top)).to_event(1))
+        z: Tensor = pyro.sample(self._sites[-1], dist.Normal(top, torch.ones_like(top)).to_event(1))
         for level in reversed(range(len(self.downward))):
-            z = pyro.sample(_site(level), self._given_above(level, z))
+            z = pyro.sample(self._sites[level], self._given_above(level, z))
         return z
 
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
         """Sample the levels, the lowest first."""
-        z = pyro.sample(_site(0), dist.Normal(z_loc, z_scale).to_event(1))
+        z = pyro.sample(self._sites[0], dist.Normal(z_loc, z_scale).to_event(1))
         for level, step in enumerate(self.upward):
-            z = pyro.sample(_site(level + 1), dist.Normal(*step(z)).to_event(1))
+            z = pyro.sample(self._sites[level + 1], dist.Normal(*step(z)).to_event(1))
 
     @property
     def posterior_names(self) -> tuple[str, ...]:
@@ -94,7 +95,3 @@ class _Step(nn.Module):
         """Return mean and standard deviation."""
         hidden = self.softplus(self.fc1(z))
         return self.fc21(hidden), torch.exp(self.fc22(hidden))
-
-
-def _site(level: int) -> str:
-    return LATENT_SITE if level == 0 else f"{LATENT_SITE}_{level + 1}"
