@@ -21,6 +21,7 @@ _RUNS = Path("runs")
 _MODELS = Path("models")
 _ALL = "all"
 _PRIOR_DRAWS = 254
+_PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -134,8 +135,16 @@ def _from_run(path: Path, name: str) -> Source:
         test_elbo_nats=last.test_elbo_nats,
         num_particles=last.num_particles,
         binarize=run.config.training.binarize,
+        elbo_quantiles=_quantiles(run.test_elbos),
     )
     return Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels)
+
+
+def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:
+    if elbos is None:
+        return ()
+    values = torch.quantile(elbos, torch.tensor(_PROBABILITIES))
+    return tuple(zip(_PROBABILITIES, values.tolist(), strict=True))
 
 
 def _from_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_dir: Path | None) -> Source:

@@ -5,15 +5,17 @@
     model = runtime.load("models/mnist-mlp")
     images = model.generate(16, seed=0).reshape(-1, *model.data_shape)
 
-`Model` has `encode`, `decode`, `reconstruct`, `generate`, `posterior_predictive`, `elbo`, `log_likelihood` and
-`verify`. Nothing is random that was not asked for: a `seed` names a noise stream that is identical to PyTorch's CPU
-generator, and the same arguments give the same numbers.
+`Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`, and what only a probabilistic model can say:
+`elbo`, `log_likelihood`, `score`, `is_anomaly`, `posterior_predictive`, `interpolate`, `traverse`, `active_units`.
+Nothing is random that was not asked for: a `seed` names a noise stream that is identical to PyTorch's CPU generator,
+and the same arguments give the same numbers.
 
 On the command line: `vae-run --help`.
 """
 
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError
+from ._estimation import Score
 from ._latents import Latents
 from ._load import load
 from ._manifest import (
@@ -60,6 +62,7 @@ __all__ = [
     "Reference",
     "Report",
     "RunnableGraph",
+    "Score",
     "Signature",
     "TensorSpec",
     "Tolerances",

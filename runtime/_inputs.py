@@ -118,6 +118,20 @@ def count(name: str, value: int) -> int:
     return int(value)
 
 
+def vector(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as float32, shape `(length,)`.
+
+    Raises:
+        InputError: It has another number of axes, another dtype, or values that are not finite.
+    """
+    array = _array(name, value)
+    if array.ndim != 1:
+        raise InputError(f"{name} must have shape (length,), got {array.shape}")
+    if array.dtype.kind in "iu":
+        array = array.astype(np.float32)
+    return _finite(name, array)
+
+
 def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, int]) -> FloatArray:
     array = _array(name, value)
     batch, width = shape

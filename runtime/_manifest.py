@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from typing import Annotated, Literal
 
@@ -125,6 +126,8 @@ class DatasetSpec(_Record, frozen=True, kw_only=True):
         num_particles: Draws of z an image that the ELBO is estimated from.
         binarize: What was made of grey values before the model saw them: `none`, `threshold` (0 or 1 at one half) or
             `stochastic` (0 or 1, the grey value being the probability of 1).
+        elbo_quantiles: How the ELBO of single test images is distributed, in nats: pairs of a probability and the value
+            below which that part of the images lies, both ascending; empty where it is not known.
     """
 
     name: str
@@ -133,6 +136,13 @@ class DatasetSpec(_Record, frozen=True, kw_only=True):
     test_elbo_nats: float
     num_particles: Size
     binarize: Literal["none", "threshold", "stochastic"]
+    elbo_quantiles: tuple[tuple[Probability, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if list(self.elbo_quantiles) != sorted(self.elbo_quantiles) or any(
+            lower[1] > upper[1] for lower, upper in itertools.pairwise(self.elbo_quantiles)
+        ):
+            raise ValueError("elbo_quantiles must ascend")
 
 
 class Manifest(_Record, frozen=True, kw_only=True):

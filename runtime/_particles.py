@@ -1,9 +1,9 @@
-"""What is estimated from draws of the posterior: log-weights of particles, and new observations."""
+"""Draws of the posterior: the terms of the ELBO of each, and new observations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,20 @@ Graphs = Mapping[GraphName, Graph]
 _ROWS = 512  # at a time, so that memory does not grow with the batch
 
 
-def log_weights(
-    graphs: Graphs, model: ModelSpec, given: Arrays, seed: int, num_particles: int
-) -> Iterator[NDArray[np.float64]]:
-    """Yield log_px_z + log_pz - log_qz_x in nats, shape `(batch,)`, particle by particle.
+class Terms(NamedTuple):
+    """Of one draw of z, in nats, shape `(batch,)` each."""
+
+    log_px_z: NDArray[np.float64]
+    kl: NDArray[np.float64]
+
+    @property
+    def log_weight(self) -> NDArray[np.float64]:
+        """log_px_z + log_pz - log_qz_x."""
+        return self.log_px_z - self.kl
+
+
+def particles(graphs: Graphs, model: ModelSpec, given: Arrays, seed: int, num_particles: int) -> Iterator[Terms]:
+    """Yield log_px_z, and log_qz_x - log_pz, particle by particle.
 
     Args:
         graphs: The model's.
@@ -44,10 +54,8 @@ def log_weights(
     stream = Noise(seed)
     for _ in range(num_particles):
         eps = [stream.standard_normal((batch, size)) for size in model.z_dims]
-        weights = [
-            _log_weight(graphs, part, [level[rows] for level in eps]) for part, rows in zip(parts, slices, strict=True)
-        ]
-        yield np.concatenate(weights)
+        terms = [_terms(graphs, part, [level[rows] for level in eps]) for part, rows in zip(parts, slices, strict=True)]
+        yield Terms(*map(np.concatenate, zip(*terms, strict=True)))
 
 
 def _encoded(graphs: Graphs, model: ModelSpec, given: Arrays) -> dict[str, NDArray[Any]]:
@@ -55,12 +63,13 @@ def _encoded(graphs: Graphs, model: ModelSpec, given: Arrays) -> dict[str, NDArr
     return {**given, "z_loc": outputs["z_loc"], "z_scale": outputs["z_scale"]}
 
 
-def _log_weight(graphs: Graphs, part: Arrays, eps: list[NDArray[np.float32]]) -> NDArray[np.float64]:
+def _terms(graphs: Graphs, part: Arrays, eps: list[NDArray[np.float32]]) -> Terms:
     arrays = {**part, "z": part["z_loc"] + part["z_scale"] * eps[0]}
     arrays.update(zip(level_names("eps", len(eps)), eps, strict=True))
     arrays.update(graphs["decoder"](arrays))
     terms = graphs["elbo"](arrays)
-    return terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"]
+    log_px_z, log_pz, log_qz_x = (terms[name].astype(np.float64) for name in ("log_px_z", "log_pz", "log_qz_x"))
+    return Terms(log_px_z, log_qz_x - log_pz)
 
 
 def posterior_draws(graphs: Graphs, model: ModelSpec, given: Arrays, seed: int) -> Iterator[NDArray[np.float32]]:

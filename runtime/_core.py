@@ -1,0 +1,180 @@
+"""What every model can do: encode, decode, reconstruct, generate, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _inputs
+from ._bundle import Bundle
+from ._graph import Graph
+from ._latents import Latents, check_latent_space
+from ._manifest import GraphName, Manifest
+from ._noise import Noise
+from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
+from ._prior import draw_prior
+from ._providers import Provider
+from ._signature import level_names
+from ._verification import Report, verify_graphs
+
+FloatArray = NDArray[np.float32]
+
+
+class Core:
+    """The part of `Model` that all of its methods stand on.
+
+    Where the model is conditional, each method takes `y`, the labels: integers from 0 to `num_classes - 1`, shape
+    `(batch,)`, or one for all rows.
+
+    Args:
+        bundle: Where it comes from.
+        graphs: Its graphs, by name.
+    """
+
+    def __init__(self, bundle: Bundle, graphs: Mapping[GraphName, Graph]) -> None:
+        self._bundle = bundle
+        self._graphs = graphs
+        self._spec = bundle.manifest.model
+
+    def __repr__(self) -> str:
+        sizes = f"data_shape={self.data_shape} z_dim={self.z_dim}"
+        return f"<{type(self).__name__} {self.manifest.name!r} {sizes} on {self.provider}>"
+
+    @property
+    def manifest(self) -> Manifest:
+        """All that the bundle says about itself."""
+        return self._bundle.manifest
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one observation, `(channels, height, width)` for images."""
+        return self._spec.data_shape
+
+    @property
+    def z_dim(self) -> int:
+        """Number of dimensions of z, which `decode` takes."""
+        return self._spec.z_dim
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels of a conditional model; 0 for any other."""
+        return self._spec.num_classes
+
+    @property
+    def provider(self) -> Provider:
+        """Where the model runs, `cpu` or `cuda`."""
+        return self._graphs["reconstruct"].provider
+
+    def encode(
+        self,
+        x: ArrayLike,
+        *,
+        y: ArrayLike | None = None,
+        seed: int | None = None,
+        eps: Sequence[ArrayLike] | None = None,
+    ) -> Posterior:
+        """Return q(z|x), the approximate posterior of each row of `x`.
+
+        Args:
+            x: Observations, shape `(batch, data_dim)` or `(batch, *data_shape)`, for images of one channel also
+                `(batch, height, width)`; float32 or float64, in [0, 1] unless the likelihood takes any range, or uint8
+                in [0, 255], which is divided by 255.
+            y: Labels, for a conditional model.
+            seed: For a hierarchy: noise stream of the draws on which the upper levels hang. Without `seed` and `eps`
+                each level is given the mean of the one below.
+            eps: For a hierarchy: that noise itself, shape `(batch, size)` for each level but the highest, z's first.
+
+        Returns:
+            `z_loc` and `z_scale`, float32, shape `(batch, z_dim)` each; `z_scale` is a standard deviation, positive. Of
+            a hierarchy also the `upper` levels, of a mixture `component_probs`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, holds NaN, or values out of range.
+        """
+        given = _inputs.given(x, y, self._spec)
+        outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
+        latent_space_id = self.manifest.latent_space_id
+        names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
+        first, *upper = (Level(outputs[loc], outputs[scale]) for loc, scale in names)
+        probs = outputs.get("component_probs")
+        return Posterior(Latents.of(first.z_loc, latent_space_id), first.z_scale, latent_space_id, tuple(upper), probs)
+
+    def decode(self, z: ArrayLike, *, y: ArrayLike | None = None) -> FloatArray:
+        """Return `loc_img`, the mean of p(x|z): for a Bernoulli, the probability of each pixel.
+
+        Args:
+            z: Latents, shape `(batch, z_dim)`; float32 or float64, finite.
+            y: Labels, for a conditional model.
+
+        Returns:
+            float32 in the units of the data, shape `(batch, data_dim)`; `.reshape(-1, *model.data_shape)` makes images.
+
+        Raises:
+            InputError: `z` has another shape or dtype, is not finite, or is another model's: latents that a `Posterior`
+                gave know their latent space.
+        """
+        check_latent_space(z, self.manifest.latent_space_id)
+        latents = _inputs.latents(z, self.z_dim)
+        return self._graphs["decoder"]({"z": latents, **_inputs.labels(y, len(latents), self._spec)})["loc_img"]
+
+    def reconstruct(
+        self, x: ArrayLike, *, y: ArrayLike | None = None, seed: int | None = None, eps: ArrayLike | None = None
+    ) -> FloatArray:
+        """Encode `x`, sample z, and decode it.
+
+        Args:
+            x: Observations, as for `encode`.
+            y: Labels, for a conditional model.
+            seed: Noise stream for z, the same as PyTorch's CPU generator: the result is that of
+                `pyro.set_rng_seed(seed); vae.reconstruct_img(x)`. 0 to 2**64 - 1.
+            eps: The noise itself, shape `(batch, z_dim)`. Without `seed` and `eps` there is none: z is `z_loc`.
+
+        Returns:
+            `loc_img`, float32 in the units of the data, shape `(batch, data_dim)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
+        """
+        given = _inputs.given(x, y, self._spec)
+        shape = (len(given["x"]), self.z_dim)
+        noise = draw_noise(shape, seed, eps)
+        given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
+        return self._graphs["reconstruct"](given)["loc_img"]
+
+    def generate(
+        self, n: int, seed: int, *, y: ArrayLike | None = None, component: ArrayLike | None = None
+    ) -> FloatArray:
+        """Draw z from the prior and decode it.
+
+        Args:
+            n: How many, 0 or more.
+            seed: Noise stream for z, the same as PyTorch's CPU generator: z is what Pyro's model draws from the same
+                seed, the levels of a hierarchy from the highest down. 0 to 2**64 - 1.
+            y: Labels, for a conditional model.
+            component: For a mixture, the component or those of each row. Without it they are drawn from p(c) first, by
+                `torch.rand(n)` and the inverse of its cumulative sum; Pyro draws them in another way, so with drawn
+                components the samples of a seed are not Pyro's.
+
+        Returns:
+            `loc_img`, float32 in the units of the data, shape `(n, data_dim)`.
+
+        Raises:
+            InputError: An argument is out of range, or is none of this model's.
+        """
+        z = draw_prior(self._spec, self._graphs.get("prior"), _inputs.count("n", n), Noise(seed), component)
+        return self._graphs["decoder"]({"z": z, **_inputs.labels(y, n, self._spec)})["loc_img"]
+
+    def verify(self) -> Report:
+        """Compare this model, as it runs here, with what Pyro computed at export.
+
+        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on all zeros and all ones.
+
+        Returns:
+            The comparison; `report.passed` is the verdict, `print(report)` the table.
+
+        Raises:
+            BundleError: `reference.npz` is missing, changed, or damaged.
+        """
+        return verify_graphs(self._bundle, "onnx", self._graphs)

@@ -1,0 +1,79 @@
+"""How unusual an observation is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import Source, export_bundle
+from runtime import DatasetSpec, InputError, Model, load
+from train import VAE, Dataset, elbo_of_each, load_dataset
+
+QUANTILES = ((0.001, -90.0), (0.01, -80.0), (0.5, -40.0), (0.999, -10.0))
+
+
+@pytest.fixture(scope="module")
+def scored(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The model of `source`, in a bundle that knows how its test images are distributed."""
+    spec = DatasetSpec(
+        name="digits",
+        num_train=1437,
+        num_test=360,
+        test_elbo_nats=-45.0,
+        num_particles=10,
+        binarize="none",
+        elbo_quantiles=QUANTILES,
+    )
+    out = tmp_path_factory.mktemp("models") / "scored"
+    export_bundle(dataclasses.replace(source, dataset=spec), out)
+    return load(out, provider="cpu")
+
+
+def test_the_score_is_the_elbo_in_its_two_parts(model: Model, digits: Dataset) -> None:
+    x = digits.test.numpy()
+    score = model.score(x, seed=3, num_particles=4)
+    np.testing.assert_allclose(score.reconstruction - score.kl, score.elbo, rtol=1e-12)
+    np.testing.assert_allclose(score.elbo, model.elbo(x, seed=3, num_particles=4), rtol=1e-9)
+    posterior = model.encode(x)
+    z_loc, z_scale = np.asarray(posterior.z_loc, np.float64), posterior.z_scale.astype(np.float64)
+    kl = 0.5 * (z_loc**2 + z_scale**2 - 1 - 2 * np.log(z_scale)).sum(1)
+    many = model.score(x, seed=3, num_particles=400)
+    assert np.abs(many.kl - kl).max() < 0.15 * kl.max()
+    assert many.kl.mean() == pytest.approx(kl.mean(), rel=0.02)
+
+
+def test_the_default_score_is_what_the_quantiles_are_made_of(model: Model, vae: VAE, digits: Dataset) -> None:
+    expected = elbo_of_each(vae, digits.test, num_particles=10).numpy()
+    np.testing.assert_allclose(model.score(digits.test.numpy()).elbo, expected, rtol=1e-4)
+
+
+def test_thresholds_are_the_quantiles_and_between_them_in_line(scored: Model) -> None:
+    assert scored.threshold(0.01) == scored.threshold() == -80.0
+    assert scored.threshold(0.001) == -90.0
+    assert scored.threshold(0.255) == pytest.approx(-60.0)
+    with pytest.raises(InputError, match=r"rate must be from 0\.001 to 0\.999, got 0"):
+        scored.threshold(0)
+
+
+def test_anomalies_are_what_lies_below_the_threshold(scored: Model, digits: Dataset) -> None:
+    x = digits.test.numpy()
+    elbo = scored.score(x).elbo
+    for rate in (0.01, 0.5):
+        np.testing.assert_array_equal(scored.is_anomaly(x, rate=rate), elbo < scored.threshold(rate))
+    assert scored.is_anomaly(np.zeros((0, 64), np.float32)).shape == (0,)
+
+
+def test_a_bundle_without_a_distribution_says_so(model: Model) -> None:
+    with pytest.raises(InputError, match="holds no distribution of test images; compare score"):
+        model.is_anomaly(np.zeros((1, 64)))
+
+
+def test_noise_is_more_unusual_than_digits_to_a_trained_model() -> None:
+    model = load(Path(__file__).parents[2] / "models" / "digits-mlp", provider="cpu")
+    digits = load_dataset("digits").test.numpy()
+    noise = np.random.default_rng(0).random(digits.shape, np.float32)
+    assert model.is_anomaly(digits).mean() < 0.05
+    assert model.is_anomaly(noise).all()
