@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,8 @@ from ._providers import ProviderChoice, create_session
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
+
+_MAX_ROWS = 4096  # in one run: what a graph needs beside its inputs and outputs does not grow with the batch
 
 
 class Graph:
@@ -45,8 +46,19 @@ class Graph:
     def __call__(self, arrays: Arrays) -> dict[str, FloatArray]:
         """Run the graph on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs."""
         inputs = {name: arrays[name] for name in self.inputs}
-        if len(inputs[self.inputs[0]]) == 0:
+        batch = len(inputs[self.inputs[0]])
+        if batch == 0:
             return {name: np.empty((0, *shape), np.float32) for name, shape in self._row_shapes.items()}
+        if batch <= _MAX_ROWS:
+            return self._run(inputs)
+        outputs = {name: np.empty((batch, *shape), np.float32) for name, shape in self._row_shapes.items()}
+        for start in range(0, batch, _MAX_ROWS):
+            rows = slice(start, start + _MAX_ROWS)
+            for name, part in self._run({name: array[rows] for name, array in inputs.items()}).items():
+                outputs[name][rows] = part
+        return outputs
+
+    def _run(self, inputs: Arrays) -> dict[str, FloatArray]:
         try:
             outputs = self._session.run(self.outputs, inputs)
         except Exception as error:
@@ -62,10 +74,3 @@ class Graph:
 
 
 _ONNX_TYPE = {"float32": "float", "int64": "int64"}
-
-
-def usable_cpus() -> int:
-    """Number of CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -6,8 +6,9 @@ import os
 
 from . import _inputs
 from ._bundle import Bundle
+from ._cpus import usable_cpus
 from ._errors import BundleError, InputError
-from ._graph import Graph, usable_cpus
+from ._graph import Graph
 from ._model import Model
 from ._providers import ProviderChoice, check_choice
 from ._signature import check_signatures

@@ -158,6 +158,13 @@ def test_the_number_of_threads_does_not_change_the_numbers(bundle: Path, x: torc
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+def test_a_batch_that_is_split_inside_gives_what_its_parts_give(model: Model) -> None:
+    x = np.random.default_rng(0).random((9000, 64), np.float32)
+    whole, parts = model.encode(x), [model.encode(x[rows : rows + 3000]) for rows in (0, 3000, 6000)]
+    np.testing.assert_allclose(whole.z_loc, np.concatenate([part.z_loc for part in parts]), atol=1e-6)
+    np.testing.assert_allclose(whole.z_scale, np.concatenate([part.z_scale for part in parts]), atol=1e-6)
+
+
 def test_a_model_says_what_it_is(model: Model) -> None:
     assert model.data_shape == (1, 8, 8)
     assert model.z_dim == 5
