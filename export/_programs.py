@@ -202,5 +202,5 @@ def _noise(given: dict[str, Tensor]) -> list[Tensor]:
 
 
 def _example(spec: TensorSpec, generator: torch.Generator) -> Tensor:
-    shape = [TRACE_BATCH, *(int(size) for size in spec.shape[1:])]
+    shape = (TRACE_BATCH, *spec.row_shape)
     return torch.zeros(shape, dtype=torch.int64) if spec.dtype == "int64" else torch.rand(shape, generator=generator)

@@ -30,6 +30,9 @@ class Bundle:
             raise BundleError(f"{self.path / MANIFEST_FILE} cannot be read: {error}") from error
         self.manifest = Manifest.decode(content)
 
+    def __reduce__(self) -> tuple[type[Bundle], tuple[Path]]:
+        return Bundle, (self.path.resolve(),)
+
     def read(self, entry: FileEntry) -> bytes:
         """Return the content of a file of the bundle; what is returned is what was checked.
 

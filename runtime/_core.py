@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _inputs
-from ._bundle import Bundle
-from ._graph import Graph
+from ._errors import InputError
+from ._graphs import Graphs
 from ._latents import Latents, check_latent_space
-from ._manifest import GraphName, Manifest
-from ._noise import Noise
+from ._manifest import Manifest
+from ._noise import Noise, stream_of
 from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
 from ._prior import draw_prior
 from ._providers import Provider
 from ._signature import level_names
 from ._verification import Report, verify_graphs
 
+_Model = TypeVar("_Model", bound="Core")
 FloatArray = NDArray[np.float32]
 
 
@@ -29,14 +31,16 @@ class Core:
     `(batch,)`, or one for all rows.
 
     Args:
-        bundle: Where it comes from.
-        graphs: Its graphs, by name.
+        graphs: Those of its bundle.
     """
 
-    def __init__(self, bundle: Bundle, graphs: Mapping[GraphName, Graph]) -> None:
-        self._bundle = bundle
+    def __init__(self, graphs: Graphs) -> None:
+        self._bundle = graphs.bundle
         self._graphs = graphs
-        self._spec = bundle.manifest.model
+        self._spec = graphs.bundle.manifest.model
+
+    def __reduce__(self) -> tuple[type[Core], tuple[Graphs]]:
+        return type(self), (self._graphs,)
 
     def __repr__(self) -> str:
         sizes = f"data_shape={self.data_shape} z_dim={self.z_dim}"
@@ -65,14 +69,39 @@ class Core:
     @property
     def provider(self) -> Provider:
         """Where the model runs, `cpu` or `cuda`."""
-        return self._graphs["reconstruct"].provider
+        return self._graphs.provider
+
+    def close(self) -> None:
+        """Let go of the sessions and their memory, as the end of a `with` block does; calls raise `EdgeVAEError` then."""
+        self._graphs.close()
+
+    def __enter__(self: _Model) -> _Model:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Run each graph once with each batch size, so that the first real call is not the slow one.
+
+        Args:
+            batch_sizes: At least 1 each.
+
+        Raises:
+            InputError: A batch size is no positive integer.
+        """
+        for size in batch_sizes:
+            if _inputs.count("batch_sizes", size) == 0:
+                raise InputError("batch_sizes must be at least 1 each, got 0")
+            for graph in self._graphs.values():
+                graph({part.name: np.zeros((size, *part.row_shape), part.dtype) for part in graph.spec.inputs})
 
     def encode(
         self,
         x: ArrayLike,
         *,
         y: ArrayLike | None = None,
-        seed: int | None = None,
+        seed: int | Noise | None = None,
         eps: Sequence[ArrayLike] | None = None,
     ) -> Posterior:
         """Return q(z|x), the approximate posterior of each row of `x`.
@@ -120,7 +149,7 @@ class Core:
         return self._graphs["decoder"]({"z": latents, **_inputs.labels(y, len(latents), self._spec)})["loc_img"]
 
     def reconstruct(
-        self, x: ArrayLike, *, y: ArrayLike | None = None, seed: int | None = None, eps: ArrayLike | None = None
+        self, x: ArrayLike, *, y: ArrayLike | None = None, seed: int | Noise | None = None, eps: ArrayLike | None = None
     ) -> FloatArray:
         """Encode `x`, sample z, and decode it.
 
@@ -144,7 +173,7 @@ class Core:
         return self._graphs["reconstruct"](given)["loc_img"]
 
     def generate(
-        self, n: int, seed: int, *, y: ArrayLike | None = None, component: ArrayLike | None = None
+        self, n: int, seed: int | Noise, *, y: ArrayLike | None = None, component: ArrayLike | None = None
     ) -> FloatArray:
         """Draw z from the prior and decode it.
 
@@ -163,7 +192,7 @@ class Core:
         Raises:
             InputError: An argument is out of range, or is none of this model's.
         """
-        z = draw_prior(self._spec, self._graphs.get("prior"), _inputs.count("n", n), Noise(seed), component)
+        z = draw_prior(self._spec, self._graphs.get("prior"), _inputs.count("n", n), stream_of(seed), component)
         return self._graphs["decoder"]({"z": z, **_inputs.labels(y, n, self._spec)})["loc_img"]
 
     def verify(self) -> Report:

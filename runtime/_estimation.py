@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _inputs
 from ._core import Core
 from ._errors import InputError
+from ._noise import Noise
 from ._particles import Terms, particles, posterior_draws
 
 FloatArray = NDArray[np.float32]
@@ -40,7 +41,7 @@ class Estimation(Core):
     """The part of `Model` that estimates."""
 
     def posterior_predictive(
-        self, x: ArrayLike, num_samples: int, seed: int, *, y: ArrayLike | None = None
+        self, x: ArrayLike, num_samples: int, seed: int | Noise, *, y: ArrayLike | None = None
     ) -> FloatArray:
         """Draw new observations of p(x'|x) = E_q(z|x)[p(x'|z)]: noise of the likelihood included.
 
@@ -65,7 +66,7 @@ class Estimation(Core):
             row[:] = draw
         return draws
 
-    def elbo(self, x: ArrayLike, seed: int, num_particles: int = 1, *, y: ArrayLike | None = None) -> Nats:
+    def elbo(self, x: ArrayLike, seed: int | Noise, num_particles: int = 1, *, y: ArrayLike | None = None) -> Nats:
         """Estimate the evidence lower bound of each row, E_q[log p(x|z) + log p(z) - log q(z|x)].
 
         Args:
@@ -84,7 +85,9 @@ class Estimation(Core):
         total: Nats = functools.reduce(np.add, weights)
         return total / num_particles
 
-    def log_likelihood(self, x: ArrayLike, seed: int, num_particles: int = 1000, *, y: ArrayLike | None = None) -> Nats:
+    def log_likelihood(
+        self, x: ArrayLike, seed: int | Noise, num_particles: int = 1000, *, y: ArrayLike | None = None
+    ) -> Nats:
         """Estimate log p(x) of each row from below, by importance weighting (Burda, Grosse & Salakhutdinov, 2016).
 
         Args:
@@ -105,7 +108,7 @@ class Estimation(Core):
         return total - np.log(num_particles)
 
     def score(
-        self, x: ArrayLike, seed: int = 0, num_particles: int = _SCORE_PARTICLES, *, y: ArrayLike | None = None
+        self, x: ArrayLike, seed: int | Noise = 0, num_particles: int = _SCORE_PARTICLES, *, y: ArrayLike | None = None
     ) -> Score:
         """Return how unusual each row is, and why: the ELBO with its two parts.
 
@@ -145,7 +148,7 @@ class Estimation(Core):
         return float(np.interp(rate, probabilities, values))
 
     def is_anomaly(
-        self, x: ArrayLike, seed: int = 0, *, y: ArrayLike | None = None, rate: float = 0.01
+        self, x: ArrayLike, seed: int | Noise = 0, *, y: ArrayLike | None = None, rate: float = 0.01
     ) -> NDArray[np.bool_]:
         """Return which rows are less likely than all but a part of `rate` of the test images, shape `(batch,)`.
 
@@ -161,7 +164,7 @@ class Estimation(Core):
         limit = self.threshold(rate)
         return self.score(x, seed, y=y).elbo < limit
 
-    def _particles(self, x: ArrayLike, y: ArrayLike | None, seed: int, num_particles: int) -> Iterator[Terms]:
+    def _particles(self, x: ArrayLike, y: ArrayLike | None, seed: int | Noise, num_particles: int) -> Iterator[Terms]:
         return particles(self._graphs, self._spec, _inputs.given(x, y, self._spec), seed, num_particles)
 
 

@@ -34,14 +34,14 @@ class Graph:
     """
 
     def __init__(self, bundle: Bundle, name: GraphName, provider: ProviderChoice, threads: int) -> None:
-        self._spec = bundle.manifest.graphs[name]
-        file = self._spec.file.file
-        self._session, self.provider = create_session(bundle.read(self._spec.file), file, provider, threads)
-        self._check(file, "inputs", self._session.get_inputs(), self._spec.inputs)
-        self._check(file, "outputs", self._session.get_outputs(), self._spec.outputs)
-        self.inputs = [tensor.name for tensor in self._spec.inputs]
-        self.outputs = [tensor.name for tensor in self._spec.outputs]
-        self._row_shapes = {tensor.name: tuple(map(int, tensor.shape[1:])) for tensor in self._spec.outputs}
+        self.spec = bundle.manifest.graphs[name]
+        file = self.spec.file.file
+        self._session, self.provider = create_session(bundle.read(self.spec.file), file, provider, threads)
+        self._check(file, "inputs", self._session.get_inputs(), self.spec.inputs)
+        self._check(file, "outputs", self._session.get_outputs(), self.spec.outputs)
+        self.inputs = [tensor.name for tensor in self.spec.inputs]
+        self.outputs = [tensor.name for tensor in self.spec.outputs]
+        self._row_shapes = {tensor.name: tensor.row_shape for tensor in self.spec.outputs}
 
     def __call__(self, arrays: Arrays) -> dict[str, FloatArray]:
         """Run the graph on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs."""
@@ -62,7 +62,7 @@ class Graph:
         try:
             outputs = self._session.run(self.outputs, inputs)
         except Exception as error:
-            raise EdgeVAEError(f"{self.provider} failed in {self._spec.file.file}: {error}") from error
+            raise EdgeVAEError(f"{self.provider} failed in {self.spec.file.file}: {error}") from error
         return dict(zip(self.outputs, outputs, strict=True))
 
     @staticmethod

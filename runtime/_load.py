@@ -8,7 +8,7 @@ from . import _inputs
 from ._bundle import Bundle
 from ._cpus import usable_cpus
 from ._errors import BundleError, InputError
-from ._graph import Graph
+from ._graphs import Graphs
 from ._model import Model
 from ._providers import ProviderChoice, check_choice
 from ._signature import check_signatures
@@ -38,5 +38,4 @@ def load(path: str | os.PathLike[str], provider: ProviderChoice = "auto", thread
         there = ", ".join(bundle.manifest.torch_files)
         raise BundleError(f"{bundle.path} has no ONNX graphs, only {there}; export it again with --format onnx")
     check_signatures(bundle.manifest)
-    threads = threads or usable_cpus()
-    return Model(bundle, {name: Graph(bundle, name, provider, threads) for name in bundle.manifest.graphs})
+    return Model(Graphs(bundle, provider, threads or usable_cpus()))

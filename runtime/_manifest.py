@@ -88,6 +88,11 @@ class TensorSpec(_Record, frozen=True, kw_only=True):
     dtype: Literal["float32", "int64"]
     shape: tuple[Literal["batch"] | Size, ...]
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(int(size) for size in self.shape[1:])
+
 
 class GraphSpec(_Record, frozen=True, kw_only=True):
     """An ONNX graph: its file, what goes in and out, and the format's versions."""

@@ -91,6 +91,11 @@ class Noise:
         return self._twister.randint(0, 2**32, size=size, dtype=np.uint32)
 
 
+def stream_of(seed: int | Noise) -> Noise:
+    """Return the stream that a seed names; or the given stream, from which each call draws on."""
+    return seed if isinstance(seed, Noise) else Noise(seed)
+
+
 def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn uniform values, a whole number of blocks, into normal ones."""
     blocks = uniforms.reshape(-1, 2, _HALF)

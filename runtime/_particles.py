@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from . import _inputs
 from ._errors import InputError
-from ._graph import Arrays, Graph
-from ._manifest import GraphName, ModelSpec
-from ._noise import Noise
+from ._graph import Arrays
+from ._graphs import Graphs
+from ._manifest import ModelSpec
+from ._noise import Noise, stream_of
 from ._posterior import zero_noise
 from ._signature import level_names
-
-Graphs = Mapping[GraphName, Graph]
 
 _ROWS = 512  # at a time, so that memory does not grow with the batch
 
@@ -33,7 +32,9 @@ class Terms(NamedTuple):
         return self.log_px_z - self.kl
 
 
-def particles(graphs: Graphs, model: ModelSpec, given: Arrays, seed: int, num_particles: int) -> Iterator[Terms]:
+def particles(
+    graphs: Graphs, model: ModelSpec, given: Arrays, seed: int | Noise, num_particles: int
+) -> Iterator[Terms]:
     """Yield log_px_z, and log_qz_x - log_pz, particle by particle.
 
     Args:
@@ -51,7 +52,7 @@ def particles(graphs: Graphs, model: ModelSpec, given: Arrays, seed: int, num_pa
     batch = len(given["x"])
     slices = [slice(start, start + _ROWS) for start in range(0, max(batch, 1), _ROWS)]
     parts = [_encoded(graphs, model, {name: array[rows] for name, array in given.items()}) for rows in slices]
-    stream = Noise(seed)
+    stream = stream_of(seed)
     for _ in range(num_particles):
         eps = [stream.standard_normal((batch, size)) for size in model.z_dims]
         terms = [_terms(graphs, part, [level[rows] for level in eps]) for part, rows in zip(parts, slices, strict=True)]
@@ -72,10 +73,12 @@ def _terms(graphs: Graphs, part: Arrays, eps: list[NDArray[np.float32]]) -> Term
     return Terms(log_px_z, log_qz_x - log_pz)
 
 
-def posterior_draws(graphs: Graphs, model: ModelSpec, given: Arrays, seed: int) -> Iterator[NDArray[np.float32]]:
+def posterior_draws(
+    graphs: Graphs, model: ModelSpec, given: Arrays, seed: int | Noise
+) -> Iterator[NDArray[np.float32]]:
     """Yield draws of p(x'|x), shape `(batch, data_dim)`, without end; each takes the noise of z and then that of x'."""
     part = _encoded(graphs, model, given)
-    stream = Noise(seed)
+    stream = stream_of(seed)
     while True:
         part["z"] = part["z_loc"] + part["z_scale"] * stream.standard_normal(part["z_loc"].shape)
         parameters = graphs["decoder"](part)

@@ -13,7 +13,7 @@ from . import _inputs
 from ._errors import InputError
 from ._latents import Latents
 from ._manifest import ModelSpec
-from ._noise import Noise
+from ._noise import Noise, stream_of
 from ._signature import level_names
 
 
@@ -52,7 +52,7 @@ class Posterior:
         """All levels, that of z first."""
         return (Level(self.z_loc, self.z_scale), *self.upper)
 
-    def sample(self, *, seed: int | None = None, eps: ArrayLike | None = None) -> Latents:
+    def sample(self, *, seed: int | Noise | None = None, eps: ArrayLike | None = None) -> Latents:
         """Draw z = z_loc + z_scale * eps (the reparameterization of Kingma & Welling, 2013).
 
         Args:
@@ -71,7 +71,7 @@ class Posterior:
         return Latents.of(np.asarray(self.z_loc + self.z_scale * noise), self.latent_space_id)
 
 
-def draw_noise(shape: tuple[int, ...], seed: int | None, eps: ArrayLike | None) -> NDArray[np.float32] | None:
+def draw_noise(shape: tuple[int, ...], seed: int | Noise | None, eps: ArrayLike | None) -> NDArray[np.float32] | None:
     """Return the noise that a call asks for, shape `(batch, z_dim)`; `None` where it asks for none.
 
     Raises:
@@ -81,11 +81,11 @@ def draw_noise(shape: tuple[int, ...], seed: int | None, eps: ArrayLike | None) 
         raise InputError("seed and eps were both given; give one of them")
     if eps is not None:
         return _inputs.noise(eps, *shape)
-    return None if seed is None else Noise(seed).standard_normal(shape)
+    return None if seed is None else stream_of(seed).standard_normal(shape)
 
 
 def draw_lower_noise(
-    model: ModelSpec, batch: int, seed: int | None, eps: Sequence[ArrayLike] | None
+    model: ModelSpec, batch: int, seed: int | Noise | None, eps: Sequence[ArrayLike] | None
 ) -> dict[str, NDArray[np.float32]]:
     """Return the noise of each level but the highest, by name; zeros where a call asks for none.
 
@@ -102,13 +102,13 @@ def draw_lower_noise(
         )
     if seed is not None and eps is not None:
         raise InputError("seed and eps were both given; give one of them")
-    if eps is None:
-        stream = Noise(seed or 0)
+    if seed is not None:
+        stream = stream_of(seed)
         drawn = [stream.standard_normal((batch, size)) for size in lower]
-    elif len(eps) == len(lower):
+    elif eps is not None and len(eps) == len(lower):
         drawn = [_inputs.noise(level, batch, size) for level, size in zip(eps, lower, strict=True)]
     else:
-        raise InputError(f"eps must hold the noise of {len(lower)} levels, all but the highest, got {len(eps)}")
+        raise InputError(f"eps must hold the noise of {len(lower)} levels, all but the highest, got {len(eps or ())}")
     return {**noise, **dict(zip(noise, drawn, strict=False))}
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _inputs
 from ._core import Core
 from ._errors import InputError
-from ._noise import Noise
+from ._noise import Noise, stream_of
 
 FloatArray = NDArray[np.float32]
 
@@ -28,7 +28,7 @@ class Streaming(Core):
         batch_size: int = _BLOCK_ROWS,
         *,
         y: NDArray[Any] | Iterable[ArrayLike] | int | None = None,
-        seed: int | None = None,
+        seed: int | Noise | None = None,
     ) -> Iterator[FloatArray]:
         """Reconstruct observations as they come.
 
@@ -66,8 +66,8 @@ class Streaming(Core):
 class _RowNoise:
     """Standard normal noise row by row, drawn in blocks of a fixed size."""
 
-    def __init__(self, seed: int, z_dim: int) -> None:
-        self._stream = Noise(seed)
+    def __init__(self, seed: int | Noise, z_dim: int) -> None:
+        self._stream = stream_of(seed)
         self._z_dim = z_dim
         self._left = np.empty((0, z_dim), np.float32)
 

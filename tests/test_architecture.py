@@ -66,7 +66,19 @@ def test_each_module_has_a_test_file() -> None:
         "train": ["binarize", "cli", "datasets", "idx", "latents", "likelihoods", "run", "trainer", "vae"],
         "export": ["bundle_writer", "cli", "lint", "pictures", "reference", "rewrites", "state_dict", "torch_formats"],
         "runtime": [
-            *("bundle", "cli", "cpus", "elbo", "estimation", "exploration", "images", "inputs", "latents", "model"),
+            *(
+                "bundle",
+                "cli",
+                "cpus",
+                "elbo",
+                "estimation",
+                "exploration",
+                "graphs",
+                "images",
+                "inputs",
+                "latents",
+                "model",
+            ),
             *("nats", "noise", "predictive", "providers", "streaming", "verification"),
         ],
     }

@@ -1,0 +1,107 @@
+"""A model among threads and processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import BundleError, EdgeVAEError, InputError, Model, Noise, load
+from train import Dataset
+
+NUM_THREADS, NUM_CALLS = 16, 500
+
+
+def test_sixteen_threads_get_what_one_gets(model: Model, digits: Dataset) -> None:
+    x = digits.test[:8].numpy()
+    seeds = range(NUM_THREADS * NUM_CALLS)
+    expected = [model.reconstruct(x, seed=seed) for seed in seeds]
+
+    def work(thread: int) -> bool:
+        mine = range(thread, len(seeds), NUM_THREADS)
+        return all(np.array_equal(model.reconstruct(x, seed=seed), expected[seed]) for seed in mine)
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        assert all(pool.map(work, range(NUM_THREADS)))
+
+
+def test_threads_that_use_a_graph_for_the_first_time_share_its_session(bundle: Path) -> None:
+    model = load(bundle, provider="cpu")
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        results = list(pool.map(lambda seed: model.generate(2, seed), [3] * 64))
+    assert all(np.array_equal(result, results[0]) for result in results)
+    assert set(model._graphs._loaded) == {"reconstruct", "decoder"}
+
+
+def test_a_closed_model_says_so(bundle: Path) -> None:
+    with load(bundle, provider="cpu") as model:
+        assert model.generate(1, seed=0).shape == (1, 64)
+    with pytest.raises(EdgeVAEError, match="this model was closed; load it again"):
+        model.generate(1, seed=0)
+    assert model.manifest.name == "small"
+    model.close()
+
+
+def test_a_model_pickles_as_the_path_of_its_bundle(
+    bundle: Path, model: Model, digits: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(bundle.parent)
+    content = pickle.dumps(load(bundle.name, provider="cpu", threads=1))
+    assert len(content) < 2000
+    monkeypatch.chdir(tmp_path)
+    copy = pickle.loads(content)  # noqa: S301 - our own
+    x = digits.test[:3].numpy()
+    np.testing.assert_allclose(copy.reconstruct(x, seed=1), model.reconstruct(x, seed=1), atol=1e-6)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_is_told_to_load_the_model_itself(model: Model, bundle: Path) -> None:
+    model.generate(1, seed=0)
+    context = multiprocessing.get_context("fork")
+    messages = context.Queue()
+
+    def child() -> None:
+        try:
+            model.generate(1, seed=0)
+            messages.put("it ran")
+        except EdgeVAEError as error:
+            messages.put(str(error))
+
+    process = context.Process(target=child)
+    process.start()
+    found = messages.get(timeout=60)
+    process.join(timeout=60)
+    assert "loaded before this process was forked" in found
+    assert "load it in the process that uses it" in found
+
+
+def test_a_noise_goes_on_where_the_last_call_left_it(model: Model, digits: Dataset) -> None:
+    x = digits.test[:8].numpy()
+    stream, expected = Noise(3), Noise(3)
+    for _ in range(2):
+        eps = expected.standard_normal((8, 5))
+        np.testing.assert_array_equal(model.reconstruct(x, seed=stream), model.reconstruct(x, eps=eps))
+    np.testing.assert_array_equal(model.generate(4, stream), model.decode(expected.standard_normal((4, 5))))
+
+
+def test_warming_up_runs_every_graph(bundle: Path) -> None:
+    model = load(bundle, provider="cpu")
+    model.warm_up([1, 32])
+    assert set(model._graphs._loaded) == set(model.manifest.graphs)
+    with pytest.raises(InputError, match="batch_sizes must be at least 1 each, got 0"):
+        model.warm_up([0])
+
+
+def test_a_graph_that_changes_after_loading_is_refused_when_it_is_used(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    model = load(copy, provider="cpu")
+    (copy / "decoder.onnx").write_bytes(b"nonsense")
+    with pytest.raises(BundleError, match=r"decoder\.onnx was changed after export"):
+        model.generate(1, seed=0)
