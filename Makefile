@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEV := .venv
 BARE := .venv-bare
 
-.PHONY: demo test lint types pytest clean
+.PHONY: demo test slow lint types pytest clean
 
 # The development environment: training, export, tests.
 $(DEV)/installed: pyproject.toml
@@ -41,6 +41,10 @@ types: $(DEV)/installed
 
 pytest: $(DEV)/installed $(BARE)/installed
 	EDGEVAE_BARE_PYTHON=$(CURDIR)/$(BARE)/bin/python $(DEV)/bin/python -m pytest -m 'not slow'
+
+# What takes longer than the default run may: all 48 combinations of the model space.
+slow: $(DEV)/installed
+	$(DEV)/bin/python -m pytest -m slow
 
 clean:
 	rm -rf $(DEV) $(BARE) demo build *.egg-info

@@ -29,7 +29,10 @@ _ELBO_PARTICLES = 10
 @click.option("--num-images", type=click.IntRange(min=1), help="A random subset of the test set.  [default: all]")
 def main(bundles: tuple[Path, ...], data_dir: Path | None, num_particles: int, num_images: int | None) -> None:
     """Print a row for each of BUNDLES."""
-    click.echo("| bundle | model | values | test images | ELBO, nats | log p(x), nats | particles | minutes |")
+    click.echo(
+        "| bundle | model | values | test images | ELBO, nats | log p(x), conditional ones log p(x given y), nats "
+        "| particles | minutes |"
+    )
     click.echo("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for bundle in bundles:
         click.echo(_row(runtime.load(bundle), data_dir, num_particles, num_images))
@@ -50,8 +53,7 @@ def _row(model: runtime.Model, data_dir: Path | None, num_particles: int, num_im
     elbo = model.elbo(x[picked], _SEED, _ELBO_PARTICLES, y=y)
     log_px = model.log_likelihood(x[picked], _SEED, num_particles, y=y)
     minutes = (time.perf_counter() - start) / 60
-    sizes = "-".join(map(str, (spec.data_dim, spec.hidden_dim, *spec.z_dims)))
-    choices = [spec.architecture, sizes, spec.likelihood, spec.latent, *["conditional"] * (spec.num_classes > 0)]
+    choices = [spec.architecture, spec.sizes, spec.likelihood, spec.latent, *["conditional"] * (spec.num_classes > 0)]
     values = "grey" if dataset.binarize == "none" else f"binarized ({dataset.binarize})"
     return (
         f"| {model.manifest.name} | {', '.join(choices)} | {values} | {len(picked)} "

@@ -58,6 +58,7 @@ class Source:
         labels: Their classes, shape `(num_samples,)`; `None` where the model is not conditional.
         samples_note: What they are, for the model card: `test images of mnist`.
         dataset: What the model was trained on; `None` where that is not known.
+        training: How, by the names of the options; empty where that is not known.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Source:
     samples_note: str
     dataset: DatasetSpec | None
     labels: Tensor | None = None
+    training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
 
 
 def export_bundle(
@@ -124,7 +126,7 @@ def check_writable(out: Path, overwrite: bool) -> None:
 def _write(
     folder: Path, source: Source, formats: Sequence[Format], opset: int, tolerances: Tolerances
 ) -> tuple[Report, ...]:
-    programs = make_programs(source.vae)
+    programs, spec = make_programs(source.vae), model_spec(source.vae)
     graphs: dict[GraphName, GraphSpec] = {}
     torch_files: dict[str, FileEntry] = {}
 
@@ -136,7 +138,7 @@ def _write(
         traced = program.trace()
         lint_program(name, traced)
         if "onnx" in formats:
-            model = to_onnx(name, program, traced, opset)
+            model = to_onnx(name, program, traced, opset, spec)
             file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
             graphs[name] = _graph_spec(program, model, file)
         if "torchscript" in formats and name in _TORCH_PROGRAMS:
@@ -148,13 +150,14 @@ def _write(
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=source.name,
-        model=model_spec(source.vae),
+        model=spec,
         latent_space_id=latent_space_id(source.vae),
         graphs=graphs,
         torch_files=torch_files,
         reference=write(_REFERENCE_FILE, reference.encode()),
         tolerances=tolerances,
         dataset=source.dataset,
+        training=dict(source.training),
         producers={name: importlib.metadata.version(name) for name in _PRODUCERS},
     )
     write(MANIFEST_FILE, manifest.encode())

@@ -30,7 +30,6 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
     """
     model = manifest.model
     shape = " x ".join(map(str, model.data_shape))
-    sizes = "-".join(map(str, (model.data_dim, model.hidden_dim, *model.z_dims)))
     value_range = "values in [0, 1]" if model.unit_interval else "values in any range"
     lines = [
         f"# {manifest.name}",
@@ -40,10 +39,10 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
         *(_picture_lines(data_note, generated) if can_draw(model.data_shape) else []),
         "| | |",
         "| --- | --- |",
-        f"| architecture | {model.architecture}, {sizes} |",
+        f"| architecture | {model.architecture}, {model.sizes} |",
         f"| observations | shape {shape}, {value_range} (or uint8 in [0, 255]) |",
         f"| likelihood | {model.likelihood} |",
-        f"| latent | {_latent_text(model)} |",
+        f"| latent | {model.latent_text} |",
         *([f"| labels | {model.num_classes} classes, seen by both networks |"] if model.num_classes else []),
         *_dataset_lines(manifest),
         f"| latent space | `{manifest.latent_space_id[:16]}` |",
@@ -78,9 +77,11 @@ def _dataset_lines(manifest: Manifest) -> list[str]:
     if dataset is None:
         return ["| trained on | not known: exported from a state_dict |"]
     draws = f"{dataset.num_particles} particle{'s' * (dataset.num_particles > 1)}"
+    bound = ", a bound on log p(x given y)" if manifest.model.num_classes else ""
     return [
         f"| trained on | {dataset.name}, {dataset.num_train} images{_BINARIZED[dataset.binarize]} |",
-        f"| test ELBO | {dataset.test_elbo_nats:.2f} nats an image, {dataset.num_test} images, {draws} |",
+        f"| test ELBO | {dataset.test_elbo_nats:.2f} nats an image{bound}, {dataset.num_test} images, {draws} |",
+        *_training_lines(manifest),
     ]
 
 
@@ -104,14 +105,11 @@ def _torch_use(manifest: Manifest) -> list[str]:
     return [f"This bundle is for PyTorch only: {files}. Export with `--format onnx` to run without PyTorch."]
 
 
-def _latent_text(model: ModelSpec) -> str:
-    if model.latent == "hierarchical":
-        return f"hierarchical, levels of {', '.join(map(str, model.z_dims))} dimensions, the lowest first"
-    if model.latent == "mixture":
-        return f"mixture of {len(model.component_probs)} components, {model.z_dim} dimensions"
-    return f"{model.latent}, {model.z_dim} dimensions"
-
-
 def _posterior_text(model: ModelSpec) -> str:
     extra = {"hierarchical": ", and the upper levels", "mixture": ", component_probs"}
     return f"z_loc, z_scale{extra.get(model.latent, '')}"
+
+
+def _training_lines(manifest: Manifest) -> list[str]:
+    options = ", ".join(f"{name} {value}" for name, value in manifest.training.items())
+    return [f"| training | {options} |"] if options else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def _from_run(path: Path, name: str) -> Source:
         binarize=run.config.training.binarize,
         elbo_quantiles=_quantiles(run.test_elbos),
     )
-    return Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels)
+    training = dataclasses.asdict(run.config.training)
+    return Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
 
 
 def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:

@@ -14,11 +14,12 @@ from export._errors import GraphError
 from export._lint import lint_onnx
 from export._programs import Program
 from export._rewrites import rewrite_graph
+from runtime import MODEL_PROPERTY, ModelSpec
 
 DEFAULT_OPSET = 20
 
 
-def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int) -> onnx.ModelProto:
+def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int, spec: ModelSpec) -> onnx.ModelProto:
     """Return the ONNX graph of a traced program: checked, linted, and free of traces of this machine.
 
     Args:
@@ -26,6 +27,7 @@ def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int) ->
         program: Names its inputs and outputs.
         traced: The program, traced.
         opset: Version of ONNX's operators.
+        spec: The model's choices, which the graph carries, so that a manifest cannot contradict them unseen.
 
     Raises:
         GraphError: The program cannot be expressed in this opset, or the graph is refused by the lint.
@@ -51,6 +53,7 @@ def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int) ->
     model.graph.name = name
     _name_batch_axis(model)
     _strip_metadata(model)
+    onnx.helper.set_model_props(model, {MODEL_PROPERTY: spec.encode()})
     lint_onnx(name, model)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -120,8 +120,10 @@ class PriorGraph(Graph):
         self.latent = vae.latent
 
     def compute(self, given: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return `z_prior`."""
-        return (self.latent.prior(*given.values()),)
+        """Return `z_prior`, and of a mixture p(c) in each row."""
+        z_prior = self.latent.prior(*given.values())
+        probs = self.latent.component_probs
+        return (z_prior, probs.expand(z_prior.shape[0], -1)) if self.latent.enumerated else (z_prior,)
 
 
 _GRAPHS: dict[GraphName, type[Graph]] = {
@@ -132,6 +134,9 @@ _GRAPHS: dict[GraphName, type[Graph]] = {
     "observation": ObservationGraph,
     "prior": PriorGraph,
 }
+
+
+_RESERVED = {"x", "y", "z", "obs", "component", "component_probs", "prior_probs", "log_px_z", "log_pz", "log_qz_x"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,12 +172,23 @@ class Program:
 
 
 def make_programs(vae: VAE) -> dict[GraphName, Program]:
-    """Return the functions of a bundle, by name."""
+    """Return the functions of a bundle, by name.
+
+    Raises:
+        GraphError: A parameter of the likelihood has the name of something else.
+    """
     config = vae.config
     y = torch.zeros(1, dtype=torch.int64) if config.num_classes else None
     with torch.no_grad():
         examples = vae.decoder.parameters_at(torch.zeros(1, config.z_dim), y)
     names = vae.decoder.likelihood.parameter_names
+    if (taken := _RESERVED.intersection(names)) or any(name.startswith(("eps", "z_")) for name in names):
+        raise GraphError(
+            f"a likelihood's parameters must not be called {', '.join(sorted(taken)) or 'eps... or z_...'}, as other "
+            f"inputs and outputs of graphs are; got {', '.join(names)}"
+        )
+    if names[:1] != ("loc_img",):
+        raise GraphError(f"a likelihood's first parameter must be loc_img, got {', '.join(names)}")
     parameters = [tensor(name, *example.shape[1:]) for name, example in zip(names, examples, strict=True)]
     return {
         name: Program(_GRAPHS[name](vae, tuple(spec.name for spec in signature.inputs)).eval(), signature)
@@ -191,7 +207,7 @@ def model_spec(vae: VAE) -> ModelSpec:
         z_dims=config.z_dims,
         hidden_dim=config.hidden_dim,
         num_classes=config.num_classes,
-        component_probs=tuple(vae.latent.component_probs.tolist()),
+        num_components=len(vae.latent.component_probs),
         unit_interval=vae.decoder.likelihood.unit_interval,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyro
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from export._errors import ExportError
 from runtime import BATCH_SIZES, Reference, level_names
-from train import COMPONENT_SITE, VAE, GivenNoise, Likelihood, elbo_terms
+from train import COMPONENT_SITE, VAE, GivenNoise, LabelError, Likelihood, check_label_values, elbo_terms
 
 _ROWS = max(BATCH_SIZES)
 _SEED = 0
@@ -30,8 +31,12 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
         labels: Their classes, shape `(num_samples,)`, for a conditional model.
 
     Raises:
-        ExportError: The model's own outputs are not finite.
+        ExportError: The model's own outputs are not finite, or the labels do not fit.
     """
+    try:
+        check_label_values(labels, len(samples), vae.config.num_classes)
+    except LabelError as error:
+        raise ExportError(f"the labels of the samples do not fit: {error}") from error
     generator = torch.Generator().manual_seed(_SEED)
     picked = torch.arange(_ROWS - 2) % len(samples)
     flat = samples.flatten(1)
@@ -43,10 +48,10 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
         terms = elbo_terms(vae, x, eps, y)
         likelihood = vae.decoder.likelihood
         parameters = vae.decoder.parameters_at(terms.z[0], y)
-        tensors = {"x": x, "z": terms.z[0]}
+        tensors = {"x": x}
         tensors.update(zip(level_names("z_loc", len(eps)), terms.z_loc, strict=True))
         tensors.update(zip(level_names("z_scale", len(eps)), terms.z_scale, strict=True))
-        tensors.update(log_px_z=terms.log_px_z, log_pz=terms.log_pz, log_qz_x=terms.log_qz_x)
+        tensors.update(z=terms.z[0], log_px_z=terms.log_px_z, log_pz=terms.log_pz, log_qz_x=terms.log_qz_x)
         eps_obs = _steady(likelihood, parameters, eps_obs)
         tensors.update(zip(likelihood.parameter_names, parameters, strict=True))
         tensors.update(eps_obs=eps_obs, obs=likelihood.draw(parameters, eps_obs), **_prior(vae, eps))
@@ -72,7 +77,23 @@ def _prior(vae: VAE, eps: Sequence[Tensor]) -> Mapping[str, Tensor]:
     given = {COMPONENT_SITE: component} if vae.latent.enumerated else {}
     with pyro.plate("data", _ROWS):
         z_prior = GivenNoise(eps)(poutine.condition(vae.latent.sample_prior, data=given))(eps[0])
-    return {"z_prior": z_prior, COMPONENT_SITE: component} if given else {"z_prior": z_prior}
+    if not given:
+        return {"z_prior": z_prior}
+    return {
+        "z_prior": z_prior,
+        "component": component,
+        "prior_probs": _pyros_component(vae).probs.expand(_ROWS, -1),
+    }
+
+
+def _pyros_component(vae: VAE) -> Any:
+    """p(c), as the distribution at Pyro's site."""
+    with pyro.plate("data", 1):
+        site = poutine.trace(vae.latent.sample_prior).get_trace(torch.zeros(1, 1)).nodes[COMPONENT_SITE]
+    distribution: Any = site["fn"]
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def _steady(likelihood: Likelihood, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:

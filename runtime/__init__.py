@@ -20,6 +20,7 @@ from ._latents import Latents
 from ._load import load
 from ._manifest import (
     MANIFEST_FILE,
+    MODEL_PROPERTY,
     SCHEMA_VERSION,
     DatasetSpec,
     FileEntry,
@@ -40,6 +41,7 @@ from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_gra
 __all__ = [
     "BATCH_SIZES",
     "MANIFEST_FILE",
+    "MODEL_PROPERTY",
     "SCHEMA_VERSION",
     "Bundle",
     "BundleError",

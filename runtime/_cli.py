@@ -15,7 +15,6 @@ from ._bundle import Bundle
 from ._errors import EdgeVAEError, InputError
 from ._files import read_observations, save_npz, save_pairs
 from ._load import load
-from ._manifest import ModelSpec
 from ._model import Model
 from ._providers import ProviderChoice
 from ._signature import level_names
@@ -65,7 +64,8 @@ class _Messages:
 def main() -> None:
     """Run an exported VAE, without PyTorch.
 
-    INPUTS are images (PNG, JPEG), .npy arrays, or .npz files with an array x; float in [0, 1], or uint8.
+    INPUTS are images (PNG, JPEG), .npy arrays, or .npz files with an array x; uint8, or float, for most models in
+    [0, 1].
 
     \b
     Examples:
@@ -82,16 +82,16 @@ def info(bundle: Path) -> None:
     with _Messages():
         manifest = Bundle(bundle).manifest
     model, dataset = manifest.model, manifest.dataset
-    sizes = (model.data_dim, model.hidden_dim, *model.z_dims)
     rows = [
         ("name", manifest.name),
-        ("model", f"{model.architecture} {'-'.join(map(str, sizes))}, {model.likelihood}"),
+        ("model", f"{model.architecture} {model.sizes}, {model.likelihood}"),
         ("observations", f"shape {model.data_shape}, float{' in [0, 1]' * model.unit_interval} or uint8"),
-        ("latent", f"{_latent(model)}, space {manifest.latent_space_id[:16]}"),
+        ("latent", f"{model.latent_text}, space {manifest.latent_space_id[:16]}"),
         ("trained on", "not known" if dataset is None else f"{dataset.name}, {dataset.num_train} images"),
     ]
     if dataset is not None:
-        rows.append(("test ELBO", f"{dataset.test_elbo_nats:.2f} nats an image, {dataset.num_test} images"))
+        bound = ", a bound on log p(x given y)" if model.num_classes else ""
+        rows.append(("test ELBO", f"{dataset.test_elbo_nats:.2f} nats an image{bound}, {dataset.num_test} images"))
     for name, graph in manifest.graphs.items():
         inputs = ", ".join(tensor.name for tensor in graph.inputs)
         outputs = ", ".join(tensor.name for tensor in graph.outputs)
@@ -103,11 +103,6 @@ def info(bundle: Path) -> None:
     width = max(len(label) for label, _ in rows)
     for label, text in rows:
         click.echo(f"{label.ljust(width)}  {text}")
-
-
-def _latent(model: ModelSpec) -> str:
-    kind = f"mixture of {len(model.component_probs)}" if model.component_probs else model.latent
-    return f"{kind}, {' and '.join(map(str, model.z_dims))} dimensions"
 
 
 @main.command()
@@ -187,7 +182,9 @@ def generate(
     out: Path,
 ) -> None:
     """Draw from the prior and decode; with `each`, a picture has a row for every class or component."""
-    num_components = len(model.manifest.model.component_probs)
+    if y == component == "each":
+        raise InputError("--y each and --component each were both given; a picture has rows of one of them")
+    num_components = model.manifest.model.num_components
     labels = _shares("--y", y, num_samples, model.num_classes)
     components = _shares("--component", component, num_samples, num_components)
     loc_img = model.generate(num_samples, seed, y=labels, component=components)

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from . import _inputs
 from ._errors import InputError
 from ._graphs import Graphs
-from ._latents import Latents, check_latent_space
+from ._latents import Latents, check_latent_space, level_space
 from ._manifest import Manifest
 from ._noise import Noise, stream_of
 from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
-from ._prior import draw_prior
+from ._prior import draw_prior, prior_probs
 from ._providers import Provider
 from ._signature import level_names
 from ._verification import Report, verify_graphs
@@ -67,12 +67,17 @@ class Core:
         return self._spec.num_classes
 
     @property
+    def component_probs(self) -> FloatArray:
+        """p(c) of a mixture's components, float32, shape `(components,)`; empty for the other latents."""
+        return prior_probs(self._spec, self._graphs["prior"]) if self._spec.num_components else np.empty(0, np.float32)
+
+    @property
     def provider(self) -> Provider:
         """Where the model runs, `cpu` or `cuda`."""
         return self._graphs.provider
 
     def close(self) -> None:
-        """Let go of the sessions and their memory, as the end of a `with` block does; calls raise `EdgeVAEError` then."""
+        """Let go of the sessions and their memory; calls raise `EdgeVAEError` then. A `with` block ends so."""
         self._graphs.close()
 
     def __enter__(self: _Model) -> _Model:
@@ -126,9 +131,12 @@ class Core:
         outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
         latent_space_id = self.manifest.latent_space_id
         names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
-        first, *upper = (Level(outputs[loc], outputs[scale]) for loc, scale in names)
+        first, *upper = (
+            Level(Latents.of(outputs[loc], level_space(latent_space_id, level)), outputs[scale])
+            for level, (loc, scale) in enumerate(names, start=1)
+        )
         probs = outputs.get("component_probs")
-        return Posterior(Latents.of(first.z_loc, latent_space_id), first.z_scale, latent_space_id, tuple(upper), probs)
+        return Posterior(first.z_loc, first.z_scale, latent_space_id, tuple(upper), probs)
 
     def decode(self, z: ArrayLike, *, y: ArrayLike | None = None) -> FloatArray:
         """Return `loc_img`, the mean of p(x|z): for a Bernoulli, the probability of each pixel.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError
-from ._manifest import GraphName, TensorSpec
+from ._manifest import MODEL_PROPERTY, GraphName, TensorSpec
 from ._providers import ProviderChoice, create_session
 
 FloatArray = NDArray[np.float32]
@@ -39,6 +39,11 @@ class Graph:
         self._session, self.provider = create_session(bundle.read(self.spec.file), file, provider, threads)
         self._check(file, "inputs", self._session.get_inputs(), self.spec.inputs)
         self._check(file, "outputs", self._session.get_outputs(), self.spec.outputs)
+        choices = self._session.get_modelmeta().custom_metadata_map.get(MODEL_PROPERTY)
+        if choices != bundle.manifest.model.encode():
+            raise BundleError(
+                f"{file} does not fit its manifest: it was made for {choices}, not for {bundle.manifest.model}"
+            )
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._row_shapes = {tensor.name: tensor.row_shape for tensor in self.spec.outputs}

@@ -29,10 +29,21 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         self.latent_space_id = getattr(source, "latent_space_id", None)
 
 
+def level_space(latent_space_id: str, level: int) -> str:
+    """Return the name of a level's space: that of the model for level 1, which the decoder takes."""
+    return latent_space_id if level == 1 else f"{latent_space_id} level {level}"
+
+
 def check_latent_space(z: ArrayLike, latent_space_id: str) -> None:
     """Raise `InputError` if `z` knows its latent space and it is another one."""
     found = getattr(z, "latent_space_id", None)
-    if found not in (None, latent_space_id):
+    if found in (None, latent_space_id):
+        return
+    if str(found).startswith(latent_space_id):
+        raise InputError(
+            f"z is of {str(found)[len(latent_space_id) + 1 :]} of the hierarchy; decode takes level 1, z itself"
+        )
+    if found != latent_space_id:
         raise InputError(
             f"z is of latent space {str(found)[:16]}, this model's is {latent_space_id[:16]}: "
             "latents of one model mean nothing to another; np.asarray(z) decodes them all the same"

@@ -13,6 +13,8 @@ from ._errors import BundleError
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
+MODEL_PROPERTY = "edgevae.model"
+"""Where each ONNX graph carries the model's choices, so that a manifest cannot contradict them."""
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -37,7 +39,7 @@ class ModelSpec(_Record, frozen=True, kw_only=True):
         z_dims: Sizes of the latent's levels, that of z first; one, except in a hierarchy.
         hidden_dim: Width of the hidden layers.
         num_classes: Number of labels that the networks see, 0 where they see none.
-        component_probs: p(c) of a mixture's components; empty for the other latents.
+        num_components: Number of a mixture's components; 0 for the other latents.
         unit_interval: Whether observations must lie in [0, 1].
     """
 
@@ -48,14 +50,31 @@ class ModelSpec(_Record, frozen=True, kw_only=True):
     z_dims: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
     hidden_dim: Size
     num_classes: Annotated[int, msgspec.Meta(ge=0)]
-    component_probs: tuple[Probability, ...]
+    num_components: Annotated[int, msgspec.Meta(ge=0)]
     unit_interval: bool
 
     def __post_init__(self) -> None:
         if (self.latent == "hierarchical") != (len(self.z_dims) > 1):
             raise ValueError(f"latent {self.latent} does not go with z_dims {self.z_dims}")
-        if (self.latent == "mixture") != bool(self.component_probs):
-            raise ValueError(f"latent {self.latent} does not go with {len(self.component_probs)} component_probs")
+        if (self.latent == "mixture") != (self.num_components > 0):
+            raise ValueError(f"latent {self.latent} does not go with {self.num_components} components")
+
+    @property
+    def sizes(self) -> str:
+        """The sizes in one word, like `784-400-50`: of the data, of the hidden layers, of z and the levels above it."""
+        return "-".join(map(str, (self.data_dim, self.hidden_dim, *self.z_dims)))
+
+    @property
+    def latent_text(self) -> str:
+        """The latent in words."""
+        if self.latent == "hierarchical":
+            return f"hierarchical, levels of {' and '.join(map(str, self.z_dims))} dimensions, the lowest first"
+        kind = f"mixture of {self.num_components}" if self.num_components else self.latent
+        return f"{kind}, {self.z_dim} dimensions"
+
+    def encode(self) -> str:
+        """Return the choices as JSON, as each graph carries them."""
+        return msgspec.json.encode(self).decode()
 
     @property
     def z_dim(self) -> int:
@@ -111,7 +130,7 @@ class Tolerances(_Record, frozen=True, kw_only=True):
         atol: Absolute part, for the outputs of the graphs.
         rtol: Relative part, for the outputs of the graphs.
         kl_nats: Limit of KL(q_pyro ‖ q_onnx) of each row, in nats.
-        elbo_nats: Limit of the ELBO's drift on each row, in nats.
+        elbo_nats: Limit of the ELBO's drift on each row, in nats, and the absolute part for the terms of the ELBO.
     """
 
     atol: Tolerance = 1e-5
@@ -163,6 +182,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
         reference: What Pyro itself computed, for verification on the device.
         tolerances: How far the bundle may be from it.
         dataset: What the model was trained on; `None` where the exporter was not told.
+        training: How it was trained, by the names of the options; empty where the exporter was not told.
         producers: Versions of the packages that made the bundle.
     """
 
@@ -175,6 +195,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     reference: FileEntry
     tolerances: Tolerances
     dataset: DatasetSpec | None
+    training: dict[str, bool | int | float | str]
     producers: dict[str, str]
 
     def encode(self) -> bytes:

@@ -23,7 +23,7 @@ class Level(NamedTuple):
     `z_loc` holds means, `z_scale` standard deviations, positive; float32, shape `(batch, size of the level)` each.
     """
 
-    z_loc: NDArray[np.float32]
+    z_loc: Latents
     z_scale: NDArray[np.float32]
 
 
@@ -105,10 +105,11 @@ def draw_lower_noise(
     if seed is not None:
         stream = stream_of(seed)
         drawn = [stream.standard_normal((batch, size)) for size in lower]
-    elif eps is not None and len(eps) == len(lower):
+    elif isinstance(eps, (list, tuple)) and len(eps) == len(lower):
         drawn = [_inputs.noise(level, batch, size) for level, size in zip(eps, lower, strict=True)]
     else:
-        raise InputError(f"eps must hold the noise of {len(lower)} levels, all but the highest, got {len(eps or ())}")
+        got = len(eps) if isinstance(eps, (list, tuple)) else type(eps).__name__
+        raise InputError(f"eps must be a list of the noise of {len(lower)} levels, all but the highest, got {got}")
     return {**noise, **dict(zip(noise, drawn, strict=False))}
 
 

@@ -29,8 +29,8 @@ def draw_prior(
         InputError: `component` was given and the latent is no mixture, or it is out of range.
     """
     given: dict[str, NDArray[np.int64]] = {}
-    if model.latent == "mixture":
-        given["component"] = _components(model.component_probs, n, stream, component)
+    if prior is not None and model.latent == "mixture":
+        given["component"] = _components(model, prior, n, stream, component)
     elif component is not None:
         raise InputError(f"component must not be given: this model's latent is {model.latent}, not a mixture")
     names = level_names("eps", len(model.z_dims))
@@ -40,8 +40,16 @@ def draw_prior(
     return eps["eps"] if prior is None else prior({**given, **eps})["z_prior"]
 
 
-def _components(probs: tuple[float, ...], n: int, stream: Noise, component: ArrayLike | None) -> NDArray[np.int64]:
+def prior_probs(model: ModelSpec, prior: Graph) -> NDArray[np.float32]:
+    """Return p(c) of a mixture's components, shape `(components,)`: what its graph was made with."""
+    component, eps = np.zeros(1, np.int64), np.zeros((1, model.z_dim), np.float32)
+    return prior({"component": component, "eps": eps})["prior_probs"][0]
+
+
+def _components(
+    model: ModelSpec, prior: Graph, n: int, stream: Noise, component: ArrayLike | None
+) -> NDArray[np.int64]:
     if component is not None:
-        return _inputs.choices("component", component, n, len(probs))
-    below = np.cumsum(probs)[:-1]  # the last one is 1, whatever its rounding says
+        return _inputs.choices("component", component, n, model.num_components)
+    below = np.cumsum(prior_probs(model, prior))[:-1]  # the last one is 1, whatever its rounding says
     return np.searchsorted(below, stream.uniform(n), side="right")

@@ -40,7 +40,7 @@ def signatures(model: ModelSpec, parameters: Sequence[TensorSpec]) -> dict[Graph
     locs, scales = _levels("z_loc", model), _levels("z_scale", model)
     posterior = tuple(part for level in zip(locs, scales, strict=True) for part in level)
     if model.latent == "mixture":
-        posterior += (tensor("component_probs", len(model.component_probs)),)
+        posterior += (tensor("component_probs", model.num_components),)
     terms = (tensor("log_px_z"), tensor("log_pz"), tensor("log_qz_x"))
     parameters = tuple(parameters)
     found: dict[GraphName, Signature] = {
@@ -54,7 +54,8 @@ def signatures(model: ModelSpec, parameters: Sequence[TensorSpec]) -> dict[Graph
     if model.latent == "hierarchical":
         found["prior"] = Signature(eps, z_prior)
     if model.latent == "mixture":
-        found["prior"] = Signature((tensor("component", dtype="int64"), eps[0]), z_prior)
+        prior_probs = tensor("prior_probs", model.num_components)
+        found["prior"] = Signature((tensor("component", dtype="int64"), eps[0]), (*z_prior, prior_probs))
     return found
 
 

@@ -12,22 +12,24 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 import runtime
 from benchmarks.space import COMBINATIONS, tiny_config
-from export import FORMATS, Format, Source, export_bundle
+from export import FORMATS, Format, GraphError, Source, export_bundle
 from train import (
     ARCHITECTURES,
     LATENTS,
     LIKELIHOODS,
+    VAE,
     Dataset,
     Likelihood,
     ModelConfig,
     Trainer,
     TrainingConfig,
-    evaluate_elbo,
+    elbo_terms,
     load_dataset,
 )
 
@@ -65,15 +67,19 @@ def check(trainer: Trainer, dataset: Dataset, out: Path, formats: Sequence[Forma
         pyro.set_rng_seed(4)
         expected = vae.reconstruct_img(images[:30], None if labels is None else labels[:30])
     np.testing.assert_allclose(model.reconstruct(x, y=y, seed=4), expected.numpy(), atol=2e-5, rtol=1e-5)
-    chosen: dict[str, int] = {"y": 3} if vae.config.num_classes else {}
-    chosen |= {"component": 2} if vae.config.latent == "mixture" else {}
-    assert model.generate(3, seed=0, **chosen).shape == (3, vae.config.data_dim)
+    given = {"component": torch.full((30,), 2)} if vae.config.latent == "mixture" else {}
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]), torch.no_grad():
+        pyro.set_rng_seed(5)
+        generated = poutine.condition(vae.model, data=given)(images[:30], None if labels is None else labels[:30])
+    found = model.generate(30, seed=5, y=y, **{name: value.numpy() for name, value in given.items()})
+    np.testing.assert_allclose(found, generated.numpy(), atol=2e-5, rtol=1e-5)
     assert model.decode(model.encode(x, y=y).sample(seed=0), y=y).shape == x.reshape(30, -1).shape
     assert model.posterior_predictive(x, 2, seed=0, y=y).shape == (2, 30, vae.config.data_dim)
-    all_labels = None if labels is None else labels.numpy()
-    elbo = model.elbo(images.numpy(), seed=0, num_particles=5, y=all_labels)
-    expected_elbo = evaluate_elbo(vae, images, num_particles=5, labels=labels)
-    assert float(elbo.mean()) == pytest.approx(expected_elbo, rel=0.02, abs=0.5)
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(8)
+        eps = [torch.randn(30, size) for size in vae.config.z_dims]
+        terms = elbo_terms(vae, images[:30], eps, None if labels is None else labels[:30])
+    np.testing.assert_allclose(model.elbo(x, seed=8, y=y), terms.elbo.numpy(), rtol=1e-4, atol=1e-3)
     bound = model.log_likelihood(x, seed=0, num_particles=20, y=y)  # Jensen: above the mean of the same particles
     assert (bound >= model.elbo(x, seed=0, num_particles=20, y=y) - 1e-6).all()
     return model
@@ -99,7 +105,7 @@ def test_every_combination_trains_exports_verifies_and_runs(
     assert (spec.architecture, spec.likelihood, spec.latent) == (architecture, likelihood, latent)
     assert spec.unit_interval == (likelihood != "normal")
     assert (spec.num_classes, spec.z_dims) == (10 * conditional, config.z_dims)
-    assert len(spec.component_probs) == (4 if latent == "mixture" else 0)
+    assert spec.num_components == (4 if latent == "mixture" else 0)
 
 
 class Laplace(Likelihood):
@@ -122,3 +128,31 @@ def test_a_new_likelihood_is_one_class_and_goes_the_whole_way(
     trainer = fit(ModelConfig((1, 8, 8), 3, 12, likelihood="laplace"), labelled)
     model = check(trainer, labelled, tmp_path / "laplace", FORMATS)
     assert model.encode(labelled.test.numpy() * 5 - 2).z_loc.shape == (360, 3)  # data in any range
+
+
+class Inverse(Laplace):
+    """A likelihood that draws by the inverse of its distribution function, and names a parameter as it must not."""
+
+    parameter_names: ClassVar[tuple[str, ...]] = ("loc_img", "obs")
+
+    def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        return outputs, outputs
+
+
+def test_draws_of_a_users_likelihood_are_finite_for_any_noise() -> None:
+    likelihood = Laplace(ModelConfig((3,)))
+    eps = torch.tensor([[-40.0, -6.0, 0.0], [6.0, 10.0, 40.0]])
+    drawn = likelihood.draw((torch.zeros(2, 3),), eps)
+    assert torch.isfinite(drawn).all()
+    assert float(drawn[0, 2]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_likelihood_whose_parameter_has_another_tensors_name_is_refused(
+    labelled: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LIKELIHOODS, "inverse", Inverse)
+    vae = VAE(ModelConfig((1, 8, 8), 3, 12, likelihood="inverse")).eval()
+    with pytest.raises(
+        GraphError, match="parameters must not be called obs, as other inputs and outputs of graphs are"
+    ):
+        export_bundle(Source("m", vae, labelled.test, "test images", None), tmp_path / "m")

@@ -23,6 +23,7 @@ from train._device import select_device
 from train._elbo import elbo_of_each, evaluate_elbo
 from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, LabelError, RunError, TrainError
 from train._fit import Progress, fit
+from train._labels import check_label_values
 from train._latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from train._likelihoods import LIKELIHOODS, Likelihood
 from train._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
@@ -69,6 +70,7 @@ __all__ = [
     "TrainingConfig",
     "binarize",
     "binarize_once",
+    "check_label_values",
     "elbo_of_each",
     "elbo_terms",
     "evaluate_elbo",

@@ -75,7 +75,7 @@ class _Refused(click.ClickException):
     default="none",
     help="Grey values made 0 or 1: at one half, or drawn anew in each epoch with the grey value as probability.",
 )
-@click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO).")
+@click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO); not for a mixture.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<dataset>-<choices>]")
 @click.option("--force", is_flag=True, help="Replace the run that --out already holds.")
 @click.version_option(package_name="edgevae", prog_name="vae-train")
@@ -120,7 +120,6 @@ def _train(
     training_config = TrainingConfig(**{field.name: choices.pop(field.name) for field in fields(TrainingConfig)})
     check_writable(out, overwrite=force)
     images = load_dataset(dataset, data_dir, labels=conditional)
-    images = replace(images, test=binarize_once(images.test, training_config.binarize))
     model_config = ModelConfig(
         images.data_shape, z_dim=z_dims[0], upper_dims=z_dims[1:], num_classes=images.num_classes, **choices
     )
@@ -146,10 +145,12 @@ def _train(
 
 def _default_name(options: Mapping[str, Any]) -> str:
     """Name a run by its data, its architecture, and what it has that the reference has not."""
-    choices = [
-        options[name] for name, usual in (("likelihood", "bernoulli"), ("latent", "normal")) if options[name] != usual
-    ]
-    return "-".join([options["dataset"], options["architecture"], *choices, *["conditional"] * options["conditional"]])
+    usual = {"likelihood": "bernoulli", "latent": "normal", "binarize": "none"}
+    parts = [options["dataset"], options["architecture"]]
+    parts += [options[name] for name, value in usual.items() if options[name] != value]
+    parts += ["conditional"] * options["conditional"]
+    parts += [f"beta{options['beta']:g}"] * (options["beta"] != 1)
+    return "-".join(parts)
 
 
 def _described(model: ModelConfig) -> str:

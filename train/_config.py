@@ -92,7 +92,7 @@ class TrainingConfig:
         batch_size: Images a step, at least 1; the last batch of an epoch may be smaller.
         learning_rate: Adam's step size, positive.
         seed: Seed of the initial weights, of the order of the images and of the noise, 0 to 2**32 - 1.
-        jit: Compile the ELBO with `JitTrace_ELBO`.
+        jit: Compile the ELBO with `JitTrace_ELBO`; not for a mixture.
         beta: Weight of the latent in the objective, positive; 1 is the ELBO.
         beta_warmup: Epochs over which `beta` is reached in equal steps, 0 for none; not with `jit`, which would freeze
             the first step's weight.

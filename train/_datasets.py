@@ -151,8 +151,9 @@ def _download(name: str, files: Sequence[str]) -> list[Path]:
     except (OSError, RuntimeError) as error:
         raise DatasetError(
             f"{name} is not in {_DOWNLOAD_FOLDER}/ and could not be downloaded ({_first_line(error)}). Two ways out: "
-            f"connect to the network and run again, or give --data-dir, a folder with {_FILES[0]}.gz and "
-            f"{_FILES[1]}.gz (plain files and torchvision's layout do too). --dataset digits needs neither."
+            f"connect to the network and run again, or give --data-dir, a folder with "
+            f"{' and '.join(f'{file}.gz' for file in files)} (plain files and torchvision's layout do too). "
+            "--dataset digits needs neither."
         ) from error
     return _locate(name, _DOWNLOAD_FOLDER, files)
 

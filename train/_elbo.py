@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from train._device import forked_rng
+from train._labels import check_label_values
 from train._terms import elbo_terms
 from train._vae import VAE
 
@@ -36,7 +37,11 @@ def elbo_of_each(vae: VAE, images: Tensor, num_particles: int = 1, labels: Tenso
         images: Shape `(num_images, ...)`.
         num_particles: Draws of z an image, of which the mean is taken.
         labels: Shape `(num_images,)`, for a conditional model.
+
+    Raises:
+        LabelError: The labels are not those of a model like this.
     """
+    check_label_values(labels, len(images), vae.config.num_classes)
     total = images.new_zeros(len(images), dtype=torch.float64)
     with evaluating(vae), forked_rng(images.device):
         torch.manual_seed(_SEED)

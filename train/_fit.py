@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from train._binarize import binarize_once
 from train._datasets import Dataset
 from train._device import forked_rng
 from train._elbo import elbo_of_each, evaluating
@@ -46,7 +47,8 @@ def fit(
 
     Args:
         trainer: Holds the model; its device must be the data set's.
-        dataset: Images to train and to test on, with labels for a conditional model and without for any other.
+        dataset: Images to train and to test on, with labels for a conditional model alone. Where the trainer's
+            configuration binarizes, it does so with the test images too, once.
         epochs: Passes over the training images, at least 1.
         writer: Where the run goes.
         progress: Told of each step and epoch.
@@ -58,6 +60,7 @@ def fit(
     Raises:
         DivergedError: The loss or the test ELBO became NaN or infinite; the checkpoint of the epoch before stays.
     """
+    test = binarize_once(dataset.test, trainer.config.binarize)
     for epoch in range(1, epochs + 1):
         stopped = False
 
@@ -70,7 +73,7 @@ def fit(
         loss = trainer.fit_epoch(dataset.train, progress.on_step, stop_here, labels=dataset.train_labels)
         seconds = time.perf_counter() - start
         num_particles = _FINAL_PARTICLES if stopped or epoch == epochs else 1
-        elbos = elbo_of_each(trainer.vae, dataset.test, num_particles, dataset.test_labels)
+        elbos = elbo_of_each(trainer.vae, test, num_particles, dataset.test_labels)
         elbo = float(elbos.mean())
         if not math.isfinite(elbo):
             raise DivergedError(f"the test ELBO became {elbo} in epoch {epoch}; try a lower learning rate")
@@ -81,9 +84,9 @@ def fit(
             break
     writer.save_test_elbos(elbos)
     save_loss_curve(writer.path / LOSS_CURVE_FILE, writer.metrics)
-    with evaluating(trainer.vae), forked_rng(dataset.test.device):
+    with evaluating(trainer.vae), forked_rng(test.device):
         torch.manual_seed(0)
-        images = dataset.test[:_NUM_DRAWN]
+        images = test[:_NUM_DRAWN]
         labels = None if dataset.test_labels is None else dataset.test_labels[:_NUM_DRAWN]
         loc_img = trainer.vae.reconstruct_img(images, labels)
     save_reconstructions(writer.path / RECONSTRUCTIONS_FILE, images.cpu(), loc_img.cpu())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from train._config import ModelConfig
-from train._errors import LabelError
+from train._labels import check_labels
 from train._likelihoods import Bernoulli, Likelihood
 
 _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
@@ -223,9 +223,7 @@ def _doubling(inputs: int, outputs: int, sizes: Sequence[int]) -> nn.ConvTranspo
 
 def _one_hot(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:
     """Labels as one-hot rows, shape `(batch, num_classes)`, where the network sees labels."""
-    if (y is None) == (num_classes > 0):
-        seen, got = (f"labels y, shape (batch,), of {num_classes} classes", "none") if y is None else ("no labels", "y")
-        raise LabelError(f"this model was made for {seen}, got {got}")
+    check_labels(y, num_classes)
     if y is None:
         return None
     return (y[:, None] == torch.arange(num_classes, device=y.device)).to(like.dtype)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from train._errors import ConfigError
 from train._latents import COMPONENT_SITE, LATENT_SITE
 from train._vae import VAE
 
@@ -25,11 +26,18 @@ def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[C
         vae: The model.
         num_particles: Draws of z an observation.
         jit: Compile the ELBO.
+
+    Raises:
+        ConfigError: `jit`, and the model has a discrete site: Pyro's compiled enumeration breaks on a batch of one.
     """
-    plain, compiled = (TraceEnum_ELBO, JitTraceEnum_ELBO) if vae.latent.enumerated else (Trace_ELBO, JitTrace_ELBO)
     options: dict[str, Any] = {"num_particles": num_particles, "max_plate_nesting": 1}
-    elbo = compiled(ignore_jit_warnings=True, **options) if jit else plain(**options)
-    return config_enumerate(vae.model) if vae.latent.enumerated else vae.model, elbo
+    if vae.latent.enumerated:
+        if jit:
+            raise ConfigError(
+                f"jit does not go with latent {vae.config.latent}, whose component is enumerated; drop one"
+            )
+        return config_enumerate(vae.model), TraceEnum_ELBO(**options)
+    return vae.model, JitTrace_ELBO(ignore_jit_warnings=True, **options) if jit else Trace_ELBO(**options)
 
 
 class ScaleLatent(Messenger):

@@ -32,15 +32,24 @@ def save_loss_curve(path: Path, metrics: Sequence[EpochMetrics]) -> None:
 
 
 def save_reconstructions(path: Path, images: Tensor, loc_img: Tensor) -> None:
-    """Draw each row of `images`, shape `(num_images, 1, height, width)`, above its reconstruction, as PNG.
+    """Draw each row of images above its reconstructions, as PNG; nothing where observations are no pictures.
 
-    `loc_img` holds the reconstructions, shape `(num_images, data_dim)` in [0, 1].
+    Args:
+        path: The file.
+        images: Shape `(num_images, width)`, `(num_images, height, width)`, or, with 1 or 3 channels,
+            `(num_images, channels, height, width)`.
+        loc_img: Their reconstructions, shape `(num_images, data_dim)`.
     """
-    originals, reconstructions = _rows(images[:, 0]), _rows(loc_img.reshape(images[:, 0].shape))
-    tiles = torch.stack([originals, reconstructions], dim=1).flatten(0, 1)  # a row of each in turn
+    data_shape = images.shape[1:]
+    if len(data_shape) > 3 or (len(data_shape) == 3 and data_shape[0] not in {1, 3}):
+        return
+    shape = (1,) * (3 - len(data_shape)) + tuple(data_shape)
+    low, high = min(0.0, float(images.min())), max(1.0, float(images.max()))  # what lies outside is shown as these
+    shown = [((values.reshape(-1, *shape) - low) / (high - low)).clamp(0, 1) for values in (images, loc_img)]
+    tiles = torch.stack([_rows(values) for values in shown], dim=1).flatten(0, 1)  # a row of each in turn
     tiles = nn.functional.pad(tiles, (0, 1, 0, 1), value=_GAP)
-    rows, columns, height, width = tiles.shape
-    picture = tiles.transpose(1, 2).reshape(rows * height, columns * width)
+    rows, columns, channels, height, width = tiles.shape
+    picture = tiles.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     figure = Figure(figsize=(columns * 0.7, rows * 0.7 + 0.4), layout="constrained")
     axes = figure.subplots()
     axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -49,7 +58,7 @@ def save_reconstructions(path: Path, images: Tensor, loc_img: Tensor) -> None:
 
 
 def _rows(images: Tensor) -> Tensor:
-    """Arrange `(num_images, height, width)` as `(rows, columns, height, width)`, the last row filled with black."""
+    """Arrange `(num_images, ...)` as `(rows, columns, ...)`, the last row filled with black."""
     missing = -len(images) % _COLUMNS
     padded = torch.cat([images, images.new_zeros((missing, *images.shape[1:]))])
     return padded.reshape(-1, _COLUMNS, *images.shape[1:])

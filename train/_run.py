@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from train._binarize import binarize_once
 from train._config import ModelConfig, TrainingConfig
 from train._errors import RunError
 from train._vae import VAE
@@ -114,7 +115,7 @@ class RunWriter:
     Args:
         path: The folder; made with the first checkpoint, so that a training that fails before it leaves no trace.
         config: Goes into `config.json`.
-        samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are.
+        samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
         labels: Their classes, shape `(num_images,)`, for a conditional model.
         overwrite: Whether a run that is already there may be replaced.
 
@@ -129,6 +130,7 @@ class RunWriter:
         self.path = path
         self.metrics: list[EpochMetrics] = []
         self._config = config
+        samples = binarize_once(samples, config.training.binarize)
         kept = {_IMAGES: samples} if labels is None else {_IMAGES: samples, _LABELS: labels}
         self._samples = {name: tensor[:NUM_SAMPLES].cpu().contiguous() for name, tensor in kept.items()}
 

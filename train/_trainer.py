@@ -17,7 +17,8 @@ from torch import Tensor
 from train._binarize import binarize
 from train._config import ModelConfig, TrainingConfig
 from train._device import forked_rng
-from train._errors import DivergedError
+from train._errors import DatasetError, DivergedError
+from train._labels import check_label_values
 from train._objective import ScaleLatent, beta_at, objective_of
 from train._vae import VAE
 
@@ -37,7 +38,7 @@ class Trainer:
     """
 
     def __init__(self, model_config: ModelConfig, training_config: TrainingConfig, device: torch.device) -> None:
-        self._config = training_config
+        self.config = training_config
         self._device = device
         self._param_state: StateDict = {"params": {}, "constraints": {}}
         with forked_rng(device):
@@ -62,7 +63,8 @@ class Trainer:
         """Pass once over `images` in a new random order, one step of `SVI` a batch.
 
         Args:
-            images: Shape `(num_images, ...)`, float32 in [0, 1], on the trainer's device.
+            images: Shape `(num_images, ...)`, float32, on the trainer's device; in [0, 1] unless the likelihood takes
+                any range.
             on_step: Called after each step with the batch's loss, in nats an image.
             should_stop: Asked after each step; `True` ends the epoch there.
             labels: Integers, shape `(num_images,)`, on the trainer's device; for a conditional model.
@@ -71,28 +73,41 @@ class Trainer:
             The mean loss of the images seen, in nats an image: `-elbo`, its latent part weighted by `beta`.
 
         Raises:
+            DatasetError: The images are out of range.
             DivergedError: A step's loss is NaN or infinite.
+            LabelError: The labels are not those of a model like this.
         """
+        if not self._validated:
+            self._check(images, labels)
         self._epoch += 1
-        self._latent.beta = beta_at(self._epoch, self._config.beta, self._config.beta_warmup)
+        self._latent.beta = beta_at(self._epoch, self.config.beta, self.config.beta_warmup)
         total, seen = 0.0, 0
         with self._isolated():
             order = torch.randperm(len(images)).to(self._device)
-            for indices in order.split(self._config.batch_size):
-                batch = binarize(images[indices], self._config.binarize)
+            for indices in order.split(self.config.batch_size):
+                batch = binarize(images[indices], self.config.binarize)
                 y = () if labels is None else (labels[indices],)
                 with pyro.validation_enabled(not self._validated):  # the first step shows whether shapes are right
                     loss = self._svi.step(batch, *y)
                 self._validated = True
                 if not math.isfinite(loss):
                     raise DivergedError(
-                        f"the loss became {loss} at learning rate {self._config.learning_rate:g}; try a lower one"
+                        f"the loss became {loss} at learning rate {self.config.learning_rate:g}; try a lower one"
                     )
                 total, seen = total + loss, seen + len(batch)
                 on_step(loss / len(batch))
                 if should_stop():
                     break
         return total / seen
+
+    def _check(self, images: Tensor, labels: Tensor | None) -> None:
+        check_label_values(labels, len(images), self.vae.config.num_classes)
+        low, high = (float(value) for value in images.aminmax())
+        if self.vae.decoder.likelihood.unit_interval and not 0 <= low <= high <= 1:
+            raise DatasetError(
+                f"images must be in [0, 1] for likelihood {self.vae.config.likelihood}, got values from {low:g} to "
+                f"{high:g}; divide pixels of 0 to 255 by 255, or take likelihood normal"
+            )
 
     @contextlib.contextmanager
     def _isolated(self) -> Iterator[None]:

@@ -220,6 +220,6 @@ def test_the_manifest_is_plain_json(bundle: Path) -> None:
         "z_dims": [5],
         "hidden_dim": 16,
         "num_classes": 0,
-        "component_probs": [],
+        "num_components": 0,
         "unit_interval": True,
     }

@@ -39,7 +39,9 @@ def draw(folder: Path, labelled: Dataset, **choices: Any) -> VAE:
         with torch.no_grad():
             for parameter in vae.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    draw_pictures(folder, vae, make_reference(vae, labelled.test, labelled.test_labels if choices else None))
+    draw_pictures(
+        folder, vae, make_reference(vae, labelled.test, labelled.test_labels if vae.config.num_classes else None)
+    )
     return vae
 
 
@@ -54,11 +56,36 @@ def test_samples_stand_above_their_reconstructions_and_above_draws_of_the_prior(
     assert what_is_generated(vae) == "samples of the prior"
 
 
-@pytest.mark.parametrize("choices", [{"num_classes": 10}, {"num_classes": 10, "latent": "mixture", "components": 3}])
-def test_a_conditional_model_shows_a_class_a_row(labelled: Dataset, tmp_path: Path, choices: dict[str, Any]) -> None:
-    vae = draw(tmp_path, labelled, **choices)
-    assert tiles(tmp_path / SAMPLES_FILE).shape[0] == 2 + 10
+def shown(loc_img: torch.Tensor) -> NDArray[np.float64]:
+    return np.asarray(loc_img.reshape(-1, 8, 8).numpy() * 255, np.float64)
+
+
+def test_a_conditional_model_shows_a_class_a_row(labelled: Dataset, tmp_path: Path) -> None:
+    vae = draw(tmp_path, labelled, num_classes=10)
+    found = tiles(tmp_path / SAMPLES_FILE)
+    assert found.shape[0] == 2 + 10
     assert "a class a row" in what_is_generated(vae)
+    z = torch.randn((120, 5), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = shown(vae.decoder(z, torch.arange(10).repeat_interleave(12))).reshape(10, 12, 8, 8)
+    np.testing.assert_allclose(found[2:, :, ::7, ::7], expected, atol=1)
+
+
+def test_a_mixture_shows_a_component_a_row_the_likeliest_first(labelled: Dataset, tmp_path: Path) -> None:
+    vae = draw(tmp_path, labelled, latent="mixture", components=3)
+    found = tiles(tmp_path / SAMPLES_FILE)
+    assert found.shape[0] == 2 + 3
+    assert "a component of the mixture a row" in what_is_generated(vae)
+    eps = torch.randn((36, 5), generator=torch.Generator().manual_seed(0)).reshape(3, 12, 5)
+    with torch.no_grad():
+        for row, component in enumerate(vae.latent.component_probs.argsort(descending=True).tolist()):
+            z = vae.latent.prior(torch.full((12,), component), eps[row])
+            np.testing.assert_allclose(found[2 + row, :, ::7, ::7], shown(vae.decoder(z)), atol=1)
+
+
+def test_a_conditional_mixture_shows_a_class_a_row(labelled: Dataset, tmp_path: Path) -> None:
+    draw(tmp_path, labelled, num_classes=10, latent="mixture", components=3)
+    assert tiles(tmp_path / SAMPLES_FILE).shape[0] == 2 + 10
 
 
 def test_a_traversal_moves_one_dimension_a_row(labelled: Dataset, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_newer_schema_is_refused_with_the_way_out(copy: Path) -> None:
         lambda manifest: manifest["model"].update(z_dims="5"),
         lambda manifest: manifest["model"].update(z_dims=[5, 2]),
         lambda manifest: manifest["model"].update(latent="hierarchical"),
-        lambda manifest: manifest["model"].update(component_probs=[0.5, 0.5]),
+        lambda manifest: manifest["model"].update(num_components=2),
         lambda manifest: manifest["model"].update(num_classes=-1),
         lambda manifest: manifest["model"].update(likelihood=None),
         lambda manifest: manifest["graphs"]["encoder"]["file"].update(file="../encoder.onnx"),
@@ -102,7 +102,7 @@ def test_a_manifest_that_is_no_json_object_is_refused(copy: Path, content: bytes
         {"data_shape": [1, 28, 28]},
         {"z_dims": [6]},
         {"num_classes": 10},
-        {"latent": "mixture", "component_probs": [0.5, 0.5]},
+        {"latent": "mixture", "num_components": 2},
         {"latent": "hierarchical", "z_dims": [5, 2]},
     ],
 )
@@ -116,6 +116,13 @@ def test_sizes_that_contradict_the_graphs_are_refused(copy: Path, change: dict[s
 def test_a_manifest_without_one_of_the_models_graphs_is_refused(copy: Path, name: str) -> None:
     edit(copy, lambda manifest: manifest["graphs"].pop(name))
     with pytest.raises(BundleError, match=r"the manifest contradicts itself: .* export the model again"):
+        load(copy)
+
+
+@pytest.mark.parametrize("change", [{"unit_interval": False}, {"likelihood": "normal"}, {"hidden_dim": 17}])
+def test_choices_that_the_graphs_were_not_made_for_are_refused(copy: Path, change: dict[str, Any]) -> None:
+    edit(copy, lambda manifest: manifest["model"].update(change))
+    with pytest.raises(BundleError, match=r"reconstruct\.onnx does not fit its manifest: it was made for"):
         load(copy)
 
 

@@ -162,6 +162,7 @@ def test_generate_makes_a_chosen_class_or_an_equal_share_of_each(labelled_bundle
         (["--y", "10"], "y must be from 0 to 9, got 10"),
         (["--y", "each", "-n", "7"], "--y each makes equal shares of 10 choices, and -n is 7"),
         (["--y", "1", "--component", "4"], "component must be from 0 to 3, got 4"),
+        (["--y", "each", "--component", "each"], "--y each and --component each were both given"),
     ],
 )
 def test_choices_that_a_model_has_not_are_exit_code_2(

@@ -79,7 +79,7 @@ def test_generate_is_pyros_model_of_the_same_seed(
 
 def test_a_mixtures_components_are_drawn_with_their_probabilities(mixture: tuple[VAE, Model]) -> None:
     vae, model = mixture
-    probs = model.manifest.model.component_probs
+    probs = model.component_probs
     np.testing.assert_allclose(probs, vae.latent.component_probs.detach(), atol=1e-7)
     n = 2000
     with torch.no_grad():
@@ -152,6 +152,7 @@ def test_models_without_them_have_no_levels_above_and_no_components(model: Model
     assert posterior.upper == ()
     assert posterior.component_probs is None
     assert posterior.levels[0].z_loc is posterior.z_loc
+    assert model.component_probs.shape == (0,)
     with pytest.raises(InputError, match="upper levels of a hierarchy, and this model has one level"):
         model.encode(np.zeros((2, 64)), seed=0)
     with pytest.raises(InputError, match="component must not be given: this model's latent is normal"):
@@ -204,10 +205,14 @@ def test_components_and_noise_of_levels_that_do_not_fit_are_refused(
     with pytest.raises(InputError, match="component must be from 0 to 2, got 3 to 3"):
         mixture[1].generate(2, seed=0, component=3)
     x = np.zeros((2, 64), np.float32)
-    with pytest.raises(InputError, match="eps must hold the noise of 2 levels, all but the highest, got 1"):
+    with pytest.raises(InputError, match="eps must be a list of the noise of 2 levels, all but the highest, got 1"):
         hierarchical[1].encode(x, eps=[np.zeros((2, 5))])
     with pytest.raises(InputError, match=r"eps must have shape \(2, 4\), got \(2, 5\)"):
         hierarchical[1].encode(x, eps=[np.zeros((2, 5)), np.zeros((2, 5))])
+    with pytest.raises(InputError, match="eps must be a list of the noise of 2 levels, all but the highest, got float"):
+        hierarchical[1].encode(x, eps=0.5)  # type: ignore[arg-type]  # that is the point
+    with pytest.raises(InputError, match="seed must be an integer, got bool"):
+        hierarchical[1].encode(x, seed=False)
     with pytest.raises(InputError, match="seed and eps were both given"):
         hierarchical[1].encode(x, seed=0, eps=[np.zeros((2, 5)), np.zeros((2, 4))])
 
@@ -220,3 +225,13 @@ def test_an_empty_batch_gives_an_empty_result(name: str, request: pytest.Fixture
     assert model.elbo(empty, seed=0).shape == (0,)
     assert all(level.z_loc.shape[0] == 0 for level in model.encode(empty).levels)
     assert model.posterior_predictive(empty, 3, seed=0).shape == (3, 0, 64)
+
+
+def test_an_upper_level_is_refused_by_the_decoder_that_takes_z(labelled: Dataset, tmp_path: Path) -> None:
+    vae = VAE(ModelConfig((1, 8, 8), 3, 8, latent="hierarchical", upper_dims=(3,))).eval()
+    export_bundle(Source("same", vae, labelled.test, "test images of digits", None), tmp_path / "same")
+    model = load(tmp_path / "same", provider="cpu")
+    posterior = model.encode(labelled.test[:2].numpy())
+    assert model.decode(posterior.z_loc).shape == (2, 64)
+    with pytest.raises(InputError, match="z is of level 2 of the hierarchy; decode takes level 1, z itself"):
+        model.decode(posterior.upper[0].z_loc)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyro
 import pytest
@@ -29,19 +31,28 @@ def differ(ours: Draws, theirs: Draws) -> bool:
     return bool(means.max() > 5.5 or abs(spread - 1) > 0.02)
 
 
+# Each likelihood, each latent, with labels and without, data in [0, 1] and in any range.
+MODELS: dict[str, dict[str, Any]] = {
+    "bernoulli": {"latent": "mixture", "components": 3},
+    "continuous-bernoulli": {"num_classes": 10},
+    "normal": {"latent": "hierarchical", "upper_dims": (3,), "data_loc": 0.3, "data_scale": 0.4},
+    "categorical": {"levels": 4},
+}
+
+
 @pytest.fixture(scope="module", params=list(LIKELIHOODS))
 def pair(
     request: pytest.FixtureRequest, digits: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[VAE, Model]:
     with torch.random.fork_rng([]):
         torch.manual_seed(7)
-        config = ModelConfig((1, 8, 8), 5, 16, likelihood=request.param, levels=4)
-        vae = VAE(config).eval()
+        vae = VAE(ModelConfig((1, 8, 8), 5, 16, likelihood=request.param, **MODELS[request.param])).eval()
         with torch.no_grad():
             for parameter in vae.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     out = tmp_path_factory.mktemp("models") / "model"
-    export_bundle(Source("model", vae, digits.test, "test images of digits", None), out)
+    labels = torch.arange(len(digits.test)) % 10 if vae.config.num_classes else None
+    export_bundle(Source("model", vae, digits.test, "test images of digits", None, labels), out)
     return vae, load(out, provider="cpu")
 
 
@@ -52,14 +63,16 @@ def theirs(pair: tuple[VAE, Model], digits: Dataset) -> Draws:
     with pyro.get_param_store().scope(), torch.random.fork_rng([]):
         pyro.set_rng_seed(1)
         predictive = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=NUM_SAMPLES)
-        obs: NDArray[np.float32] = predictive(digits.test[:3])["obs"].numpy()
+        y = [torch.arange(3)] if vae.config.num_classes else []
+        obs: NDArray[np.float32] = predictive(digits.test[:3], *y)["obs"].numpy()
     return obs.astype(np.float64) / (vae.config.levels - 1 if vae.config.likelihood == "categorical" else 1)
 
 
 def test_shapes_and_distribution_are_those_of_pyros_predictive(
     pair: tuple[VAE, Model], theirs: Draws, digits: Dataset
 ) -> None:
-    ours = pair[1].posterior_predictive(digits.test[:3].numpy(), NUM_SAMPLES, seed=0)
+    labels = {"y": np.arange(3)} if pair[1].num_classes else {}
+    ours = pair[1].posterior_predictive(digits.test[:3].numpy(), NUM_SAMPLES, seed=0, **labels)
     assert ours.shape == theirs.shape == (NUM_SAMPLES, 3, 64)
     assert ours.dtype == np.float32
     for row in range(3):
@@ -67,7 +80,9 @@ def test_shapes_and_distribution_are_those_of_pyros_predictive(
 
 
 def test_a_wrong_scale_or_a_wrong_mean_would_be_seen(pair: tuple[VAE, Model], theirs: Draws, digits: Dataset) -> None:
-    ours = pair[1].posterior_predictive(digits.test[:1].numpy(), NUM_SAMPLES, seed=0)[:, 0].astype(np.float64)
+    labels = {"y": 0} if pair[1].num_classes else {}
+    drawn = pair[1].posterior_predictive(digits.test[:1].numpy(), NUM_SAMPLES, seed=0, **labels)
+    ours = drawn[:, 0].astype(np.float64)
     loc = ours.mean(0)
     assert differ(loc + 1.05 * (ours - loc), theirs[:, 0])
     assert differ(ours + 0.1, theirs[:, 0])

@@ -101,7 +101,7 @@ def test_the_default_folder_is_named_after_the_data_set(tmp_path: Path, monkeypa
         ),
         (["--latent", "mixture", "--components", "3"], "digits-mlp-mixture", "bernoulli, mixture of 3"),
         (["--conditional", "--architecture", "conv"], "digits-conv-conditional", "normal latent, 10 classes"),
-        (["--likelihood", "normal", "--binarize", "threshold"], "digits-mlp-normal", "normal, normal latent"),
+        (["--likelihood", "normal", "--binarize", "threshold"], "digits-mlp-normal-threshold", "normal, normal latent"),
     ],
 )
 def test_choices_name_the_run_and_are_kept_in_it(

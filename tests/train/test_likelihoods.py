@@ -106,3 +106,20 @@ def test_a_draw_of_the_continuous_bernoulli_inverts_its_distribution_function(pr
     t = np.log(probs) - np.log1p(-probs)
     below = torch.expm1(t * x) / np.expm1(t) if t else x
     torch.testing.assert_close(below, torch.distributions.Normal(0.0, 1.0).cdf(eps).double(), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_draws_are_finite_for_any_noise(name: str) -> None:
+    likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5))
+    parameters = likelihood.parameters_of(outputs(likelihood.num_outputs))
+    for eps in (-40.0, -6.0, 6.0, 40.0):
+        assert torch.isfinite(likelihood.draw(parameters, torch.full((4, 6), eps))).all()
+
+
+@pytest.mark.parametrize("levels", [8, 16, 256])
+def test_the_mean_of_a_categorical_stays_in_range(levels: int) -> None:
+    likelihood = Categorical(ModelConfig((500,), likelihood="categorical", levels=levels))
+    numbers = torch.randn((4, levels, 500), generator=torch.Generator().manual_seed(0))
+    numbers[:, -1] += 20
+    loc_img, _ = likelihood.parameters_of(numbers.flatten(1))
+    assert float(loc_img.max()) <= 1

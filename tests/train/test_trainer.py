@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 
-from train import VAE, Dataset, DivergedError, ModelConfig, Trainer, TrainingConfig, evaluate_elbo
+from train import (
+    VAE,
+    ConfigError,
+    Dataset,
+    DatasetError,
+    DivergedError,
+    LabelError,
+    ModelConfig,
+    Trainer,
+    TrainingConfig,
+    evaluate_elbo,
+    load_dataset,
+)
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
 CPU = torch.device("cpu")
@@ -113,6 +128,53 @@ def test_the_compiled_elbo_gives_the_same_losses_the_smaller_last_batch_included
         last = 15 * epoch + 14
         assert compiled_losses[last] == pytest.approx(plain_losses[last], rel=0.1)
     assert sum(compiled_losses) == pytest.approx(sum(plain_losses), rel=0.02)
+
+
+@pytest.mark.parametrize("choices", [{"latent": "hierarchical", "upper_dims": (2,)}, {"num_classes": 10}])
+def test_the_compiled_elbo_serves_hierarchies_and_labels_a_last_batch_of_one_included(choices: dict[str, Any]) -> None:
+    digits = load_dataset("digits", labels=True)
+    labels = digits.train_labels[:241] if digits.train_labels is not None and "num_classes" in choices else None
+    model = dataclasses.replace(MODEL, **choices)
+    losses = [
+        [each.fit_epoch(digits.train[:241], labels=labels) for _ in range(3)][-1]
+        for jit in (False, True)
+        for each in [Trainer(model, TrainingConfig(jit=jit, batch_size=120, learning_rate=1e-2), CPU)]
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_a_mixture_is_not_compiled() -> None:
+    # JitTraceEnum_ELBO fails on a batch of one.
+    with pytest.raises(
+        ConfigError, match="jit does not go with latent mixture, whose component is enumerated; drop one"
+    ):
+        Trainer(dataclasses.replace(MODEL, latent="mixture"), TrainingConfig(jit=True), CPU)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "made for labels y, .* of 10 classes, got none"),
+        (torch.zeros(5, dtype=torch.int64), r"labels must be int64 of shape \(12,\), got torch.int64 of \(5,\)"),
+        (torch.zeros(12), r"labels must be int64 of shape \(12,\), got torch.float32"),
+        (torch.zeros((12, 1), dtype=torch.int64), r"got torch.int64 of \(12, 1\)"),
+        (torch.full((12,), 10), "labels must be from 0 to 9, got 10 to 10"),
+        (torch.full((12,), -1), "labels must be from 0 to 9, got -1 to -1"),
+    ],
+)
+def test_labels_that_would_look_like_none_are_refused(
+    digits: Dataset, labels: torch.Tensor | None, message: str
+) -> None:
+    conditional = dataclasses.replace(MODEL, num_classes=10)
+    with pytest.raises(LabelError, match=message):
+        Trainer(conditional, TrainingConfig(), CPU).fit_epoch(digits.train[:12], labels=labels)
+    with pytest.raises(LabelError, match=message):
+        evaluate_elbo(VAE(conditional), digits.train[:12], labels=labels)
+
+
+def test_images_out_of_the_likelihoods_range_are_refused(digits: Dataset) -> None:
+    with pytest.raises(DatasetError, match=r"must be in \[0, 1\] for likelihood bernoulli, got values from 0 to 255"):
+        trainer().fit_epoch(digits.train * 255)
 
 
 def test_steps_are_reported_and_can_be_stopped(digits: Dataset) -> None:

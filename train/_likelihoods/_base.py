@@ -63,5 +63,7 @@ class Likelihood(nn.Module, abc.ABC):
 
 
 def uniform_of(eps: Tensor) -> Tensor:
-    """Return uniform noise in [0, 1] for standard normal noise: Φ(eps)."""
-    return 0.5 * (1 + torch.erf(eps * math.sqrt(0.5)))
+    """Return uniform noise inside of (0, 1) for standard normal noise: Φ(eps)."""
+    uniform = 0.5 * (1 + torch.erf(eps * math.sqrt(0.5)))
+    limits = torch.finfo(eps.dtype)
+    return uniform.clamp(limits.tiny, 1 - limits.eps / 2)  # where rounding makes it 0 or 1, an inverse has no value

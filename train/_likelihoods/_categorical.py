@@ -27,7 +27,7 @@ class Categorical(Likelihood):
         """Return `loc_img`, the mean, and `probs`, shape `(batch, data_dim, levels)`."""
         probs = torch.softmax(outputs.unflatten(1, (self.config.levels, -1)).transpose(1, 2), dim=-1)
         values = torch.linspace(0, 1, self.config.levels, dtype=probs.dtype, device=probs.device)
-        return probs @ values, probs
+        return (probs @ values).clamp(max=1), probs  # a mean: rounding must not lead out of [0, 1]
 
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return Categorical(probs)."""
