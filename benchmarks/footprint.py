@@ -54,7 +54,7 @@ def size_on_disk(python: Path) -> float:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--bundle", type=click.Path(exists=True, path_type=Path), default="models/mnist-mlp", help="The model.")
+@click.option("--bundle", type=click.Path(exists=True, path_type=Path), default="models/digits-mlp", help="The model.")
 @click.option("--bare", type=click.Path(exists=True, path_type=Path), required=True, help="A Python with edgevae[cpu].")
 @click.option("--full", type=click.Path(exists=True, path_type=Path), default=sys.executable, help="One with PyTorch.")
 @click.option("--repeats", type=click.IntRange(min=1), default=9, help="Runs of each, after one to warm up.")

@@ -30,10 +30,10 @@ _ELBO_PARTICLES = 10
 def main(bundles: tuple[Path, ...], data_dir: Path | None, num_particles: int, num_images: int | None) -> None:
     """Print a row for each of BUNDLES."""
     click.echo(
-        "| bundle | model | values | test images | ELBO, nats | log p(x), conditional ones log p(x given y), nats "
-        "| particles | minutes |"
+        "| bundle | model | values | test ELBO, all images, nats | images | their ELBO, nats "
+        "| their log p(x), of conditional ones log p(x given y), nats | particles | minutes |"
     )
-    click.echo("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    click.echo(f"|{' --- |' * 9}")
     for bundle in bundles:
         click.echo(_row(runtime.load(bundle), data_dir, num_particles, num_images))
 
@@ -56,7 +56,7 @@ def _row(model: runtime.Model, data_dir: Path | None, num_particles: int, num_im
     choices = [spec.architecture, spec.sizes, spec.likelihood, spec.latent, *["conditional"] * (spec.num_classes > 0)]
     values = "grey" if dataset.binarize == "none" else f"binarized ({dataset.binarize})"
     return (
-        f"| {model.manifest.name} | {', '.join(choices)} | {values} | {len(picked)} "
+        f"| {model.manifest.name} | {', '.join(choices)} | {values} | {dataset.test_elbo_nats:.2f} | {len(picked)} "
         f"| {elbo.mean():.2f} | {log_px.mean():.2f} | {num_particles} | {minutes:.1f} |"
     )
 

@@ -9,7 +9,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from torch import nn
 
 import runtime
 from train import VAE, ModelConfig, load_dataset
@@ -19,8 +18,9 @@ BUNDLES = sorted(path.name for path in MODELS.iterdir())
 
 
 def test_the_models_of_the_readme_are_there() -> None:
-    assert {"digits-mlp", "mnist-mlp"} <= set(BUNDLES)
-    size = sum(path.stat().st_size for path in MODELS.rglob("*"))
+    mnist = {f"mnist-{name}" for name in ("mlp", "conv", "conditional", "hierarchical", "mixture")}
+    assert set(BUNDLES) == {"digits-mlp", "fashion-normal"} | mnist
+    size = sum(path.stat().st_size for path in MODELS.rglob("*") if path.is_file())
     assert size < 40e6
 
 
@@ -32,7 +32,27 @@ def test_every_bundle_loads_and_verifies(name: str) -> None:
     assert model.manifest.name == name
     dataset = model.manifest.dataset
     assert dataset is not None
-    assert f"{dataset.test_elbo_nats:.2f}" in (MODELS / name / "README.md").read_text(encoding="utf-8")
+    card = (MODELS / name / "README.md").read_text(encoding="utf-8")
+    assert f"{dataset.test_elbo_nats:.2f}" in card
+    assert f"epochs {model.manifest.training['epochs']}, " in card
+    assert dict(dataset.elbo_quantiles)[0.5] == pytest.approx(dataset.test_elbo_nats, rel=0.2)
+
+
+def test_the_bundles_of_the_model_space_do_what_only_they_can() -> None:
+    conditional = runtime.load(MODELS / "mnist-conditional", provider="cpu")
+    assert conditional.num_classes == 10
+    z = np.zeros((10, conditional.z_dim), np.float32)
+    classes = conditional.decode(z, y=np.arange(10))
+    assert np.abs(classes[:, None] - classes[None]).max(-1)[~np.eye(10, dtype=bool)].min() > 0.5  # ten different images
+    mixture = runtime.load(MODELS / "mnist-mixture", provider="cpu")
+    assert mixture.component_probs.shape == (10,)
+    found = mixture.encode(mixture.generate(50, seed=0, component=6)).component_probs
+    assert found is not None
+    assert (found.argmax(1) == 6).mean() > 0.7
+    hierarchical = runtime.load(MODELS / "mnist-hierarchical", provider="cpu")
+    assert [level.z_loc.shape for level in hierarchical.encode(classes).levels] == [(10, 32), (10, 16)]
+    assert runtime.load(MODELS / "mnist-conv").manifest.model.architecture == "conv"
+    assert runtime.load(MODELS / "fashion-normal").manifest.model.likelihood == "normal"
 
 
 def test_mnist_is_as_good_as_pyros_example() -> None:
@@ -51,7 +71,6 @@ def test_reconstructions_of_all_mnist_test_images_are_pyros(tmp_path: Path) -> N
     weights = {value.name: torch.from_numpy(onnx.numpy_helper.to_array(value).copy()) for value in graph.initializer}
     vae = VAE(ModelConfig((1, 28, 28)))
     vae.load_state_dict({name: weights[name] for name, _ in vae.named_parameters()})
-    assert isinstance(vae, nn.Module)
 
     x = load_dataset("mnist", Path(os.environ["EDGEVAE_DATA"])).test
     model = runtime.load(MODELS / "mnist-mlp", provider="cpu")
