@@ -72,28 +72,17 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
 
 
 def _prior(vae: VAE, eps: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """Z of the prior, from Pyro's own statements; and the component where there is one."""
+    """Z of the prior, from a trace of Pyro's own statements; of a mixture the component too, and p(c)."""
     component = torch.arange(_ROWS) % vae.config.components
     given = {COMPONENT_SITE: component} if vae.latent.enumerated else {}
+    statements = GivenNoise(eps)(poutine.condition(vae.latent.sample_prior, data=given))
     with pyro.plate("data", _ROWS):
-        z_prior = GivenNoise(eps)(poutine.condition(vae.latent.sample_prior, data=given))(eps[0])
+        trace = poutine.trace(statements).get_trace(eps[0])
+    z_prior: Any = trace.nodes["_RETURN"]["value"]
     if not given:
         return {"z_prior": z_prior}
-    return {
-        "z_prior": z_prior,
-        "component": component,
-        "prior_probs": _pyros_component(vae).probs.expand(_ROWS, -1),
-    }
-
-
-def _pyros_component(vae: VAE) -> Any:
-    """p(c), as the distribution at Pyro's site."""
-    with pyro.plate("data", 1):
-        site = poutine.trace(vae.latent.sample_prior).get_trace(torch.zeros(1, 1)).nodes[COMPONENT_SITE]
-    distribution: Any = site["fn"]
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return distribution
+    categorical: Any = trace.nodes[COMPONENT_SITE]["fn"]
+    return {"z_prior": z_prior, "component": component, "prior_probs": categorical.probs}
 
 
 def _steady(likelihood: Likelihood, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
