@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -36,6 +38,17 @@ def test_every_bundle_loads_and_verifies(name: str) -> None:
     assert f"{dataset.test_elbo_nats:.2f}" in card
     assert f"epochs {model.manifest.training['epochs']}, " in card
     assert dict(dataset.elbo_quantiles)[0.5] == pytest.approx(dataset.test_elbo_nats, rel=0.2)
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_code_of_every_card_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(MODELS)
+    code = re.findall(r"```python\n(.*?)```", (MODELS / name / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(code) == 1
+    found: dict[str, Any] = {}
+    exec(code[0], found)  # noqa: S102 - our own
+    assert found["loc_img"].shape[0] == found["elbo"].shape[0] == 16
+    assert np.isfinite(found["elbo"]).all()
 
 
 def test_the_bundles_of_the_model_space_do_what_only_they_can() -> None:

@@ -108,6 +108,16 @@ def test_every_combination_trains_exports_verifies_and_runs(
     assert spec.num_components == (4 if latent == "mixture" else 0)
 
 
+def test_colour_images_of_odd_sizes_go_the_whole_way(tmp_path: Path) -> None:
+    images = torch.rand((300, 3, 9, 13), generator=torch.Generator().manual_seed(0)) ** 4
+    config = ModelConfig((3, 9, 13), 3, 12, "conv", latent="hierarchical", upper_dims=(2,))
+    model = check(
+        fit(config, Dataset("colours", images, images)), Dataset("c", images, images), tmp_path / "c", ["onnx"]
+    )
+    assert model.data_shape == (3, 9, 13)
+    assert (tmp_path / "c" / "samples.png").is_file()
+
+
 class Laplace(Likelihood):
     """p(x|z) = Laplace(loc_img, 0.1): what a user would write."""
 

@@ -30,14 +30,13 @@ def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[C
     Raises:
         ConfigError: `jit`, and the model has a discrete site: Pyro's compiled enumeration breaks on a batch of one.
     """
-    options: dict[str, Any] = {"num_particles": num_particles, "max_plate_nesting": 1}
     if vae.latent.enumerated:
         if jit:
-            raise ConfigError(
-                f"jit does not go with latent {vae.config.latent}, whose component is enumerated; drop one"
-            )
-        return config_enumerate(vae.model), TraceEnum_ELBO(**options)
-    return vae.model, JitTrace_ELBO(ignore_jit_warnings=True, **options) if jit else Trace_ELBO(**options)
+            raise ConfigError(f"jit does not go with latent {vae.config.latent}, which is enumerated; drop one")
+        return config_enumerate(vae.model), TraceEnum_ELBO(num_particles, max_plate_nesting=1)
+    if jit:
+        return vae.model, JitTrace_ELBO(num_particles, ignore_jit_warnings=True)
+    return vae.model, Trace_ELBO(num_particles)  # with a max_plate_nesting, Pyro would not validate shapes left of it
 
 
 class ScaleLatent(Messenger):

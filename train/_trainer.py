@@ -17,9 +17,11 @@ from torch import Tensor
 from train._binarize import binarize
 from train._config import ModelConfig, TrainingConfig
 from train._device import forked_rng
+from train._elbo import evaluating
 from train._errors import DatasetError, DivergedError
 from train._labels import check_label_values
 from train._objective import ScaleLatent, beta_at, objective_of
+from train._terms import elbo_terms
 from train._vae import VAE
 
 
@@ -108,6 +110,15 @@ class Trainer:
                 f"images must be in [0, 1] for likelihood {self.vae.config.likelihood}, got values from {low:g} to "
                 f"{high:g}; divide pixels of 0 to 255 by 255, or take likelihood normal"
             )
+        self._check_shapes(images[:2], None if labels is None else labels[:2])
+
+    def _check_shapes(self, x: Tensor, y: Tensor | None) -> None:
+        """See that p(x|z) is one number a row: where batch and data are of one size, a missing to_event would fit."""
+        eps = [x.new_zeros((len(x), size)) for size in self.vae.config.z_dims]
+        with evaluating(self.vae), forked_rng(self._device):
+            shape = elbo_terms(self.vae, x, eps, y).log_px_z.shape
+        if shape != (len(x),):
+            raise ValueError(f"log p(x|z) must be one number a row, got shape {tuple(shape)}; declare .to_event(1)")
 
     @contextlib.contextmanager
     def _isolated(self) -> Iterator[None]:

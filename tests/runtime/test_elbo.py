@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pyro
@@ -53,3 +54,15 @@ def test_an_empty_batch_has_no_elbo(model: Model) -> None:
 def test_no_particles_are_refused(model: Model) -> None:
     with pytest.raises(InputError, match="num_particles must be at least 1, got 0"):
         model.elbo(np.zeros((1, 64), np.float32), seed=0, num_particles=0)
+
+
+def test_memory_grows_neither_with_the_particles_nor_with_the_width_of_the_data(model: Model) -> None:
+    x = np.zeros((20_000, 64), np.float32)
+    peaks = []
+    for num_particles in (2, 40):
+        tracemalloc.start()
+        model.log_likelihood(x, seed=0, num_particles=num_particles)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+    assert peaks[1] < 2 * x.nbytes

@@ -6,9 +6,11 @@ import dataclasses
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.util import is_validation_enabled
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 
 from train import (
@@ -23,6 +25,7 @@ from train import (
     TrainingConfig,
     evaluate_elbo,
     load_dataset,
+    objective_of,
 )
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
@@ -145,9 +148,7 @@ def test_the_compiled_elbo_serves_hierarchies_and_labels_a_last_batch_of_one_inc
 
 def test_a_mixture_is_not_compiled() -> None:
     # JitTraceEnum_ELBO fails on a batch of one.
-    with pytest.raises(
-        ConfigError, match="jit does not go with latent mixture, whose component is enumerated; drop one"
-    ):
+    with pytest.raises(ConfigError, match="jit does not go with latent mixture, which is enumerated; drop one"):
         Trainer(dataclasses.replace(MODEL, latent="mixture"), TrainingConfig(jit=True), CPU)
 
 
@@ -175,6 +176,49 @@ def test_labels_that_would_look_like_none_are_refused(
 def test_images_out_of_the_likelihoods_range_are_refused(digits: Dataset) -> None:
     with pytest.raises(DatasetError, match=r"must be in \[0, 1\] for likelihood bernoulli, got values from 0 to 255"):
         trainer().fit_epoch(digits.train * 255)
+
+
+@pytest.mark.parametrize("latent", ["normal", "mixture"])
+def test_a_model_that_forgets_to_event_is_caught_where_batch_and_feature_sizes_agree(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, latent: str
+) -> None:
+    # 64 images of 64 pixels: every shape broadcasts, and the loss would be a number.
+    def forgetful(self: VAE, x: torch.Tensor, y: torch.Tensor | None = None) -> None:
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = self.latent.sample_prior(x)
+            pyro.sample("obs", dist.Bernoulli(self.decoder(z), validate_args=False), obs=x.flatten(1))
+
+    monkeypatch.setattr(VAE, "model", forgetful)
+    each = Trainer(dataclasses.replace(MODEL, latent=latent), TrainingConfig(batch_size=64), CPU)
+    with pytest.raises(ValueError, match=r"Shape mismatch inside plate|one number a row"):
+        each.fit_epoch(digits.train[:128])
+
+
+def test_the_first_step_is_validated_by_pyro_and_the_others_are_not(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = trainer()
+    seen: list[bool] = []
+    step: Any = each._svi.step
+
+    def watched(*arguments: torch.Tensor) -> float:
+        seen.append(is_validation_enabled())
+        return float(step(*arguments))
+
+    monkeypatch.setattr(each._svi, "step", watched)
+    each.fit_epoch(digits.train[:300])
+    assert seen == [True, False, False]
+
+
+def test_pyros_validation_sees_shapes_left_of_the_batch() -> None:
+    def model(size: int) -> None:
+        with pyro.plate("data", size):
+            pyro.sample("obs", dist.Bernoulli(torch.full((size, size), 0.5)), obs=torch.ones(size, size))
+
+    total_loss: Any = objective_of(VAE(MODEL))[1].loss
+    with pyro.validation_enabled(True), pytest.raises(ValueError, match="invalid log_prob shape"):
+        total_loss(model, lambda _size: None, 64)
 
 
 def test_steps_are_reported_and_can_be_stopped(digits: Dataset) -> None:
