@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ._bundle import Bundle
 from ._errors import EdgeVAEError, InputError
-from ._files import read_observations, save_npz, save_pairs
+from ._files import read_observations, save_columns, save_npz, save_pairs
 from ._load import load
 from ._model import Model
 from ._providers import ProviderChoice
@@ -196,6 +196,27 @@ def generate(
     else:
         save_npz(out, loc_img=loc_img)
     click.echo(f"{out}: {num_samples} samples, seed {seed}, on {model.provider}")
+
+
+@main.command()
+@_bundle
+@_inputs
+@_y
+@click.option("--seed", type=_SEEDS, default=0, help=_SEED_HELP)
+@click.option("--rate", type=float, default=0.01, help="Part of the test images that may be taken for unusual.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A .csv or .npz file to write.")
+@_run_options
+def score(model: Model, inputs: tuple[Path, ...], y: int | None, seed: int, rate: float, out: Path | None) -> None:
+    """Say how unusual each observation is: its ELBO in nats, with reconstruction and KL, against the test images."""
+    x, labels = read_observations(inputs, model.manifest.model, y)
+    limit, found = model.threshold(rate), model.score(x, seed, y=labels)
+    unusual = found.elbo < limit
+    if out is not None:
+        columns = {"elbo": found.elbo, "reconstruction": found.reconstruction, "kl": found.kl, "unusual": unusual}
+        save_columns(out, **columns)
+    click.echo(
+        f"{unusual.sum()} of {len(unusual)} observations lie below {limit:.2f} nats, as {rate:g} of the test images do"
+    )
 
 
 def _shares(option: str, value: str | None, count: int, num_choices: int) -> NDArray[np.int64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -61,6 +62,23 @@ def save_npz(path: Path, **arrays: FloatArray) -> None:
     if path.suffix.lower() != ".npz":
         raise InputError(f"--out must end in .npz, or .png for pictures, got {path}")
     np.savez(path, **arrays)  # type: ignore[arg-type]  # names are not options
+
+
+def save_columns(path: Path, **columns: NDArray[Any]) -> None:
+    """Write columns of one length, a row each, as `.csv` with a header or as `.npz`.
+
+    Raises:
+        InputError: The file's name ends in neither.
+    """
+    if path.suffix.lower() == ".npz":
+        np.savez(path, **columns)  # type: ignore[arg-type]  # names are not options
+        return
+    if path.suffix.lower() != ".csv":
+        raise InputError(f"--out must end in .csv or .npz, got {path}")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
 
 
 def _read_one(path: Path, model: ModelSpec, y: int | None) -> dict[str, NDArray[Any]]:

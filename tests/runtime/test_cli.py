@@ -178,3 +178,20 @@ def test_info_names_labels_and_latent(labelled_bundle: Path) -> None:
     assert any(line.split(maxsplit=1) == ["labels", "y, integers from 0 to 9"] for line in lines)
     assert any("mixture of 4, 3 dimensions" in line for line in lines)
     assert any(line.startswith("prior") and "component, eps → z_prior" in line for line in lines)
+
+
+def test_score_counts_the_unusual_and_writes_a_row_each(digits: Dataset, tmp_path: Path) -> None:
+    bundle = Path(__file__).parents[2] / "models" / "digits-mlp"
+    noise = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
+    np.save(tmp_path / "x.npy", np.concatenate([digits.test[:5].numpy(), noise]))
+    for out in ("s.csv", "s.npz"):
+        result = run("score", bundle, tmp_path / "x.npy", "--out", tmp_path / out)
+        assert result.exit_code == 0, result.output
+        assert result.output.startswith("3 of 8 observations lie below -")
+    rows = [line.split(",") for line in (tmp_path / "s.csv").read_text().splitlines()]
+    assert rows[0] == ["elbo", "reconstruction", "kl", "unusual"]
+    assert [row[3] for row in rows[1:]] == ["False"] * 5 + ["True"] * 3
+    with np.load(tmp_path / "s.npz") as written:
+        np.testing.assert_allclose(written["elbo"], [float(row[0]) for row in rows[1:]])
+    assert run("score", bundle, tmp_path / "x.npy", "--out", tmp_path / "s.txt").exit_code == 2
+    assert run("score", bundle, tmp_path / "x.npy", "--rate", 2).exit_code == 2

@@ -1,0 +1,44 @@
+"""How well a bundle's score tells its own test images from those of another data set.
+
+python -m benchmarks.outliers models/mnist-mlp --data-dir ~/mnist --outliers fashion-mnist --outliers-dir ~/fashion
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+import runtime
+from train import DATASET_NAMES, DatasetName, binarize_once, load_dataset
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.option("--data-dir", type=click.Path(exists=True, path_type=Path), help="Folder with the IDX files.")
+@click.option("--outliers", type=click.Choice(DATASET_NAMES), required=True, help="The other data set.")
+@click.option("--outliers-dir", type=click.Path(exists=True, path_type=Path), help="Folder with its IDX files.")
+def main(bundle: Path, data_dir: Path | None, outliers: DatasetName, outliers_dir: Path | None) -> None:
+    """Print the AUROC of the ELBO, and how many outliers BUNDLE's own threshold finds."""
+    model = runtime.load(bundle)
+    dataset = model.manifest.dataset
+    if dataset is None or model.num_classes:
+        raise click.ClickException("the bundle must say what it was trained on, and see no labels")
+    own: DatasetName = dataset.name  # type: ignore[assignment]  # load_dataset says which there are
+    scores = [
+        model.score(binarize_once(load_dataset(name, folder).test, dataset.binarize).numpy()).elbo
+        for name, folder in ((own, data_dir), (outliers, outliers_dir))
+    ]
+    auroc = roc_auc_score(np.repeat([1, 0], [len(part) for part in scores]), np.concatenate(scores))
+    limit = model.threshold()
+    own_rate, found = ((part < limit).mean() for part in scores)
+    click.echo(
+        f"{model.manifest.name}: AUROC {auroc:.4f} of {own} against {outliers}; median ELBO {np.median(scores[0]):.1f} "
+        f"and {np.median(scores[1]):.1f} nats; below the threshold of 1 %: {own_rate:.4f} and {found:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
