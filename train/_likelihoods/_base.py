@@ -65,5 +65,5 @@ class Likelihood(nn.Module, abc.ABC):
 def uniform_of(eps: Tensor) -> Tensor:
     """Return uniform noise inside of (0, 1) for standard normal noise: Φ(eps)."""
     uniform = 0.5 * (1 + torch.erf(eps * math.sqrt(0.5)))
-    limits = torch.finfo(eps.dtype)
-    return uniform.clamp(limits.tiny, 1 - limits.eps / 2)  # where rounding makes it 0 or 1, an inverse has no value
+    margin = torch.finfo(eps.dtype).eps / 2
+    return uniform.clamp(margin, 1 - margin)  # where rounding makes it 0 or 1, an inverse has no value
