@@ -12,7 +12,8 @@ from pyro import poutine
 from torch import Tensor
 
 from export._errors import ExportError
-from runtime import BATCH_SIZES, Reference, level_names
+from export._programs import model_spec
+from runtime import BATCH_SIZES, Reference, level_names, signatures
 from train import COMPONENT_SITE, VAE, GivenNoise, LabelError, Likelihood, check_label_values, elbo_terms
 
 _ROWS = max(BATCH_SIZES)
@@ -56,11 +57,9 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
         tensors.update(zip(likelihood.parameter_names, parameters, strict=True))
         tensors.update(eps_obs=eps_obs, obs=likelihood.draw(parameters, eps_obs), **_prior(vae, eps))
         tensors.update(zip(level_names("eps", len(eps)), eps, strict=True))
-        for name, tensor in zip(
-            vae.latent.posterior_names,
-            vae.latent.posterior(terms.z_loc[0], terms.z_scale[0], *eps[:-1]),
-            strict=True,
-        ):
+        extra = vae.latent.posterior(terms.z_loc[0], terms.z_scale[0], *eps[:-1])
+        names = [spec.name for spec in signatures(model_spec(vae), ())["encoder"].outputs[2:]]
+        for name, tensor in zip(names, extra, strict=True):
             tensors.setdefault(name, tensor)  # what Pyro's traces hold is taken from there
     if y is not None:
         tensors["y"] = y

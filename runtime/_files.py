@@ -53,7 +53,7 @@ def save_pairs(path: Path, x: FloatArray, loc_img: FloatArray, data_shape: tuple
     save_grid(path, np.stack(rows, axis=1).reshape(-1, loc_img.shape[1]), data_shape, columns)
 
 
-def save_npz(path: Path, **arrays: FloatArray) -> None:
+def save_npz(path: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays by name.
 
     Raises:
@@ -71,7 +71,7 @@ def save_columns(path: Path, **columns: NDArray[Any]) -> None:
         InputError: The file's name ends in neither.
     """
     if path.suffix.lower() == ".npz":
-        np.savez(path, **columns)  # type: ignore[arg-type]  # names are not options
+        save_npz(path, **columns)
         return
     if path.suffix.lower() != ".csv":
         raise InputError(f"--out must end in .csv or .npz, got {path}")

@@ -79,8 +79,7 @@ class Trainer:
             DivergedError: A step's loss is NaN or infinite.
             LabelError: The labels are not those of a model like this.
         """
-        if not self._validated:
-            self._check(images, labels)
+        self._check(images, labels)
         self._epoch += 1
         self._latent.beta = beta_at(self._epoch, self.config.beta, self.config.beta_warmup)
         total, seen = 0.0, 0
@@ -110,7 +109,8 @@ class Trainer:
                 f"images must be in [0, 1] for likelihood {self.vae.config.likelihood}, got values from {low:g} to "
                 f"{high:g}; divide pixels of 0 to 255 by 255, or take likelihood normal"
             )
-        self._check_shapes(images[:2], None if labels is None else labels[:2])
+        if not self._validated:
+            self._check_shapes(images[:2], None if labels is None else labels[:2])
 
     def _check_shapes(self, x: Tensor, y: Tensor | None) -> None:
         """See that p(x|z) is one number a row: where batch and data are of one size, a missing to_event would fit."""

@@ -30,8 +30,8 @@ class Silent:
     def on_epoch(self, metrics: EpochMetrics) -> None: ...
 
 
-def fit_small(folder: Path, dataset: Dataset, training: TrainingConfig, **choices: str) -> Trainer:
-    model = ModelConfig(dataset.data_shape, 3, 8, **choices)  # type: ignore[arg-type]  # strings are choices
+def fit_small(folder: Path, dataset: Dataset, training: TrainingConfig, architecture: str = "mlp") -> Trainer:
+    model = ModelConfig(dataset.data_shape, 3, 8, architecture)
     trainer = Trainer(model, training, torch.device("cpu"))
     info = DatasetInfo(dataset.name, len(dataset.train), len(dataset.test))
     writer = RunWriter(folder, run_config(model, training, info), dataset.test)

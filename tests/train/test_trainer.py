@@ -173,6 +173,13 @@ def test_labels_that_would_look_like_none_are_refused(
         evaluate_elbo(VAE(conditional), digits.train[:12], labels=labels)
 
 
+def test_labels_are_looked_at_in_every_epoch(digits: Dataset) -> None:
+    each = Trainer(dataclasses.replace(MODEL, num_classes=10), TrainingConfig(), CPU)
+    each.fit_epoch(digits.train[:12], labels=torch.arange(12) % 10)
+    with pytest.raises(LabelError, match="labels must be from 0 to 9, got 0 to 11"):
+        each.fit_epoch(digits.train[:12], labels=torch.arange(12))
+
+
 def test_images_out_of_the_likelihoods_range_are_refused(digits: Dataset) -> None:
     with pytest.raises(DatasetError, match=r"must be in \[0, 1\] for likelihood bernoulli, got values from 0 to 255"):
         trainer().fit_epoch(digits.train * 255)

@@ -55,12 +55,7 @@ class Latent(nn.Module, abc.ABC):
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
         """Sample q(z|x), as a part of the guide and inside of its plate; shape `(batch, z_dim)` each."""
 
-    @property
-    def posterior_names(self) -> tuple[str, ...]:
-        """Names of what `posterior` returns."""
-        return ()
-
-    def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 - for others
         """Return what there is to know of q(z|x) beside `z_loc` and `z_scale`.
 
         Args:

@@ -41,11 +41,6 @@ class Hierarchical(Latent):
         for level, step in enumerate(self.upward):
             z = pyro.sample(self._sites[level + 1], dist.Normal(*step(z)).to_event(1))
 
-    @property
-    def posterior_names(self) -> tuple[str, ...]:
-        """`z_loc_2`, `z_scale_2`, `z_loc_3`, ..."""
-        return tuple(f"{name}_{level + 2}" for level in range(len(self.upward)) for name in ("z_loc", "z_scale"))
-
     def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:
         """Return the parameters of q(z_{l+1} | z_l) for each level above z, z_l drawn with `eps`."""
         found: list[Tensor] = []

@@ -41,11 +41,6 @@ class Mixture(Latent):
         """Sample z of N(z_loc, z_scale²)."""
         pyro.sample(LATENT_SITE, dist.Normal(z_loc, z_scale).to_event(1))
 
-    @property
-    def posterior_names(self) -> tuple[str, ...]:
-        """`component_probs`."""
-        return ("component_probs",)
-
     def posterior(self, z_loc: Tensor, z_scale: Tensor, *_eps: Tensor) -> tuple[Tensor, ...]:
         """Return q(c|x), shape `(batch, components)`.
 
