@@ -127,10 +127,10 @@ class Tolerances(_Record, frozen=True, kw_only=True):
     """How far this bundle may be from Pyro: `|actual - expected| <= atol + rtol * |expected|` for each value.
 
     Args:
-        atol: Absolute part, for the outputs of the graphs.
+        atol: Absolute part, for the outputs of the graphs; for the terms of the ELBO, of each value that they sum.
         rtol: Relative part, for the outputs of the graphs.
         kl_nats: Limit of KL(q_pyro ‖ q_onnx) of each row, in nats.
-        elbo_nats: Limit of the ELBO's drift on each row, in nats, and the absolute part for the terms of the ELBO.
+        elbo_nats: Limit of the ELBO's drift on each row, in nats.
     """
 
     atol: Tolerance = 1e-5

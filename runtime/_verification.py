@@ -166,10 +166,19 @@ def _check_output(
             f"reference.npz does not fit {graph}: {output} is {expected.shape}, the graph gives {found.shape[1:]}"
         )
     diff = np.abs(found.astype(np.float64) - expected)
-    # The ELBO's terms are sums of many numbers of both signs: near zero they are no more exact than elsewhere.
-    atol = tolerances.elbo_nats if graph == "elbo" else tolerances.atol
-    allowed = np.broadcast_to(atol + tolerances.rtol * np.abs(expected), diff.shape)
+    allowed = np.broadcast_to(
+        _summands(reference, output) * tolerances.atol + tolerances.rtol * np.abs(expected), diff.shape
+    )
     return _check(reference, graph, output, diff, allowed)
+
+
+def _summands(reference: Reference, output: str) -> int:
+    """Of how many values an output is the sum: each may be off by `atol`, and near zero a sum is no more exact."""
+    if output == "log_px_z":
+        return int(reference["x"].shape[1])
+    if output in {"log_pz", "log_qz_x"}:
+        return sum(array.shape[1] for name, array in reference.arrays.items() if name.startswith("z_loc"))
+    return 1
 
 
 def _check_nats(reference: Reference, quantity: str, tolerance: float, found: Sequence[NDArray[np.float64]]) -> Check:
