@@ -20,6 +20,7 @@ from export._errors import ExportError, GraphError, StateDictError, Verification
 from export._onnx_format import DEFAULT_OPSET
 from export._reference import make_reference
 from export._state_dict import load_state_dict
+from export._wheel import build_wheel
 
 __all__ = [
     "DEFAULT_OPSET",
@@ -30,6 +31,7 @@ __all__ = [
     "Source",
     "StateDictError",
     "VerificationError",
+    "build_wheel",
     "export_bundle",
     "latent_space_id",
     "load_state_dict",

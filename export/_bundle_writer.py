@@ -21,6 +21,7 @@ from export._onnx_format import DEFAULT_OPSET, to_onnx
 from export._pictures import draw_pictures, what_is_generated
 from export._programs import Program, make_programs, model_spec
 from export._reference import make_reference
+from export._release import check_license, check_version
 from export._torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
 from runtime import (
     MANIFEST_FILE,
@@ -31,8 +32,10 @@ from runtime import (
     GraphName,
     GraphSpec,
     Manifest,
+    Part,
     Report,
     Tolerances,
+    graphs_of,
     load,
     verify_graphs,
 )
@@ -59,6 +62,8 @@ class Source:
         samples_note: What they are, for the model card: `test images of mnist`.
         dataset: What the model was trained on; `None` where that is not known.
         training: How, by the names of the options; empty where that is not known.
+        version: The model's version, as Python packages count.
+        license: The model's license, an SPDX expression; empty for none stated.
     """
 
     name: str
@@ -68,6 +73,8 @@ class Source:
     dataset: DatasetSpec | None
     labels: Tensor | None = None
     training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    version: str = "1.0.0"
+    license: str = ""
 
 
 def export_bundle(
@@ -75,6 +82,7 @@ def export_bundle(
     out: Path,
     formats: Sequence[Format] = ("onnx",),
     *,
+    part: Part = "all",
     opset: int = DEFAULT_OPSET,
     tolerances: Tolerances | None = None,
     overwrite: bool = False,
@@ -88,6 +96,8 @@ def export_bundle(
         source: The model.
         out: The bundle's folder.
         formats: What to write: `onnx` for the runtime, `torchscript` and `pt2` for PyTorch.
+        part: `all` of the model, its `encoder` alone, which makes latents, or its `decoder` alone with the prior, which
+            makes observations of them. The reference then holds what that part is verified with, and no more.
         opset: Version of ONNX's operators.
         tolerances: How far the outputs may be from Pyro's; by default 1e-5, absolute and relative.
         overwrite: Whether a bundle that is already there may be replaced.
@@ -96,16 +106,21 @@ def export_bundle(
         The verifications, one a format; all passed.
 
     Raises:
-        ExportError: `out` is in the way.
+        ExportError: `out` is in the way, or the version or the license is none.
         GraphError: The networks cannot become graphs that give the same numbers everywhere.
         VerificationError: They became graphs that do not.
     """
     out = out.resolve()
     check_writable(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
+    source = dataclasses.replace(
+        source,
+        version=check_version(source.version),
+        license=check_license(source.license) if source.license else "",
+    )
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        reports = _write(temporary, source, formats, opset, tolerances or Tolerances())
+        reports = _write(temporary, source, formats, part, opset=opset, tolerances=tolerances or Tolerances())
         temporary.chmod(0o755)  # mkdtemp makes it private to the user
         _replace(temporary, out)
     finally:
@@ -124,9 +139,10 @@ def check_writable(out: Path, overwrite: bool) -> None:
 
 
 def _write(
-    folder: Path, source: Source, formats: Sequence[Format], opset: int, tolerances: Tolerances
+    folder: Path, source: Source, formats: Sequence[Format], part: Part, *, opset: int, tolerances: Tolerances
 ) -> tuple[Report, ...]:
-    programs, spec = make_programs(source.vae), model_spec(source.vae)
+    every, spec = make_programs(source.vae), model_spec(source.vae)
+    programs = {name: every[name] for name in graphs_of(part, list(every))}
     graphs: dict[GraphName, GraphSpec] = {}
     torch_files: dict[str, FileEntry] = {}
 
@@ -150,11 +166,13 @@ def _write(
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=source.name,
+        version=source.version,
+        license=source.license,
         model=spec,
         latent_space_id=latent_space_id(source.vae),
         graphs=graphs,
         torch_files=torch_files,
-        reference=write(_REFERENCE_FILE, reference.encode()),
+        reference=write(_REFERENCE_FILE, reference.only(_used(programs)).encode()),
         tolerances=tolerances,
         dataset=source.dataset,
         training=dict(source.training),
@@ -167,6 +185,12 @@ def _write(
     draw_pictures(folder, source.vae, reference)
     write_card(folder, manifest, reports, source.samples_note, what_is_generated(source.vae))
     return reports
+
+
+def _used(programs: Mapping[GraphName, Program]) -> set[str]:
+    """Names of all that goes in and out of the programs."""
+    signatures = [program.signature for program in programs.values()]
+    return {spec.name for signature in signatures for spec in (*signature.inputs, *signature.outputs)}
 
 
 def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> GraphSpec:
@@ -187,8 +211,9 @@ def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Fo
     graphs = {
         name: TorchGraph(programs[name], load_program(folder / f"{name}{_TORCH_SUFFIX[format_name]}"))
         for name in _TORCH_PROGRAMS
+        if name in programs
     }
-    elbo = TorchGraph(programs["elbo"], programs["elbo"].module)
+    elbo = TorchGraph(programs["elbo"], programs["elbo"].module) if "elbo" in programs else None
     return verify_graphs(Bundle(folder), format_name, graphs, elbo)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export._pictures import SAMPLES_FILE, TRAVERSAL_FILE
-from runtime import Manifest, ModelSpec, Report
+from runtime import Manifest, ModelSpec, Part, Report, part_of
 from runtime.images import can_draw
 
 CARD_FILE = "README.md"
@@ -45,6 +45,9 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
         f"| latent | {model.latent_text} |",
         *([f"| labels | {model.num_classes} classes, seen by both networks |"] if model.num_classes else []),
         *_dataset_lines(manifest),
+        f"| version | {manifest.version} |",
+        *([f"| license | {manifest.license} |"] if manifest.license else []),
+        *([f"| holds | the {part_of(manifest)} alone |"] if part_of(manifest) != "all" and manifest.graphs else []),
         f"| latent space | `{manifest.latent_space_id[:16]}` |",
         f"| made with | {', '.join(f'{name} {version}' for name, version in manifest.producers.items())} |",
         "",
@@ -87,15 +90,30 @@ def _dataset_lines(manifest: Manifest) -> list[str]:
 
 def _onnx_use(manifest: Manifest) -> list[str]:
     y = ", y=3" if manifest.model.num_classes else ""
+    generate = f"images = model.generate(16, seed=0{y}).reshape(-1, *model.data_shape)"
+    shape = ", ".join(map(str, manifest.model.data_shape))
+    lines: dict[Part, list[str]] = {
+        "all": [
+            generate,
+            f"posterior = model.encode(images{y})  # {_posterior_text(manifest.model)}",
+            f"loc_img = model.reconstruct(images{y}, seed=0)  # what Pyro's reconstruct_img gives from the same seed",
+            f"elbo = model.elbo(images{y}, seed=0)  # nats a row",
+        ],
+        "encoder": [
+            f"posterior = model.encode(x{y})  # x: shape (batch, {shape}); {_posterior_text(manifest.model)}",
+            'posterior.z_loc.save("latents.npz")  # for the decoder, which knows them by their latent space',
+        ],
+        "decoder": [
+            generate,
+            f'loc_img = model.decode(runtime.Latents.load("latents.npz"){y})  # what the encoder of this model saved',
+        ],
+    }
     return [
         "```python",
         "import runtime  # pip install 'edgevae[cpu]'",
         "",
         f'model = runtime.load("{manifest.name}")  # the path of this folder',
-        f"images = model.generate(16, seed=0{y}).reshape(-1, *model.data_shape)",
-        f"posterior = model.encode(images{y})  # {_posterior_text(manifest.model)}",
-        f"loc_img = model.reconstruct(images{y}, seed=0)  # what Pyro's reconstruct_img gives from the same seed",
-        f"elbo = model.elbo(images{y}, seed=0)  # nats a row",
+        *lines[part_of(manifest)],
         "```",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 
 import click
@@ -13,14 +14,16 @@ import torch
 from export._bundle_writer import FORMATS, Format, Source, check_writable, export_bundle
 from export._errors import ExportError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
+from export._release import check_license, check_version
 from export._state_dict import load_state_dict
-from runtime import DatasetSpec, EdgeVAEError, Tolerances
+from export._wheel import build_wheel, wheel_file
+from runtime import PARTS, DatasetSpec, EdgeVAEError, Part, Tolerances
 from train import DATASET_NAMES, VAE, DatasetName, TrainError, load_dataset, load_run, newest_run
 from train._sizes import Sizes
 
 _RUNS = Path("runs")
 _MODELS = Path("models")
-_ALL = "all"
+_ALL, _ONNX, _WHEEL = "all", "onnx", "wheel"
 _PRIOR_DRAWS = 254
 _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
@@ -31,12 +34,22 @@ _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.9
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice([*FORMATS, _ALL]),
-    default=("onnx",),
-    help="What to write; can be given several times.",
+    type=click.Choice([*FORMATS, _WHEEL, _ALL]),
+    default=(_ONNX,),
+    help="What to write; can be given several times. all is onnx, torchscript and pt2; wheel is onnx, and beside the "
+    "bundle a Python package with bundle and runtime in it.",
+)
+@click.option(
+    "--graphs",
+    "part",
+    type=click.Choice(PARTS),
+    default=_ALL,
+    help="The whole model; its encoder, which makes latents; or its decoder, which makes observations of them.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
-@click.option("--force", is_flag=True, help="Replace the bundle that --out already holds.")
+@click.option("--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
+@click.option("--model-version", default="1.0.0", help="The model's version.")
+@click.option("--license", "license_", default="", help="The model's license, an SPDX expression like Apache-2.0.")
 @click.option(
     "--opset",
     type=click.IntRange(18, onnx.defs.onnx_opset_version()),
@@ -65,8 +78,11 @@ _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.9
 def main(
     run: Path | None,
     formats: tuple[str, ...],
+    part: Part,
     out: Path | None,
     force: bool,
+    model_version: str,
+    license_: str,
     opset: int,
     atol: float,
     rtol: float,
@@ -84,46 +100,75 @@ def main(
     Examples:
       vae-export --format onnx
       vae-export runs/mnist-mlp --format all --out models/mnist
+      vae-export runs/mnist-mlp --format wheel --model-version 1.2.0 --license Apache-2.0
+      vae-export runs/mnist-mlp --graphs encoder --out models/mnist-encoder
       vae-export --state-dict vae.pt --dataset mnist --data-dir ~/mnist
     """
     if run is not None and state_dict is not None:
         raise click.UsageError("RUN and --state-dict were both given; give one of them")
-    if state_dict is None and (data_shape is not None or dataset is not None):
-        raise click.UsageError("--data-shape and --dataset go with --state-dict; a run knows its own data")
-    if not (math.isfinite(atol) and math.isfinite(rtol)):
-        raise click.UsageError(f"--atol and --rtol must be finite, got {atol} and {rtol}")
-    if data_dir is not None and dataset is None:
-        raise click.UsageError("--data-dir goes with --dataset")
+    _check_usage(atol, rtol, state_dict, data_shape, dataset, data_dir)
     try:
+        model_version, license_ = check_version(model_version), check_license(license_) if license_ else ""
+        origin = state_dict or run or newest_run(_RUNS)
+        out = (out or _MODELS / (origin.stem if state_dict else origin.resolve().name)).resolve()
+        check_writable(out, force)
+        wheel = _check_wheel(out, model_version, force) if _WHEEL in formats else None
         if state_dict is None:
-            run = run or newest_run(_RUNS)
-            out = out or _MODELS / run.resolve().name
-            check_writable(out, force)
-            source = _from_run(run, out.name)
+            source = _from_run(origin, out.name)
         else:
-            out = out or _MODELS / state_dict.stem
-            check_writable(out, force)
-            source = _from_state_dict(load_state_dict(state_dict, data_shape), out.name, dataset, data_dir)
-        click.echo(f"{run or state_dict}: verified with {source.samples_note}")
+            source = _from_state_dict(load_state_dict(origin, data_shape), out.name, dataset, data_dir)
+        click.echo(f"{origin}: verified with {source.samples_note}")
         reports = export_bundle(
-            source,
+            dataclasses.replace(source, version=model_version, license=license_),
             out,
             _chosen(formats),
+            part=part,
             opset=opset,
             tolerances=Tolerances(atol=atol, rtol=rtol),
             overwrite=force,
         )
+        if wheel is not None:
+            build_wheel(out, out.parent)
     except VerificationError as error:
         click.echo("\n\n".join(map(str, error.reports)))
         raise click.ClickException(str(error)) from error
     except (ExportError, TrainError, EdgeVAEError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n\n".join(map(str, reports)))
-    click.echo(f"\nWrote {out}. Try it with: vae-run generate {out} --out samples.png")
+    shown = Path(os.path.relpath(out)) if out.is_relative_to(Path.cwd()) else out
+    trial = f"info {shown}" if part == "encoder" else f"generate {shown} --out samples.png"
+    click.echo(f"\nWrote {shown}. Try it with: vae-run {trial}")
+    if wheel is not None:
+        click.echo(f"Wrote {shown.parent / wheel.name}. Try it with: pip install {shown.parent / wheel.name}")
+
+
+def _check_usage(
+    atol: float,
+    rtol: float,
+    state_dict: Path | None,
+    data_shape: tuple[int, ...] | None,
+    dataset: DatasetName | None,
+    data_dir: Path | None,
+) -> None:
+    if state_dict is None and (data_shape is not None or dataset is not None):
+        raise click.UsageError("--data-shape and --dataset go with --state-dict; a run knows its own data")
+    if not (math.isfinite(atol) and math.isfinite(rtol)):
+        raise click.UsageError(f"--atol and --rtol must be finite, got {atol} and {rtol}")
+    if data_dir is not None and dataset is None:
+        raise click.UsageError("--data-dir goes with --dataset")
 
 
 def _chosen(formats: tuple[str, ...]) -> list[Format]:
-    return [name for name in FORMATS if name in formats or _ALL in formats]
+    wanted = {*formats, *([_ONNX] if _WHEEL in formats else [])}
+    return [name for name in FORMATS if name in wanted or _ALL in wanted]
+
+
+def _check_wheel(out: Path, version: str, force: bool) -> Path:
+    """Return where the wheel of a bundle goes; refuse to replace one that is there unless asked to."""
+    path = out.parent / wheel_file(out.name, version)
+    if path.exists() and not force:
+        raise ExportError(f"{path} is already there; choose another --model-version, or give --force to replace it")
+    return path
 
 
 def _from_run(path: Path, name: str) -> Source:

@@ -2,4 +2,4 @@
 
 from train._requirements import require
 
-require("onnx", "onnxscript")
+require("onnx", "onnxscript", "packaging")

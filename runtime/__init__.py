@@ -34,14 +34,16 @@ from ._manifest import (
 from ._model import Model
 from ._noise import Noise
 from ._posterior import Level, Posterior
+from ._providers import ProviderOptions
 from ._reference import Reference
-from ._signature import Signature, level_names, signatures, tensor
+from ._signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
 from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
 
 __all__ = [
     "BATCH_SIZES",
     "MANIFEST_FILE",
     "MODEL_PROPERTY",
+    "PARTS",
     "SCHEMA_VERSION",
     "Bundle",
     "BundleError",
@@ -59,8 +61,10 @@ __all__ = [
     "Model",
     "ModelSpec",
     "Noise",
+    "Part",
     "Posterior",
     "ProviderError",
+    "ProviderOptions",
     "Reference",
     "Report",
     "RunnableGraph",
@@ -68,8 +72,10 @@ __all__ = [
     "Signature",
     "TensorSpec",
     "Tolerances",
+    "graphs_of",
     "level_names",
     "load",
+    "part_of",
     "signatures",
     "tensor",
     "verify_graphs",

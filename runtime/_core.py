@@ -16,7 +16,6 @@ from ._manifest import Manifest
 from ._noise import Noise, stream_of
 from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
 from ._prior import draw_prior, prior_probs
-from ._providers import Provider
 from ._signature import level_names
 from ._verification import Report, verify_graphs
 
@@ -52,6 +51,11 @@ class Core:
         return self._bundle.manifest
 
     @property
+    def latent_space_id(self) -> str:
+        """Names the latent space: the same for all bundles of the same weights; latents carry it."""
+        return self.manifest.latent_space_id
+
+    @property
     def data_shape(self) -> tuple[int, ...]:
         """Shape of one observation, `(channels, height, width)` for images."""
         return self._spec.data_shape
@@ -72,8 +76,8 @@ class Core:
         return prior_probs(self._spec, self._graphs["prior"]) if self._spec.num_components else np.empty(0, np.float32)
 
     @property
-    def provider(self) -> Provider:
-        """Where the model runs, `cpu` or `cuda`."""
+    def provider(self) -> str:
+        """Where the model runs: `cpu`, `cuda`, or another of ONNX Runtime's providers."""
         return self._graphs.provider
 
     def close(self) -> None:
@@ -100,6 +104,22 @@ class Core:
                 raise InputError("batch_sizes must be at least 1 each, got 0")
             for graph in self._graphs.values():
                 graph({part.name: np.zeros((size, *part.row_shape), part.dtype) for part in graph.spec.inputs})
+
+    def observations(self, x: ArrayLike, y: ArrayLike | None = None) -> tuple[FloatArray, NDArray[np.int64] | None]:
+        """Return observations, and labels, as the graphs take them: the check that each method begins with, by itself.
+
+        Args:
+            x: Observations, as for `encode`.
+            y: Labels, for a conditional model.
+
+        Returns:
+            float32, shape `(batch, data_dim)`; int64, shape `(batch,)`, or `None` where the model sees no labels.
+
+        Raises:
+            InputError: `x` or `y` has another shape or dtype, holds NaN, or values out of range.
+        """
+        given = _inputs.given(x, y, self._spec)
+        return given["x"], given.get("y")
 
     def encode(
         self,
@@ -129,7 +149,7 @@ class Core:
         """
         given = _inputs.given(x, y, self._spec)
         outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
-        latent_space_id = self.manifest.latent_space_id
+        latent_space_id = self.latent_space_id
         names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
         first, *upper = (
             Level(Latents.of(outputs[loc], level_space(latent_space_id, level)), outputs[scale])
@@ -152,7 +172,7 @@ class Core:
             InputError: `z` has another shape or dtype, is not finite, or is another model's: latents that a `Posterior`
                 gave know their latent space.
         """
-        check_latent_space(z, self.manifest.latent_space_id)
+        check_latent_space(z, self.latent_space_id)
         latents = _inputs.latents(z, self.z_dim)
         return self._graphs["decoder"]({"z": latents, **_inputs.labels(y, len(latents), self._spec)})["loc_img"]
 
@@ -200,7 +220,8 @@ class Core:
         Raises:
             InputError: An argument is out of range, or is none of this model's.
         """
-        z = draw_prior(self._spec, self._graphs.get("prior"), _inputs.count("n", n), stream_of(seed), component)
+        prior = None if self._spec.latent == "normal" else self._graphs["prior"]
+        z = draw_prior(self._spec, prior, _inputs.count("n", n), stream_of(seed), component)
         return self._graphs["decoder"]({"z": z, **_inputs.labels(y, n, self._spec)})["loc_img"]
 
     def verify(self) -> Report:

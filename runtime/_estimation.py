@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,13 +14,15 @@ from . import _inputs
 from ._core import Core
 from ._errors import InputError
 from ._noise import Noise
-from ._particles import Terms, particles, posterior_draws
+from ._particles import Terms, particle_noise, particles, posterior_draws
 
 FloatArray = NDArray[np.float32]
 Nats = NDArray[np.float64]
+Eps: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
 
 _SCORE_PARTICLES = 10
 """Draws of z a row, as many as the quantiles in a manifest are made with."""
+_SCORE_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +69,15 @@ class Estimation(Core):
             row[:] = draw
         return draws
 
-    def elbo(self, x: ArrayLike, seed: int | Noise, num_particles: int = 1, *, y: ArrayLike | None = None) -> Nats:
+    def elbo(
+        self,
+        x: ArrayLike,
+        seed: int | Noise | None = None,
+        num_particles: int = 1,
+        *,
+        y: ArrayLike | None = None,
+        eps: Eps | None = None,
+    ) -> Nats:
         """Estimate the evidence lower bound of each row, E_q[log p(x|z) + log p(z) - log q(z|x)].
 
         Args:
@@ -74,6 +85,8 @@ class Estimation(Core):
             seed: Noise stream of the particles, drawn one after the other as Pyro's `Trace_ELBO(num_particles)` does.
             num_particles: Draws of z a row, at least 1.
             y: Labels, for a conditional model; the bound is on log p(x|y) then.
+            eps: The noise itself, shape `(num_particles, batch, z_dim)`, of a hierarchy a list of such, one a level,
+                z's first. Give one of `seed` and `eps`.
 
         Returns:
             The mean over the particles, in nats, higher is better; shape `(batch,)`.
@@ -81,12 +94,18 @@ class Estimation(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        weights = (terms.log_weight for terms in self._particles(x, y, seed, num_particles))
+        weights = (terms.log_weight for terms in self._particles(x, y, num_particles, seed, eps))
         total: Nats = functools.reduce(np.add, weights)
         return total / num_particles
 
     def log_likelihood(
-        self, x: ArrayLike, seed: int | Noise, num_particles: int = 1000, *, y: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        seed: int | Noise | None = None,
+        num_particles: int = 1000,
+        *,
+        y: ArrayLike | None = None,
+        eps: Eps | None = None,
     ) -> Nats:
         """Estimate log p(x) of each row from below, by importance weighting (Burda, Grosse & Salakhutdinov, 2016).
 
@@ -96,6 +115,7 @@ class Estimation(Core):
             num_particles: Draws of z a row, at least 1; the bound rises to log p(x) with their number. Memory does not
                 grow with it.
             y: Labels, for a conditional model; the bound is on log p(x|y) then.
+            eps: The noise itself, as for `elbo`. Give one of `seed` and `eps`.
 
         Returns:
             log mean exp of the particles' log_px_z + log_pz - log_qz_x, in nats, shape `(batch,)`.
@@ -103,12 +123,18 @@ class Estimation(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        weights = (terms.log_weight for terms in self._particles(x, y, seed, num_particles))
+        weights = (terms.log_weight for terms in self._particles(x, y, num_particles, seed, eps))
         total: Nats = functools.reduce(np.logaddexp, weights)
         return total - np.log(num_particles)
 
     def score(
-        self, x: ArrayLike, seed: int | Noise = 0, num_particles: int = _SCORE_PARTICLES, *, y: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        seed: int | Noise | None = None,
+        num_particles: int = _SCORE_PARTICLES,
+        *,
+        y: ArrayLike | None = None,
+        eps: Eps | None = None,
     ) -> Score:
         """Return how unusual each row is, and why: the ELBO with its two parts.
 
@@ -117,14 +143,17 @@ class Estimation(Core):
 
         Args:
             x: Observations, as for `encode`.
-            seed: Noise stream of the particles.
+            seed: Noise stream of the particles; 0 where neither `seed` nor `eps` is given.
             num_particles: Draws of z a row, at least 1.
             y: Labels, for a conditional model.
+            eps: The noise itself, as for `elbo`: with it, rows that were drawn for apart can be scored together.
 
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        log_px_z, kl = functools.reduce(_add, self._particles(x, y, seed, num_particles))
+        if seed is None and eps is None:
+            seed = _SCORE_SEED
+        log_px_z, kl = functools.reduce(_add, self._particles(x, y, num_particles, seed, eps))
         reconstruction, kl = log_px_z / num_particles, kl / num_particles
         return Score(reconstruction - kl, reconstruction, kl)
 
@@ -148,7 +177,7 @@ class Estimation(Core):
         return float(np.interp(rate, probabilities, values))
 
     def is_anomaly(
-        self, x: ArrayLike, seed: int | Noise = 0, *, y: ArrayLike | None = None, rate: float = 0.01
+        self, x: ArrayLike, seed: int | Noise = _SCORE_SEED, *, y: ArrayLike | None = None, rate: float = 0.01
     ) -> NDArray[np.bool_]:
         """Return which rows are less likely than all but a part of `rate` of the test images, shape `(batch,)`.
 
@@ -164,8 +193,12 @@ class Estimation(Core):
         limit = self.threshold(rate)
         return self.score(x, seed, y=y).elbo < limit
 
-    def _particles(self, x: ArrayLike, y: ArrayLike | None, seed: int | Noise, num_particles: int) -> Iterator[Terms]:
-        return particles(self._graphs, self._spec, _inputs.given(x, y, self._spec), seed, num_particles)
+    def _particles(
+        self, x: ArrayLike, y: ArrayLike | None, num_particles: int, seed: int | Noise | None, eps: Eps | None
+    ) -> Iterator[Terms]:
+        given = _inputs.given(x, y, self._spec)
+        noise = particle_noise(self._spec, len(given["x"]), num_particles, seed, eps)
+        return particles(self._graphs, self._spec, given, noise)
 
 
 def _add(first: Terms, second: Terms) -> Terms:

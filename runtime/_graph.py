@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError
 from ._manifest import MODEL_PROPERTY, GraphName, TensorSpec
-from ._providers import ProviderChoice, create_session
+from ._providers import Execution, check_runs, create_session
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -25,18 +25,17 @@ class Graph:
     Args:
         bundle: The bundle.
         name: Which of its graphs.
-        provider: Where to run it.
-        threads: Threads inside one operator.
+        execution: Where to run it.
 
     Raises:
         BundleError: The graph's file is missing, changed, cannot be loaded, or is not what the manifest says.
         ProviderError: The provider does not work here.
     """
 
-    def __init__(self, bundle: Bundle, name: GraphName, provider: ProviderChoice, threads: int) -> None:
+    def __init__(self, bundle: Bundle, name: GraphName, execution: Execution) -> None:
         self.spec = bundle.manifest.graphs[name]
         file = self.spec.file.file
-        self._session, self.provider = create_session(bundle.read(self.spec.file), file, provider, threads)
+        self._session, self.provider = create_session(bundle.read(self.spec.file), file, execution)
         self._check(file, "inputs", self._session.get_inputs(), self.spec.inputs)
         self._check(file, "outputs", self._session.get_outputs(), self.spec.outputs)
         choices = self._session.get_modelmeta().custom_metadata_map.get(MODEL_PROPERTY)
@@ -47,6 +46,14 @@ class Graph:
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._row_shapes = {tensor.name: tensor.row_shape for tensor in self.spec.outputs}
+
+    def check_runs_on_provider(self) -> None:
+        """Refuse a provider that runs none of the graph's nodes.
+
+        Raises:
+            ProviderError: All would run on the CPU.
+        """
+        check_runs(self._session, self.provider, self.spec.file.file)
 
     def __call__(self, arrays: Arrays) -> dict[str, FloatArray]:
         """Run the graph on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs."""

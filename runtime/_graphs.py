@@ -7,10 +7,14 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from ._bundle import Bundle
-from ._errors import EdgeVAEError
+from ._errors import BundleError, EdgeVAEError
 from ._graph import Graph
 from ._manifest import GraphName
-from ._providers import ProviderChoice
+from ._providers import Execution
+from ._signature import part_of
+
+_HEAVY: tuple[GraphName, ...] = ("reconstruct", "encoder", "decoder")
+"""Graphs with the networks in them: the first one that a bundle has shows whether a provider works."""
 
 
 class Graphs(Mapping[GraphName, Graph]):
@@ -21,32 +25,32 @@ class Graphs(Mapping[GraphName, Graph]):
 
     Args:
         bundle: The bundle.
-        provider: Where to run.
-        threads: Threads inside one operator.
+        execution: Where to run.
 
     Raises:
         BundleError: A file is missing or changed, or cannot be loaded.
         ProviderError: The provider does not work here.
     """
 
-    def __init__(self, bundle: Bundle, provider: ProviderChoice, threads: int) -> None:
+    def __init__(self, bundle: Bundle, execution: Execution) -> None:
         self.bundle = bundle
-        self._choice = provider
-        self._threads = threads
+        self._execution = execution
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._loaded: dict[GraphName, Graph] = {}
         self._closed = False
         for graph in bundle.manifest.graphs.values():
             bundle.read(graph.file)
-        self.provider = self["reconstruct"].provider
+        first = self[next(name for name in _HEAVY if name in bundle.manifest.graphs)]
+        first.check_runs_on_provider()
+        self.provider = first.provider
 
     def __getitem__(self, name: GraphName) -> Graph:
         """Return a graph, ready to run.
 
         Raises:
+            BundleError: The bundle holds a part of the model only, without this graph.
             EdgeVAEError: The model was closed, or this process was forked from the one that loaded it.
-            KeyError: The bundle has no such graph.
         """
         if self._closed:
             raise EdgeVAEError("this model was closed; load it again")
@@ -58,11 +62,17 @@ class Graphs(Mapping[GraphName, Graph]):
         found = self._loaded.get(name)
         if found is None:
             if name not in self.bundle.manifest.graphs:
-                raise KeyError(name)
+                raise BundleError(
+                    f"{self.bundle.path} holds only the model's {part_of(self.bundle.manifest)}, and this needs its "
+                    f"graph {name}; take a bundle that was exported with --graphs all"
+                )
             with self._lock:
-                found = self._loaded.get(name) or Graph(self.bundle, name, self._choice, self._threads)
+                found = self._loaded.get(name) or Graph(self.bundle, name, self._execution)
                 self._loaded[name] = found
         return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.bundle.manifest.graphs
 
     def __iter__(self) -> Iterator[GraphName]:
         return iter(self.bundle.manifest.graphs)
@@ -75,5 +85,10 @@ class Graphs(Mapping[GraphName, Graph]):
         self._closed = True
         self._loaded.clear()
 
-    def __reduce__(self) -> tuple[type[Graphs], tuple[Bundle, ProviderChoice, int]]:
-        return Graphs, (self.bundle, self._choice, self._threads)
+    def __reduce__(self) -> tuple[type[Graphs], tuple[Bundle, Execution]]:
+        if self._execution.session_options is not None:
+            raise EdgeVAEError(
+                "a model that was loaded with session_options does not pickle, because these do not; "
+                "load it in the process that uses it"
+            )
+        return Graphs, (self.bundle, self._execution)

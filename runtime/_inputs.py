@@ -13,6 +13,7 @@ from ._manifest import ModelSpec
 FloatArray = NDArray[np.float32]
 
 _FLOAT_BYTES = (4, 8)
+_ONE_AS_INTEGER = np.float32(1).view(np.uint32)
 
 
 def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
@@ -36,7 +37,7 @@ def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
         raise InputError(f"x must be float32 or float64 in [0, 1], or uint8 in [0, 255], got dtype {array.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
         values = np.ascontiguousarray(array, np.float32)
-    if values.size and not (values.min() >= 0 and values.max() <= 1):
+    if not _in_unit_interval(values):
         if np.isnan(values).any():
             raise InputError(f"x must not hold NaN, got NaN in row {int(np.argwhere(np.isnan(values))[0, 0])}")
         raise InputError(
@@ -44,6 +45,17 @@ def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
             "divide pixels of 0 to 255 by 255, or pass them as uint8"
         )
     return values
+
+
+def _in_unit_interval(values: FloatArray) -> bool:
+    """Whether all values lie in [0, 1].
+
+    Read as unsigned integers, floats from 0 on are in order, and NaN, infinity and what has a sign come after them: one
+    pass says yes. Only when it does not, two passes decide, because -0.0 has a sign too.
+    """
+    if values.size == 0 or values.view(np.uint32).max() <= _ONE_AS_INTEGER:
+        return True
+    return bool(values.min() >= 0 and values.max() <= 1)
 
 
 def given(x: ArrayLike, y: ArrayLike | None, model: ModelSpec) -> dict[str, NDArray[Any]]:
@@ -96,13 +108,13 @@ def latents(z: ArrayLike, z_dim: int) -> FloatArray:
     return _finite_rows("z", z, (None, z_dim))
 
 
-def noise(eps: ArrayLike, batch: int, z_dim: int) -> FloatArray:
-    """Return `eps` as float32, shape `(batch, z_dim)`.
+def noise(eps: ArrayLike, *shape: int) -> FloatArray:
+    """Return `eps` as float32 of a shape.
 
     Raises:
         InputError: `eps` has another shape, another dtype, or values that are not finite.
     """
-    return _finite_rows("eps", eps, (batch, z_dim))
+    return _finite_rows("eps", eps, shape)
 
 
 def count(name: str, value: int) -> int:
@@ -132,13 +144,13 @@ def vector(name: str, value: ArrayLike) -> FloatArray:
     return _finite(name, array)
 
 
-def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, int]) -> FloatArray:
+def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
+    """Return `value` as float32 of a shape; `None` in it is a batch of any size."""
     array = _array(name, value)
-    batch, width = shape
-    if array.ndim != 2 or array.shape[1] != width or batch not in (None, len(array)):
-        expected = f"({'batch' if batch is None else batch}, {width})"
-        remedy = f"; add a batch axis with {name}[None]" if array.shape == (width,) else ""
-        raise InputError(f"{name} must have shape {expected}, got {array.shape}{remedy}")
+    if array.ndim != len(shape) or any(size not in (None, got) for size, got in zip(shape, array.shape, strict=True)):
+        expected = ", ".join("batch" if size is None else str(size) for size in shape)
+        remedy = f"; add a batch axis with {name}[None]" if array.shape == shape[1:] else ""
+        raise InputError(f"{name} must have shape ({expected}), got {array.shape}{remedy}")
     return _finite(name, array)
 
 

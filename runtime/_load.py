@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from . import _inputs
 from ._bundle import Bundle
@@ -10,27 +12,43 @@ from ._cpus import usable_cpus
 from ._errors import BundleError, InputError
 from ._graphs import Graphs
 from ._model import Model
-from ._providers import ProviderChoice, check_choice
+from ._providers import Execution, ProviderOptions
 from ._signature import check_signatures
 
 _MAX_THREADS = 1024
 
 
-def load(path: str | os.PathLike[str], provider: ProviderChoice = "auto", threads: int | None = None) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    provider: str = "auto",
+    threads: int | None = None,
+    *,
+    providers: Sequence[ProviderOptions] | None = None,
+    session_options: Any = None,
+) -> Model:
     """Load the bundle in the folder `path`.
 
     Args:
         path: The folder, with `manifest.json` in it.
-        provider: `cpu`, `cuda`, or `auto`: CUDA where it truly works, else the CPU; `Model.provider` says which it is.
-        threads: Threads inside one operator; by default as many as there are CPUs that this process may use.
+        provider: `cpu`, `cuda`, or another of ONNX Runtime's execution providers, like `openvino`, `tensorrt`, `coreml`
+            or `xnnpack`; `auto` is CUDA where it truly works, else the CPU. `Model.provider` says which it is.
+        threads: Threads inside one operator; by default as many as there are CPUs that this process may use, by
+            affinity and by the quota of a container.
+        providers: For those who know ONNX Runtime, in the place of `provider`: its names in the order of preference,
+            with options where there are any, like `[("OpenVINOExecutionProvider", {"device_type": "GPU"})]`. Each of
+            them must work.
+        session_options: For those who know ONNX Runtime: an `onnxruntime.SessionOptions` for all sessions, in the place
+            of our own; it says how many threads there are, and `threads` must not be given.
 
     Raises:
         BundleError: The bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest.
-        InputError: `provider` or `threads` is out of range.
+        InputError: An argument is out of range, or two of them contradict each other.
         InstallError: ONNX Runtime is not installed.
-        ProviderError: `provider` is `cuda`, and CUDA does not work here; the message says why.
+        ProviderError: A provider that was asked for does not work here, or can run nothing of this model; the message
+            says why.
     """
-    check_choice(provider)
+    if session_options is not None and threads is not None:
+        raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
     if threads is not None and not 1 <= _inputs.count("threads", threads) <= _MAX_THREADS:
         raise InputError(f"threads must be from 1 to {_MAX_THREADS}, got {threads}; leave it out to use all CPUs")
     bundle = Bundle(path)
@@ -38,4 +56,4 @@ def load(path: str | os.PathLike[str], provider: ProviderChoice = "auto", thread
         there = ", ".join(bundle.manifest.torch_files)
         raise BundleError(f"{bundle.path} has no ONNX graphs, only {there}; export it again with --format onnx")
     check_signatures(bundle.manifest)
-    return Model(Graphs(bundle, provider, threads or usable_cpus()))
+    return Model(Graphs(bundle, Execution.of(provider, threads or usable_cpus(), providers, session_options)))

@@ -18,6 +18,7 @@ MODEL_PROPERTY = "edgevae.model"
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.!+]+$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Tolerance = Annotated[float, msgspec.Meta(ge=0)]
@@ -175,9 +176,12 @@ class Manifest(_Record, frozen=True, kw_only=True):
     Args:
         schema_version: Version of this schema, 1.
         name: The model's name.
+        version: The model's version, as Python packages count, like `1.0.0`.
+        license: The model's license, an SPDX expression like `Apache-2.0`; empty where none was stated.
         model: Choices and sizes.
         latent_space_id: Names the latent space: the same for all graphs and bundles of the same weights.
-        graphs: The ONNX graphs by name; empty in a bundle for PyTorch only.
+        graphs: The ONNX graphs by name; those of the encoder or of the decoder alone in a bundle of that part, none in
+            a bundle for PyTorch only.
         torch_files: Programs for PyTorch by name (`encoder.ts`, `decoder.pt2`, ...); this runtime does not read them.
         reference: What Pyro itself computed, for verification on the device.
         tolerances: How far the bundle may be from it.
@@ -188,6 +192,8 @@ class Manifest(_Record, frozen=True, kw_only=True):
 
     schema_version: Literal[1]
     name: str
+    version: Version
+    license: str
     model: ModelSpec
     latent_space_id: Sha256
     graphs: dict[GraphName, GraphSpec]

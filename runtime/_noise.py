@@ -9,8 +9,10 @@ value of a pair for the next draw.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ from ._errors import InputError
 _MAX_SEED = 2**64 - 1
 _BLOCK = 16
 _HALF = _BLOCK // 2
+_CHUNK = 1024 * _BLOCK
+"""Values drawn at once: few enough that what is computed on the way stays in the processor's cache."""
 
 
 class Noise:
@@ -39,8 +43,9 @@ class Noise:
             raise InputError(f"seed must be an integer, got {type(seed).__name__}")
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"seed must be between 0 and 2**64 - 1, got {seed}")
-        # RandomState's integer seeding is MT19937's own, and NumPy keeps its stream fixed for good.
-        self._twister = np.random.RandomState(int(seed) & 0xFFFFFFFF)
+        # RandomState's integer seeding is MT19937's own, and NumPy keeps it fixed for good.
+        self._twister = np.random.MT19937(_no_entropy())
+        np.random.RandomState(self._twister).seed(int(seed) & 0xFFFFFFFF)
         self._second: float | None = None
 
     def standard_normal(self, shape: Sequence[int]) -> NDArray[np.float32]:
@@ -54,18 +59,25 @@ class Noise:
         return self._uniforms24(size)
 
     def _blocks(self, size: int) -> NDArray[np.float32]:
-        uniforms = self._uniforms24(size)
         values = np.empty(size, np.float32)
-        whole = size - size % _BLOCK
-        values[:whole] = _box_muller(uniforms[:whole])
-        if whole < size:
-            values[-_BLOCK:] = _box_muller(self._uniforms24(_BLOCK))
+        for start in range(0, size, _CHUNK):
+            part = values[start : start + _CHUNK]
+            rest = len(part) % _BLOCK
+            if rest == 0:
+                part[:] = _box_muller(self._uniforms24(len(part)))
+                continue
+            # The last block is not full: its uniforms are drawn and go unused, and 16 more make the last 16 values.
+            uniforms = self._uniforms24(len(part) + _BLOCK)
+            whole = len(part) - rest
+            drawn = _box_muller(np.concatenate((uniforms[:whole], uniforms[-_BLOCK:])))
+            part[:whole] = drawn[:whole]
+            values[-_BLOCK:] = drawn[whole:]
         return values
 
     def _uniforms24(self, size: int) -> NDArray[np.float32]:
         """Uniform values in [0, 1) with 24 bits, one 32-bit output each."""
         bits = self._words(size) & np.uint32(0xFFFFFF)
-        return bits.astype(np.float32) * np.float32(2**-24)
+        return bits.view(np.int32).astype(np.float32) * np.float32(2**-24)  # signed integers convert faster
 
     def _pairs(self, size: int) -> NDArray[np.float32]:
         values = np.empty(size, np.float32)
@@ -88,12 +100,26 @@ class Noise:
         return float(((high << 32) | low) & (2**53 - 1)) * 2.0**-53
 
     def _words(self, size: int) -> NDArray[np.uint32]:
-        return self._twister.randint(0, 2**32, size=size, dtype=np.uint32)
+        return self._twister.random_raw(size).astype(np.uint32)
 
 
 def stream_of(seed: int | Noise) -> Noise:
     """Return the stream that a seed names; or the given stream, from which each call draws on."""
     return seed if isinstance(seed, Noise) else Noise(seed)
+
+
+@functools.cache
+def _no_entropy() -> Any:
+    """Return what seeds a generator that is seeded anew at once: the default's mixing takes longer than all the rest.
+
+    Made when it is first needed, because `numpy.random` is not loaded by `import numpy`.
+    """
+
+    class Ones(np.random.bit_generator.ISeedSequence):
+        def generate_state(self, n_words: int, _dtype: object = np.uint32) -> NDArray[np.uint32]:
+            return np.ones(n_words, np.uint32)
+
+    return Ones()
 
 
 def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -102,6 +128,6 @@ def _box_muller(uniforms: NDArray[np.float32]) -> NDArray[np.float32]:
     radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - blocks[:, 0]))
     angle = np.float32(2 * math.pi) * blocks[:, 1]
     normal = np.empty_like(blocks)
-    normal[:, 0] = radius * np.cos(angle)
-    normal[:, 1] = radius * np.sin(angle)
+    np.multiply(radius, np.cos(angle), out=normal[:, 0])
+    np.multiply(radius, np.sin(angle), out=normal[:, 1])
     return normal.reshape(-1)

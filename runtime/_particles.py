@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from . import _inputs
 from ._errors import InputError
@@ -33,7 +33,7 @@ class Terms(NamedTuple):
 
 
 def particles(
-    graphs: Graphs, model: ModelSpec, given: Arrays, seed: int | Noise, num_particles: int
+    graphs: Graphs, model: ModelSpec, given: Arrays, noise: Iterator[list[NDArray[np.float32]]]
 ) -> Iterator[Terms]:
     """Yield log_px_z, and log_qz_x - log_pz, particle by particle.
 
@@ -41,22 +41,49 @@ def particles(
         graphs: The model's.
         model: Its choices and sizes.
         given: `x` and, where there are labels, `y`.
-        seed: Noise stream; a particle draws each level's noise for the whole batch, as Pyro's guide does.
-        num_particles: How many, at least 1.
-
-    Raises:
-        InputError: `num_particles` or `seed` is out of range.
+        noise: Of each particle, see `particle_noise`.
     """
-    if _inputs.count("num_particles", num_particles) == 0:
-        raise InputError("num_particles must be at least 1, got 0")
     batch = len(given["x"])
     slices = [slice(start, start + _ROWS) for start in range(0, max(batch, 1), _ROWS)]
     parts = [_encoded(graphs, model, {name: array[rows] for name, array in given.items()}) for rows in slices]
-    stream = stream_of(seed)
-    for _ in range(num_particles):
-        eps = [stream.standard_normal((batch, size)) for size in model.z_dims]
+    for eps in noise:
         terms = [_terms(graphs, part, [level[rows] for level in eps]) for part, rows in zip(parts, slices, strict=True)]
         yield Terms(*map(np.concatenate, zip(*terms, strict=True)))
+
+
+def particle_noise(
+    model: ModelSpec,
+    batch: int,
+    num_particles: int,
+    seed: int | Noise | None,
+    eps: ArrayLike | Sequence[ArrayLike] | None,
+) -> Iterator[list[NDArray[np.float32]]]:
+    """Return the noise of each particle, that of each level, shape `(batch, size of the level)`.
+
+    Args:
+        model: Choices and sizes.
+        batch: Number of observations.
+        num_particles: How many, at least 1.
+        seed: Noise stream; a particle draws each level's noise for the whole batch, as Pyro's guide does.
+        eps: The noise itself, shape `(num_particles, batch, z_dim)`; of a hierarchy a list of such, one a level.
+
+    Raises:
+        InputError: An argument is out of range, or not one of `seed` and `eps` was given.
+    """
+    if _inputs.count("num_particles", num_particles) == 0:
+        raise InputError("num_particles must be at least 1, got 0")
+    if (seed is None) == (eps is None):
+        raise InputError(f"give one of seed and eps, got {'neither' if seed is None else 'both'}")
+    if eps is None:
+        stream = stream_of(seed)  # type: ignore[arg-type]  # one of the two was given
+        return ([stream.standard_normal((batch, size)) for size in model.z_dims] for _ in range(num_particles))
+    levels = [eps] if len(model.z_dims) == 1 else eps
+    if not isinstance(levels, (list, tuple)) or len(levels) != len(model.z_dims):
+        raise InputError(f"eps must be a list of the noise of {len(model.z_dims)} levels, z's first")
+    checked = [
+        _inputs.noise(level, num_particles, batch, size) for level, size in zip(levels, model.z_dims, strict=True)
+    ]
+    return (list(particle) for particle in zip(*checked, strict=True))
 
 
 def _encoded(graphs: Graphs, model: ModelSpec, given: Arrays) -> dict[str, NDArray[Any]]:

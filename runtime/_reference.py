@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,10 @@ class Reference:
     def elbo(self) -> NDArray[np.float64]:
         """log_px_z + log_pz - log_qz_x of each row, in nats."""
         return self["log_px_z"].astype(np.float64) + self["log_pz"] - self["log_qz_x"]
+
+    def only(self, names: Collection[str]) -> Reference:
+        """Return the reference with these arrays only."""
+        return Reference(self.case, {name: array for name, array in self.arrays.items() if name in names})
 
     def encode(self) -> bytes:
         """Return the content of `reference.npz`."""

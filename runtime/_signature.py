@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from ._errors import BundleError
 from ._manifest import GraphName, Manifest, ModelSpec, TensorSpec
+
+Part = Literal["all", "encoder", "decoder"]
+"""What a bundle holds of a model: all of it, what makes latents, or what makes observations of them."""
+PARTS: tuple[Part, ...] = get_args(Part)
+_GRAPHS_OF: dict[Part, tuple[GraphName, ...]] = {
+    "all": get_args(GraphName),
+    "encoder": ("encoder",),
+    "decoder": ("decoder", "prior"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +68,32 @@ def signatures(model: ModelSpec, parameters: Sequence[TensorSpec]) -> dict[Graph
     return found
 
 
+def graphs_of(part: Part, graphs: Sequence[GraphName]) -> list[GraphName]:
+    """Return those of a model's graphs that belong to a part of it."""
+    return [name for name in graphs if name in _GRAPHS_OF[part]]
+
+
+def part_of(manifest: Manifest) -> Part:
+    """Return which part of its model a bundle holds."""
+    return next((part for part in PARTS[1:] if set(manifest.graphs) <= set(_GRAPHS_OF[part])), "all")
+
+
 def check_signatures(manifest: Manifest) -> None:
-    """Refuse a manifest whose graphs are not those of the model that it describes.
+    """Refuse a manifest whose graphs are not those of the model that it describes, or of one of its parts.
 
     Raises:
         BundleError: A graph is missing or too much, or has an input or output of another name or size.
     """
     contradiction = "the manifest contradicts itself: {}; export the model again"
-    if "decoder" not in manifest.graphs:
-        raise BundleError(contradiction.format("it has graphs, but no decoder"))
-    parameters = manifest.graphs["decoder"].outputs
-    if parameters[:1] != (tensor("loc_img", manifest.model.data_dim),):
+    part = part_of(manifest)
+    loc_img = tensor("loc_img", manifest.model.data_dim)
+    parameters = manifest.graphs["decoder"].outputs if "decoder" in manifest.graphs else (loc_img,)
+    if parameters[:1] != (loc_img,):
         raise BundleError(
             contradiction.format(f"the first output of decoder is no loc_img of {manifest.model.data_dim}")
         )
     expected = signatures(manifest.model, parameters)
-    if manifest.graphs.keys() != expected.keys():
+    if set(manifest.graphs) != set(graphs_of(part, list(expected))):
         raise BundleError(
             contradiction.format(f"its graphs are {', '.join(manifest.graphs)}, the model's {', '.join(expected)}")
         )

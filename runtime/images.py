@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ._errors import InputError, InstallError
 
 try:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 except ModuleNotFoundError as error:
     raise InstallError("pictures need Pillow; pip install pillow") from error
 
@@ -25,36 +25,53 @@ _PLAIN = ("1", "L", "P", "RGB")
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 
 
-def read_image(path: str | os.PathLike[str], data_shape: tuple[int, ...]) -> NDArray[Any]:
+def is_image_name(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file's name is one of an image that Pillow reads."""
+    return Image.registered_extensions().get(Path(path).suffix.lower()) in Image.OPEN
+
+
+def read_image(file: str | os.PathLike[str] | BinaryIO, data_shape: tuple[int, ...]) -> NDArray[Any]:
     """Read an image file as one observation, shape `data_shape`.
 
     Args:
-        path: PNG, JPEG, or what else Pillow reads. For a grey model colours are turned to grey; 16-bit grey keeps its
-            depth.
+        file: Path of a PNG, JPEG, or what else Pillow reads, or such a file, opened. For a grey model colours are
+            turned to grey; 16-bit grey keeps its depth.
         data_shape: Shape of an observation; the image must have its size, it is not resized.
 
     Returns:
         uint8 in [0, 255]; float32 in [0, 1] for 16-bit images.
 
     Raises:
-        InputError: The file is no image, of another size, transparent, or of a kind whose values have no range.
+        InputError: The file is no image, damaged, or holds several, or it is of another size, transparent, or of a kind
+            whose values have no range.
     """
     channels, height, width = _image_shape(data_shape)
     try:
-        with Image.open(path) as image:
-            if image.size != (width, height):
-                got = f"{image.size[0]} by {image.size[1]}"
-                raise InputError(f"the image must be {width} wide and {height} high, got {got}; resize it")
-            if image.mode in _WITH_ALPHA or "transparency" in image.info:
-                raise InputError("the image is transparent, and its background is not known; flatten it first")
-            if image.mode.startswith("I;16") and channels == 1:
+        with Image.open(file) as image:
+            _check(image, channels, height, width)
+            if image.mode.startswith("I;16"):
                 return (np.asarray(image).astype(np.float32) / np.float32(_LARGEST_16_BIT)).reshape(data_shape)
-            if image.mode not in _PLAIN:
-                raise InputError(f"the image has mode {image.mode}; expected one of {', '.join(_PLAIN)}; convert it")
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # on damaged files Pillow's decoders raise errors of many unrelated classes
+        name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "it"
+        raise InputError(f"{name} cannot be read as an image: {error}") from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).reshape(data_shape)
+
+
+def _check(image: Image.Image, channels: int, height: int, width: int) -> None:
+    """Refuse an image that is no observation, before its pixels are read."""
+    if image.size != (width, height):
+        got = f"{image.size[0]} by {image.size[1]}"
+        raise InputError(f"the image must be {width} wide and {height} high, got {got}; resize it")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise InputError(f"the file holds {frames} images, expected one; save each as a file of its own")
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        raise InputError("the image is transparent, and its background is not known; flatten it first")
+    if image.mode not in _PLAIN and not (image.mode.startswith("I;16") and channels == 1):
+        raise InputError(f"the image has mode {image.mode}; expected one of {', '.join(_PLAIN)}; convert it")
 
 
 def can_draw(data_shape: tuple[int, ...]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import re
 import shlex
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import export
 import runtime
@@ -56,12 +59,24 @@ def docstring_code(module: object) -> str:
     return "\n".join(line[4:] for line in lines if line.startswith("    ") or not line)
 
 
+def examples(command: click.Command) -> list[str]:
+    """The command lines in a help text's last block, `Examples:`."""
+    _, found, block = inspect.cleandoc(command.help or "").partition("\nExamples:\n")
+    return [line.strip() for line in block.splitlines() if line.strip()] if found else []
+
+
 def documented_commands() -> list[str]:
-    """Every command line of this project in the README and in the help texts."""
+    """Every command line of this project in the README and in the help texts, in that order."""
     console = "\n".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
     helps = "\n".join(command.help or "" for command in [*COMMANDS.values(), run_main])
     lines = (line.split("#")[0].strip() for line in (console + "\n" + helps).splitlines())
-    return sorted({line for line in lines if line.startswith(("vae-", "python -m train"))})
+    return list(dict.fromkeys(line for line in lines if line.startswith(("vae-", "python -m train"))))
+
+
+def documented_runs() -> list[str]:
+    """What the README and the help of `vae-run` itself say; the examples of its commands run below."""
+    of_commands = {line for command in run_main.commands.values() for line in examples(command)}
+    return [line for line in documented_commands() if line.startswith("vae-run") and line not in of_commands]
 
 
 def parse(line: str) -> tuple[click.Command, list[str]]:
@@ -91,17 +106,34 @@ def test_the_packages_docstrings_run(module: object, workplace: Path) -> None:
 def test_documented_commands_have_the_options_that_they_use(line: str) -> None:
     command, arguments = parse(line)
     known = {option: parameter for parameter in command.params for option in parameter.opts}
-    for name, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if name.startswith("-"):
+    for name, value in itertools.pairwise([*arguments, ""]):
+        if re.match(r"--?[a-zA-Z]", name):
             assert name in known, f"{line}: {name} is no option"
             kind = known[name].type
             if isinstance(kind, click.Choice):
                 assert value in kind.choices, f"{line}: {value} is no choice"
 
 
-@pytest.mark.parametrize("line", [line for line in documented_commands() if line.startswith("vae-run")])
+@pytest.mark.parametrize("line", documented_runs())
 def test_documented_runs_of_bundles_work(line: str, workplace: Path) -> None:
     run_python(["-m", "runtime", *shlex.split(line)[1:]], workplace)
+
+
+@pytest.mark.parametrize("name", run_main.commands)
+def test_each_command_ends_its_help_with_examples_that_run(
+    name: str, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = examples(run_main.commands[name])
+    assert any(line.startswith(f"vae-run {name} ") for line in lines), f"the help of {name} has no example"
+    (tmp_path / "models").symlink_to(workplace / "models")
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "vae-run", f"{line} is no example of vae-run"
+        result = CliRunner().invoke(run_main, arguments, prog_name=program)
+        assert result.exit_code == 0, f"{line}: {result.output}"
+        for option, value in itertools.pairwise(arguments):
+            assert option != "--out" or (tmp_path / value).stat().st_size > 0, f"{line} wrote no {value}"
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!https?:)[^)#]+)\)", README))))

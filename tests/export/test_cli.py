@@ -66,6 +66,54 @@ def test_formats_can_be_repeated(workplace: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_wheel_stands_beside_its_bundle_and_is_not_overwritten_unless_asked_to(
+    workplace: Path, tmp_path: Path
+) -> None:
+    release = ["--model-version", "2.0", "--license", "apache-2.0"]
+    options = [workplace / "runs/first", "--out", tmp_path / "digits-first", *release]
+    result = export(*options, "--format", "wheel")
+    assert result.exit_code == 0, result.output
+    wheel = tmp_path / "digits_first-2.0-py3-none-any.whl"
+    assert f"Wrote {wheel}. Try it with: pip install {wheel}" in result.output
+    assert wheel.is_file()
+    manifest = runtime.load(tmp_path / "digits-first").manifest
+    assert (manifest.version, manifest.license) == ("2.0", "Apache-2.0")
+
+    options[2] = tmp_path / "elsewhere" / "digits-first"
+    (tmp_path / "elsewhere").mkdir()
+    wheel.rename(tmp_path / "elsewhere" / wheel.name)
+    refused = export(*options, "--format", "wheel")
+    assert refused.exit_code == 1
+    assert "is already there; choose another --model-version, or give --force" in refused.output
+    assert not (tmp_path / "elsewhere" / "digits-first").exists()
+    assert export(*options, "--format", "wheel", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model-version", "one"], "version must be like 1.0.0, got 'one'"),
+        (["--license", "free"], "must be an SPDX expression like Apache-2.0"),
+        (["--format", "wheel", "--out", "{folder}/json"], "makes the package json, which is a module of Python itself"),
+    ],
+)
+def test_what_cannot_be_released_is_refused_before_any_work(
+    workplace: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = export(workplace / "runs/first", *(option.format(folder=tmp_path) for option in options))
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "verified with" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_the_model_can_be_exported(workplace: Path, tmp_path: Path) -> None:
+    result = export(workplace / "runs/first", "--graphs", "encoder", "--out", tmp_path / "first")
+    assert result.exit_code == 0, result.output
+    assert "Try it with: vae-run info" in result.output
+    assert set(runtime.load(tmp_path / "first").manifest.graphs) == {"encoder"}
+
+
 def test_a_failed_verification_is_exit_code_1_with_the_table_and_no_bundle(workplace: Path, tmp_path: Path) -> None:
     out = tmp_path / "strict"
     result = export(workplace / "runs/first", "--atol", 0, "--rtol", 0, "--out", out)
@@ -116,6 +164,7 @@ def test_a_state_dict_that_does_not_fit_says_what_is_missing(vae: VAE, tmp_path:
     ("arguments", "message"),
     [
         (["--format", "tflite"], "'tflite' is not one of"),
+        (["{run}", "--graphs", "elbo"], "'elbo' is not one of"),
         (["{run}", "--opset", "99"], "99 is not in the range 18<=x<="),
         (["{run}", "--dataset", "digits"], "--data-shape and --dataset go with --state-dict"),
         (["{run}", "--state-dict", "{run}/config.json"], "RUN and --state-dict were both given"),

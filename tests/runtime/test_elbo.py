@@ -11,7 +11,7 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO
 
-from runtime import InputError, Model
+from runtime import InputError, Model, Noise
 from train import VAE, Dataset
 
 
@@ -66,3 +66,37 @@ def test_memory_grows_neither_with_the_particles_nor_with_the_width_of_the_data(
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
     assert peaks[1] < 2 * x.nbytes
+
+
+@pytest.mark.parametrize("estimate", ["elbo", "log_likelihood"])
+def test_given_noise_takes_the_place_of_a_seed(model: Model, digits: Dataset, estimate: str) -> None:
+    x = digits.test[:6].numpy()
+    stream = Noise(4)
+    eps = np.stack([stream.standard_normal((6, 5)) for _ in range(3)])
+    call = getattr(model, estimate)
+    np.testing.assert_array_equal(call(x, num_particles=3, eps=eps), call(x, 4, 3))
+    assert np.abs(call(x, num_particles=3, eps=np.zeros_like(eps)) - call(x, 4, 3)).max() > 1e-3
+
+
+def test_rows_with_noise_of_their_own_can_be_scored_together(model: Model, digits: Dataset) -> None:
+    x = digits.test[:6].numpy()
+    apart = [model.score(row[None], seed=seed) for seed, row in enumerate(x)]
+    streams = [Noise(seed) for seed in range(6)]
+    eps = np.stack([np.concatenate([stream.standard_normal((1, 5)) for stream in streams]) for _ in range(10)])
+    together = model.score(x, eps=eps)
+    for part in ("elbo", "reconstruction", "kl"):
+        expected = np.concatenate([getattr(score, part) for score in apart])
+        np.testing.assert_allclose(getattr(together, part), expected, rtol=1e-6)
+    np.testing.assert_array_equal(model.score(x).elbo, model.score(x, seed=0).elbo)
+
+
+def test_noise_that_does_not_fit_is_refused(model: Model) -> None:
+    x = np.zeros((2, 64), np.float32)
+    with pytest.raises(InputError, match="give one of seed and eps, got neither"):
+        model.elbo(x)
+    with pytest.raises(InputError, match="give one of seed and eps, got both"):
+        model.score(x, seed=0, eps=np.zeros((10, 2, 5)))
+    with pytest.raises(InputError, match=r"eps must have shape \(3, 2, 5\), got \(10, 2, 5\)"):
+        model.elbo(x, num_particles=3, eps=np.zeros((10, 2, 5)))
+    with pytest.raises(InputError, match=r"eps must have shape \(3, 2, 5\), got \(2, 5\); add a batch axis"):
+        model.elbo(x, num_particles=3, eps=np.zeros((2, 5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from runtime import InputError
-from runtime.images import read_image, save_grid
+from runtime.images import is_image_name, read_image, save_grid
 
 
 def test_a_grid_holds_every_image_enlarged_with_gaps_between(tmp_path: Path) -> None:
@@ -48,6 +49,42 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(InputError, match="cannot be read as an image"):
         read_image(tmp_path / "text.png", (1, 8, 8))
+
+
+def test_an_image_in_memory_is_read_as_one_in_a_file(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    np.testing.assert_array_equal(read_image(io.BytesIO(file.getvalue()), (1, 8, 8)), pixels[None])
+    with pytest.raises(InputError, match="it cannot be read as an image: "):
+        read_image(io.BytesIO(b"text"), (1, 8, 8))
+
+
+def test_a_damaged_image_is_an_input_error_whatever_the_decoder_makes_of_it() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(file, "PNG")
+    whole, random = file.getvalue(), np.random.RandomState(0)
+    refused = 0
+    for _ in range(500):
+        damaged = bytearray(whole)
+        damaged[random.randint(8, len(whole))] = random.randint(256)
+        try:
+            assert read_image(io.BytesIO(damaged), (1, 8, 8)).shape == (1, 8, 8)
+        except InputError:
+            refused += 1
+    assert refused > 100
+
+
+def test_a_file_of_several_images_is_refused(tmp_path: Path) -> None:
+    first, second = (Image.new("L", (8, 8), grey) for grey in (0, 255))
+    first.save(tmp_path / "two.gif", save_all=True, append_images=[second])
+    with pytest.raises(InputError, match="the file holds 2 images, expected one"):
+        read_image(tmp_path / "two.gif", (1, 8, 8))
+
+
+def test_images_are_known_by_their_names() -> None:
+    assert [is_image_name(name) for name in ("a.png", "a.JPG", "a.jpeg", "a.webp")] == [True] * 4
+    assert [is_image_name(name) for name in ("a.npy", "a", "png", "a.pdf", "a.txt")] == [False] * 5
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])

@@ -69,3 +69,25 @@ def test_noise_must_fit_the_batch(model: Model) -> None:
 
 def test_lists_of_numbers_are_arrays_too(model: Model) -> None:
     np.testing.assert_array_equal(model.encode([[0.5] * 64]).z_loc, model.encode(np.full((1, 64), 0.5)).z_loc)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.0, 1e-45, np.nextafter(np.float32(1), np.float32(0))])
+def test_the_ends_of_the_unit_interval_belong_to_it(model: Model, value: float) -> None:
+    assert model.observations(np.full((2, 64), value, np.float32))[0].shape == (2, 64)
+
+
+@pytest.mark.parametrize("value", [-1e-45, np.nextafter(np.float32(1), np.float32(2)), -np.inf, np.nan, -np.nan])
+def test_the_least_step_out_of_the_unit_interval_is_refused(model: Model, value: float) -> None:
+    x = np.zeros((2, 64), np.float32)
+    x[1, 63] = value
+    with pytest.raises(InputError, match=r"x must (be in \[0, 1\]|not hold NaN, got NaN in row 1)"):
+        model.observations(x)
+
+
+def test_checked_observations_are_what_the_graphs_take(model: Model) -> None:
+    x, y = model.observations(np.full((3, 1, 8, 8), 255, np.uint8))
+    assert x.dtype == np.float32
+    assert (x.shape, x.max()) == ((3, 64), 1)
+    assert y is None
+    whole = np.zeros((3, 64), np.float32)
+    assert np.shares_memory(model.observations(whole)[0], whole)

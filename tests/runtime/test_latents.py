@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 
 from export import Source, export_bundle
-from runtime import InputError, Model, load
+from runtime import InputError, Model, Noise, load
 from train import VAE, Dataset, ModelConfig, elbo_terms, load_dataset, objective_of
 
 CHOICES: dict[str, dict[str, Any]] = {
@@ -134,6 +134,19 @@ def test_reconstruct_and_elbo_of_a_seed_are_pyros(name: str, request: pytest.Fix
     np.testing.assert_allclose(model.reconstruct(x.numpy(), seed=4, **labels), expected, atol=TOLERANCE)
     found = model.elbo(x.numpy(), seed=8, num_particles=2, **labels)
     assert float(found.sum()) == pytest.approx(-loss, rel=1e-4)
+
+
+def test_given_noise_of_all_levels_takes_the_place_of_a_seed(
+    hierarchical: tuple[VAE, Model], labelled: Dataset
+) -> None:
+    _, model = hierarchical
+    x = labelled.test[:6].numpy()
+    stream = Noise(4)
+    draws = [[stream.standard_normal((6, size)) for size in (5, 4, 2)] for _ in range(2)]
+    eps = [np.stack(level) for level in zip(*draws, strict=True)]
+    np.testing.assert_array_equal(model.elbo(x, num_particles=2, eps=eps), model.elbo(x, 4, 2))
+    with pytest.raises(InputError, match="eps must be a list of the noise of 3 levels, z's first"):
+        model.elbo(x, num_particles=2, eps=eps[0])
 
 
 def test_a_mixtures_posterior_holds_the_component_probs(mixture: tuple[VAE, Model], labelled: Dataset) -> None:

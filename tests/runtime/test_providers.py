@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
 
-from runtime import InstallError, ProviderError, _providers, load
-from runtime._providers import ProviderChoice
+from runtime import EdgeVAEError, InputError, InstallError, ProviderError, _onnxruntime, _providers, load
 
 HAS_CUDA_WHEEL = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 HAS_CUDA_DEVICE = _providers._cuda_device_count() > 0
 
 
+class OnTheCPU(onnxruntime.InferenceSession):  # type: ignore[misc]  # ONNX Runtime has no types
+    """A session on the CPU, whatever it was asked for: as ONNX Runtime's own, when it cannot load a provider."""
+
+    def __init__(self, graph: bytes, options: object, **_choices: object) -> None:
+        super().__init__(graph, options, providers=["CPUExecutionProvider"])
+
+
 @pytest.fixture(autouse=True)
 def _fresh_caches() -> Iterator[None]:
-    _providers.import_onnxruntime.cache_clear()
+    _onnxruntime.import_onnxruntime.cache_clear()
     yield
-    _providers.import_onnxruntime.cache_clear()
+    _onnxruntime.import_onnxruntime.cache_clear()
 
 
 @pytest.mark.skipif(not HAS_CUDA_WHEEL, reason="needs the wheel onnxruntime-gpu")
@@ -50,7 +58,9 @@ def test_cuda_with_the_cpu_wheel_is_an_error_that_names_the_packages(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(ProviderError, match=r"built without CUDA; pip uninstall onnxruntime, then pip install .*gpu"):
+    with pytest.raises(
+        ProviderError, match=r"built without CUDA, it has cpu; pip uninstall onnxruntime, then pip install .*gpu"
+    ):
         load(bundle, provider="cuda")
 
 
@@ -65,7 +75,6 @@ def test_auto_takes_the_cpu_where_cuda_does_not_work_and_says_so(
 @pytest.mark.gpu
 @pytest.mark.skipif(not (HAS_CUDA_WHEEL and HAS_CUDA_DEVICE), reason="needs onnxruntime-gpu and a CUDA device")
 def test_cuda_is_taken_where_it_works_and_gives_pyros_numbers(bundle: Path) -> None:
-    provider: ProviderChoice
     for provider in ("auto", "cuda"):
         model = load(bundle, provider=provider)
         assert model.provider == "cuda"
@@ -73,14 +82,114 @@ def test_cuda_is_taken_where_it_works_and_gives_pyros_numbers(bundle: Path) -> N
 
 
 def test_a_session_that_took_another_provider_is_not_believed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Liar(onnxruntime.InferenceSession):  # type: ignore[misc]  # ONNX Runtime has no types
+    class Liar(OnTheCPU):
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(_providers, "_cuda_obstacle", lambda _onnxruntime: None)
+    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Liar)
     with pytest.raises(ProviderError, match="could not load it"):
         load(bundle, provider="cuda")
+    with pytest.raises(ProviderError, match=r"'xnnpack' does not work here: .*lists Xnnpack but could not load it"):
+        load(bundle, providers=["XnnpackExecutionProvider", "CPUExecutionProvider"])
+
+
+class Assigned:
+    """What ONNX Runtime says of a part of a graph."""
+
+    def __init__(self, ep_name: str) -> None:
+        self.ep_name = ep_name
+
+
+@pytest.mark.parametrize(("runs_on", "refused"), [("CPUExecutionProvider", True), ("XnnpackExecutionProvider", False)])
+def test_a_provider_that_runs_none_of_the_nodes_is_refused(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, runs_on: str, refused: bool
+) -> None:
+    class Elsewhere(OnTheCPU):
+        def get_providers(self) -> list[str]:
+            return ["XnnpackExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> list[Assigned]:
+            return [Assigned("CPUExecutionProvider"), Assigned(runs_on)]
+
+    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Elsewhere)
+    if refused:
+        with pytest.raises(
+            ProviderError, match=r"'xnnpack' runs nothing of reconstruct\.onnx: .*choose provider='cpu'"
+        ):
+            load(bundle, provider="xnnpack")
+    else:
+        assert load(bundle, provider="xnnpack").provider == "xnnpack"
+
+
+@pytest.mark.parametrize(
+    ("provider", "remedy"),
+    [
+        ("openvino", "built without OpenVINO, it has .*cpu; pip uninstall onnxruntime, .*onnxruntime-openvino"),
+        ("coreml", "built without CoreML, .*it comes with onnxruntime on macOS"),
+        ("xnnpack", "built without Xnnpack, .*it needs a build of ONNX Runtime that has it"),
+    ],
+)
+def test_any_provider_can_be_named_and_one_that_is_not_there_says_what_to_install(
+    bundle: Path, provider: str, remedy: str
+) -> None:
+    with pytest.raises(ProviderError, match=f"provider '{provider}' does not work here: .*{remedy}; or choose"):
+        load(bundle, provider=provider)
+
+
+def test_a_providers_own_complaint_is_passed_on(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strict(OnTheCPU):
+        def __init__(self, graph: bytes, options: object, providers: list[str], **_choices: object) -> None:
+            if providers[0] != "CPUExecutionProvider":
+                raise RuntimeError("device_type FOO is not supported")
+            super().__init__(graph, options)
+
+    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Strict)
+    with pytest.raises(ProviderError, match=r"'openvino' does not work here: .*says: device_type FOO is not supported"):
+        load(bundle, providers=[("OpenVINOExecutionProvider", {"device_type": "FOO"})])
+
+
+def test_providers_and_options_in_onnx_runtimes_own_words_are_used(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 3
+    given: list[object] = []
+
+    class Watched(OnTheCPU):
+        def __init__(self, graph: bytes, options: object, **choices: object) -> None:
+            given.append(choices)
+            super().__init__(graph, options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
+    model = load(bundle, providers=[("CPUExecutionProvider", {"use_arena": "0"})], session_options=options)
+    assert model.provider == "cpu"
+    assert model._graphs["reconstruct"]._session.get_session_options().intra_op_num_threads == 3
+    assert given == [{"providers": ["CPUExecutionProvider"], "provider_options": [{"use_arena": "0"}]}]
+
+
+def test_a_model_with_session_options_says_why_it_does_not_pickle(bundle: Path) -> None:
+    model = load(bundle, provider="cpu", session_options=onnxruntime.SessionOptions())
+    with pytest.raises(EdgeVAEError, match="loaded with session_options does not pickle"):
+        pickle.dumps(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"provider": "cpu", "providers": ["CPUExecutionProvider"]}, "provider 'cpu' and providers were both given"),
+        ({"providers": []}, "providers must be a list of at least one of ONNX Runtime's names, got .."),
+        ({"providers": "CPUExecutionProvider"}, "providers must be a list"),
+        ({"providers": ["cpu"]}, "providers must be ONNX Runtime's, .*; got 'cpu'"),
+        ({"session_options": {}}, "must be an onnxruntime.SessionOptions, got dict"),
+        ({"session_options": onnxruntime.SessionOptions(), "threads": 1}, "set session_options.intra_op_num_threads"),
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(bundle: Path, arguments: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(bundle, **arguments)
 
 
 def test_a_missing_onnx_runtime_is_an_error_that_names_the_packages(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,13 +55,6 @@ def test_loading_and_running_a_model_adds_onnx_runtime_only(bundle: Path, tmp_pa
 def test_the_runtime_works_in_an_environment_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
     without = "import importlib.util\nassert importlib.util.find_spec('torch') is None\n"
     packages_after(without + USE, bundle, "runtime", python=bare_python, cwd=tmp_path)
-
-
-def test_the_folder_works_under_another_name(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
-    shutil.copytree(Path(runtime.__file__).parent, tmp_path / "app" / "vendored_vae")
-    (tmp_path / "app" / "__init__.py").touch()
-    loaded = packages_after(USE, bundle, "app.vendored_vae", python=bare_python, cwd=tmp_path)
-    assert "runtime" not in loaded
 
 
 def test_the_command_works_in_an_environment_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -> None:

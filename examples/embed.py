@@ -1,0 +1,20 @@
+"""Load a bundle and use it: `python examples/embed.py models/mnist-mlp`."""
+
+import sys
+
+import runtime
+
+if len(sys.argv) != 2:
+    sys.exit("usage: python examples/embed.py BUNDLE, a folder with a manifest.json")
+
+with runtime.load(sys.argv[1]) as model:
+    label = 0 if model.num_classes else None  # only a conditional model takes labels
+    images = model.generate(4, seed=0, y=label)  # (4, data_dim), float32: new ones, and the same on every machine
+    posterior = model.encode(images, y=label)  # what the model makes of them: z_loc and z_scale, (4, z_dim) each
+    restored = model.reconstruct(images, y=label)  # (4, data_dim), through the mean of that posterior
+    score = model.score(images, y=label)  # how usual each is, in nats; the higher, the more usual
+
+    print(f"{model.manifest.name} on {model.provider}: {model.data_shape} to {model.z_dim} numbers and back")
+    for row in range(len(images)):
+        error, spread = abs(restored[row] - images[row]).mean(), posterior.z_scale[row].mean()
+        print(f"image {row}: ELBO {score.elbo[row]:.1f} nats, mean z_scale {spread:.2f}, mean error {error:.3f}")
