@@ -9,13 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import onnx
 from torch import Tensor
 
 from export._card import write_card
-from export._errors import ExportError, VerificationError
+from export._errors import VerificationError
 from export._lint import lint_program
 from export._onnx_format import DEFAULT_OPSET, to_onnx
 from export._pictures import draw_pictures, what_is_generated
@@ -23,6 +23,7 @@ from export._programs import Program, make_programs, model_spec
 from export._reference import make_reference
 from export._release import check_license, check_version
 from export._torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
+from export._whole import check_writable, replace_folder
 from runtime import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
@@ -84,6 +85,7 @@ def export_bundle(
     *,
     part: Part = "all",
     opset: int = DEFAULT_OPSET,
+    optimize: bool = True,
     tolerances: Tolerances | None = None,
     overwrite: bool = False,
 ) -> tuple[Report, ...]:
@@ -99,6 +101,7 @@ def export_bundle(
         part: `all` of the model, its `encoder` alone, which makes latents, or its `decoder` alone with the prior, which
             makes observations of them. The reference then holds what that part is verified with, and no more.
         opset: Version of ONNX's operators.
+        optimize: Whether to rewrite the ONNX graphs for speed.
         tolerances: How far the outputs may be from Pyro's; by default 1e-5, absolute and relative.
         overwrite: Whether a bundle that is already there may be replaced.
 
@@ -120,29 +123,29 @@ def export_bundle(
     )
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        reports = _write(temporary, source, formats, part, opset=opset, tolerances=tolerances or Tolerances())
+        options = _Options(formats, part, opset, optimize, tolerances or Tolerances())
+        reports = _write(temporary, source, options)
         temporary.chmod(0o755)  # mkdtemp makes it private to the user
-        _replace(temporary, out)
+        replace_folder(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return reports
 
 
-def check_writable(out: Path, overwrite: bool) -> None:
-    """Raise `ExportError` if a bundle cannot be written to `out` without losing what is there."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST_FILE).is_file():
-        raise ExportError(f"{out} is there and is not a bundle; choose another --out")
-    if not overwrite:
-        raise ExportError(f"{out} already holds a bundle; choose another --out, or give --force to replace it")
+class _Options(NamedTuple):
+    """What `export_bundle` was asked for."""
+
+    formats: Sequence[Format]
+    part: Part
+    opset: int
+    optimize: bool
+    tolerances: Tolerances
 
 
-def _write(
-    folder: Path, source: Source, formats: Sequence[Format], part: Part, *, opset: int, tolerances: Tolerances
-) -> tuple[Report, ...]:
+def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...]:
     every, spec = make_programs(source.vae), model_spec(source.vae)
-    programs = {name: every[name] for name in graphs_of(part, list(every))}
+    programs = {name: every[name] for name in graphs_of(options.part, list(every))}
+    formats = options.formats
     graphs: dict[GraphName, GraphSpec] = {}
     torch_files: dict[str, FileEntry] = {}
 
@@ -154,7 +157,7 @@ def _write(
         traced = program.trace()
         lint_program(name, traced)
         if "onnx" in formats:
-            model = to_onnx(name, program, traced, opset, spec)
+            model = to_onnx(name, program, traced, options.opset, spec, optimize=options.optimize)
             file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
             graphs[name] = _graph_spec(program, model, file)
         if "torchscript" in formats and name in _TORCH_PROGRAMS:
@@ -173,7 +176,7 @@ def _write(
         graphs=graphs,
         torch_files=torch_files,
         reference=write(_REFERENCE_FILE, reference.only(_used(programs)).encode()),
-        tolerances=tolerances,
+        tolerances=options.tolerances,
         dataset=source.dataset,
         training=dict(source.training),
         producers={name: importlib.metadata.version(name) for name in _PRODUCERS},
@@ -224,19 +227,3 @@ def latent_space_id(vae: VAE) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _replace(temporary: Path, out: Path) -> None:
-    """Put `temporary` in the place of `out`; the folder that was there goes only when the new one stands."""
-    if not out.exists():
-        temporary.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-    out.rename(old / out.name)
-    try:
-        temporary.rename(out)
-    except BaseException:  # Ctrl-C included: the old bundle goes back to its place
-        (old / out.name).rename(out)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)

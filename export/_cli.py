@@ -11,12 +11,13 @@ import click
 import onnx
 import torch
 
-from export._bundle_writer import FORMATS, Format, Source, check_writable, export_bundle
+from export._bundle_writer import FORMATS, Format, Source, export_bundle
 from export._errors import ExportError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
 from export._release import check_license, check_version
 from export._state_dict import load_state_dict
 from export._wheel import build_wheel, wheel_file
+from export._whole import check_writable
 from runtime import PARTS, DatasetSpec, EdgeVAEError, Part, Tolerances
 from train import DATASET_NAMES, VAE, DatasetName, TrainError, load_dataset, load_run, newest_run
 from train._sizes import Sizes
@@ -56,6 +57,11 @@ _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.9
     default=DEFAULT_OPSET,
     help="Version of ONNX's operators.",
 )
+@click.option(
+    "--no-optimize",
+    is_flag=True,
+    help="Leave the ONNX graphs as PyTorch's exporter wrote them, but for what keeps their numbers right.",
+)
 @click.option("--atol", type=click.FloatRange(min=0), default=Tolerances().atol, help="Absolute tolerance.")
 @click.option("--rtol", type=click.FloatRange(min=0), default=Tolerances().rtol, help="Relative tolerance.")
 @click.option(
@@ -84,6 +90,7 @@ def main(
     model_version: str,
     license_: str,
     opset: int,
+    no_optimize: bool,
     atol: float,
     rtol: float,
     state_dict: Path | None,
@@ -124,6 +131,7 @@ def main(
             _chosen(formats),
             part=part,
             opset=opset,
+            optimize=not no_optimize,
             tolerances=Tolerances(atol=atol, rtol=rtol),
             overwrite=force,
         )

@@ -19,7 +19,9 @@ from runtime import MODEL_PROPERTY, ModelSpec
 DEFAULT_OPSET = 20
 
 
-def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int, spec: ModelSpec) -> onnx.ModelProto:
+def to_onnx(
+    name: str, program: Program, traced: ExportedProgram, opset: int, spec: ModelSpec, *, optimize: bool = True
+) -> onnx.ModelProto:
     """Return the ONNX graph of a traced program: checked, linted, and free of traces of this machine.
 
     Args:
@@ -28,6 +30,7 @@ def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int, sp
         traced: The program, traced.
         opset: Version of ONNX's operators.
         spec: The model's choices, which the graph carries, so that a manifest cannot contradict them unseen.
+        optimize: Whether to rewrite the graph for speed; what keeps its numbers right is rewritten in any case.
 
     Raises:
         GraphError: The program cannot be expressed in this opset, or the graph is refused by the lint.
@@ -47,7 +50,7 @@ def to_onnx(name: str, program: Program, traced: ExportedProgram, opset: int, sp
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}: {error}") from error
     if exported is None:
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}: torch.onnx.export returned nothing")
-    model = ir.to_proto(rewrite_graph(exported.model))
+    model = ir.to_proto(rewrite_graph(exported.model, optimize=optimize))
     if (written := _opset(model)) != opset:
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}, only to {written}; give --opset {written}")
     model.graph.name = name

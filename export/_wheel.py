@@ -7,10 +7,8 @@ import hashlib
 import importlib.metadata
 import io
 import keyword
-import os
 import re
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from packaging.requirements import Requirement
 
 import runtime
 from export._errors import ExportError
+from export._whole import write_whole
 from runtime import MANIFEST_FILE, Bundle, FileEntry, Manifest
 
 _OURS = "edgevae"
@@ -136,7 +135,7 @@ def build_wheel(bundle: Path, folder: Path) -> Path:
     record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in sorted(files.items())]
     files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
     path = folder / wheel_file(manifest.name, manifest.version)
-    _write_whole(path, _zipped(files))
+    write_whole(path, _zipped(files))
     return path
 
 
@@ -223,16 +222,3 @@ def _zipped(files: dict[str, bytes]) -> bytes:
             entry.create_system = 3  # Unix, wherever it is built
             archive.writestr(entry, content)
     return buffer.getvalue()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            Path(file.name).chmod(0o644)
-            os.replace(file.name, path)  # noqa: PTH105 - file.name is a string
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

@@ -106,8 +106,8 @@ def test_a_perturbed_weight_in_the_graph_leaves_no_bundle(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    def perturbed(*arguments: object) -> onnx.ModelProto:
-        model = to_onnx(*arguments)  # type: ignore[arg-type]  # passed through
+    def perturbed(*arguments: object, **options: object) -> onnx.ModelProto:
+        model = to_onnx(*arguments, **options)  # type: ignore[arg-type]  # passed through
         for weight in model.graph.initializer:
             if weight.name.endswith("fc1.weight"):
                 values = onnx.numpy_helper.to_array(weight) * np.float32(1.001)

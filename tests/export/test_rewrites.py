@@ -2,47 +2,184 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
 from export._rewrites import rewrite_graph
 
-SIGMOID = helper.make_model(
-    helper.make_graph(
-        [helper.make_node("Sigmoid", ["x"], ["y"])],
-        "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch"])],
-    ),
-    opset_imports=[helper.make_opsetid("", 20)],
-    ir_version=10,
-)
+Arrays = Mapping[str, NDArray[np.float32]]
 
 
-@pytest.fixture(scope="module")
-def exact() -> onnxruntime.InferenceSession:
-    model = ir.to_proto(rewrite_graph(ir.from_proto(SIGMOID)))
-    assert [node.op_type for node in model.graph.node if node.op_type == "Sigmoid"] == []
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def graph(
+    nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, ...]], outputs: list[str], **weights: NDArray[np.generic]
+) -> onnx.ModelProto:
+    """A graph with a dynamic batch axis; `inputs` gives the shapes of their rows."""
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "graph",
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *row]) for name, row in inputs.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
 
 
-def run(session: onnxruntime.InferenceSession, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    (y,) = session.run(None, {"x": x})
-    return y
+def rewritten(model: onnx.ModelProto, *, optimize: bool = True) -> onnx.ModelProto:
+    return ir.to_proto(rewrite_graph(ir.from_proto(model), optimize=optimize))
 
 
-def test_the_exact_sigmoid_is_torchs_to_a_relative_millionth(exact: onnxruntime.InferenceSession) -> None:
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node if node.op_type != "Constant"]
+
+
+def run(model: onnx.ModelProto, inputs: Arrays) -> list[NDArray[np.float32]]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    outputs: list[NDArray[np.float32]] = session.run(None, dict(inputs))
+    return outputs
+
+
+def of_one(operator: str) -> onnx.ModelProto:
+    return graph([helper.make_node(operator, ["x"], ["y"])], {"x": ()}, ["y"])
+
+
+SIGMOID = rewritten(of_one("Sigmoid"))
+
+
+def test_the_exact_sigmoid_is_torchs_to_a_relative_millionth() -> None:
     x = np.linspace(-87, 100, 200_001, dtype=np.float32)
-    expected = torch.sigmoid(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(run(exact, x), expected, rtol=1e-6, atol=0)
+    assert "Sigmoid" not in operators(SIGMOID)
+    (found,) = run(SIGMOID, {"x": x})
+    np.testing.assert_allclose(found, torch.sigmoid(torch.from_numpy(x)).numpy(), rtol=1e-6, atol=0)
 
 
-def test_the_exact_sigmoid_has_its_limits(exact: onnxruntime.InferenceSession) -> None:
+def test_the_exact_sigmoid_has_its_limits() -> None:
     x = np.array([-np.inf, -200, 0, 200, np.inf], np.float32)
-    np.testing.assert_array_equal(run(exact, x), np.array([0, 0, 0.5, 1, 1], np.float32))
-    assert np.isnan(run(exact, np.array([np.nan], np.float32))).all()
+    np.testing.assert_array_equal(run(SIGMOID, {"x": x})[0], np.array([0, 0, 0.5, 1, 1], np.float32))
+    assert np.isnan(run(SIGMOID, {"x": np.array([np.nan], np.float32)})[0]).all()
+
+
+def torch_softplus(threshold: float) -> onnx.ModelProto:
+    """Softplus as PyTorch's exporter writes it."""
+    nodes = [
+        helper.make_node("Softplus", ["x"], ["soft"]),
+        helper.make_node("Greater", ["x", "threshold"], ["large"]),
+        helper.make_node("Where", ["large", "x", "soft"], ["y"]),
+    ]
+    return graph(nodes, {"x": ()}, ["y"], threshold=np.array(threshold, np.float32))
+
+
+@pytest.mark.parametrize("model", [of_one("Softplus"), torch_softplus(20)], ids=["plain", "torch"])
+def test_the_fast_softplus_is_torchs_to_a_millionth(model: onnx.ModelProto) -> None:
+    x = np.linspace(-100, 100, 400_001, dtype=np.float32)
+    fast = rewritten(model)
+    assert operators(fast) == ["Relu", "Abs", "Sigmoid", "Log", "Sub"]
+    expected = torch.nn.functional.softplus(torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(run(fast, {"x": x})[0], expected, atol=1e-6, rtol=0)
+    assert operators(rewritten(model, optimize=False)) == operators(model)
+
+
+def test_the_fast_softplus_has_its_limits() -> None:
+    found = run(rewritten(torch_softplus(20)), {"x": np.array([-np.inf, -1e30, 1e30, np.nan], np.float32)})[0]
+    np.testing.assert_array_equal(found, np.array([0, 0, 1e30, np.nan], np.float32))
+
+
+def test_a_softplus_with_a_low_threshold_keeps_its_step() -> None:
+    model = torch_softplus(2)
+    x = np.array([1.999, 2.001], np.float32)
+    np.testing.assert_allclose(run(rewritten(model), {"x": x})[0], run(model, {"x": x})[0], atol=1e-6)
+
+
+def weights(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def gemm(x: str, weight: str, bias: str, out: str) -> onnx.NodeProto:
+    return helper.make_node("Gemm", [x, weight, bias], [out], alpha=1.0, beta=1.0, transA=0, transB=1)
+
+
+def test_a_sign_goes_into_the_weights_bit_for_bit() -> None:
+    nodes = [gemm("x", "w", "b", "product"), helper.make_node("Neg", ["product"], ["y"])]
+    model = graph(nodes, {"x": (7,)}, ["y"], w=weights(5, 7), b=weights(5))
+    fast = rewritten(model)
+    assert operators(fast) == ["Gemm"]
+    x = weights(33, 7, seed=1)
+    np.testing.assert_array_equal(run(fast, {"x": x})[0], run(model, {"x": x})[0])
+
+
+def test_weights_that_others_use_keep_their_sign() -> None:
+    nodes = [
+        gemm("x", "w", "b", "first"),
+        helper.make_node("Neg", ["first"], ["y"]),
+        gemm("other", "w", "b", "z"),
+    ]
+    model = graph(nodes, {"x": (7,), "other": (7,)}, ["y", "z"], w=weights(5, 7), b=weights(5))
+    assert operators(rewritten(model)) == ["Gemm", "Neg", "Gemm"]
+
+
+def heads(rows: int, shared: bool = True) -> onnx.ModelProto:
+    """Two heads of an encoder, in the order of its outputs."""
+    second = "h" if shared else "other"
+    nodes = [gemm("h", "w1", "b1", "z_loc"), gemm(second, "w2", "b2", "log"), helper.make_node("Exp", ["log"], ["s"])]
+    tensors = {"w1": weights(5, 7), "b1": weights(5), "w2": weights(rows, 7, seed=2), "b2": weights(rows, seed=3)}
+    inputs: dict[str, tuple[int, ...]] = {"h": (7,)} if shared else {"h": (7,), "other": (7,)}
+    return graph(nodes, inputs, ["z_loc", "s"], **tensors)
+
+
+def test_two_heads_become_one_product_and_keep_their_order() -> None:
+    model = heads(5)
+    fast = rewritten(model)
+    assert operators(fast) == ["Gemm", "Split", "Exp"]
+    h = weights(33, 7, seed=1)
+    for found, expected in zip(run(fast, {"h": h}), run(model, {"h": h}), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [heads(4), heads(5, shared=False)], ids=["other size", "other input"])
+def test_heads_that_do_not_fit_together_stay_apart(model: onnx.ModelProto) -> None:
+    assert operators(rewritten(model)) == ["Gemm", "Gemm", "Exp"]
+
+
+def total(width: int, axis: int = -1) -> onnx.ModelProto:
+    nodes = [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)]
+    return graph(nodes, {"x": (width,)}, ["y"], axes=np.array([axis], np.int64))
+
+
+@pytest.mark.parametrize("width", [1, 13, 50, 63])
+def test_a_rows_sum_does_not_depend_on_its_place_in_the_batch(width: int) -> None:
+    model = rewritten(total(width), optimize=False)
+    assert operators(model) == ["Pad", "ReduceSum"]
+    x = weights(64, width)
+    (together,) = run(model, {"x": x})
+    apart = np.concatenate([run(model, {"x": x[row : row + 1]})[0] for row in range(len(x))])
+    np.testing.assert_array_equal(together, apart)
+    np.testing.assert_allclose(together, x.astype(np.float64).sum(1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 13, 50, 63])
+def test_a_rows_logarithm_does_not_depend_on_its_place_in_the_batch(width: int) -> None:
+    plain = graph([helper.make_node("Log", ["x"], ["y"])], {"x": (width,)}, ["y"])
+    model = rewritten(plain, optimize=False)
+    assert operators(model) == ["Pad", "Log", "Slice"]
+    x = np.exp(weights(64, width))
+    (together,) = run(model, {"x": x})
+    apart = np.concatenate([run(model, {"x": x[row : row + 1]})[0] for row in range(len(x))])
+    np.testing.assert_array_equal(together, apart)
+    np.testing.assert_allclose(together, run(plain, {"x": x})[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("width", "axis"), [(64, -1), (50, 0)])
+def test_sums_that_need_no_zeros_get_none(width: int, axis: int) -> None:
+    assert operators(rewritten(total(width, axis))) == ["ReduceSum"]

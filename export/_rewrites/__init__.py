@@ -1,0 +1,29 @@
+"""Rewrites of the exported graph, each with its reason: some keep its numbers right, others make it faster."""
+
+from __future__ import annotations
+
+from onnxscript import ir
+from onnxscript.rewriter import pattern, rewrite
+
+from export._rewrites._products import JoinedHeads, NegatedProduct
+from export._rewrites._rows import AlignedLog, AlignedSum
+from export._rewrites._sigmoid import ExactSigmoid
+from export._rewrites._softplus import FastSoftplus, FastTorchSoftplus
+
+# In passes: the exact sigmoid must not meet the sigmoid that a fast softplus is made of, and PyTorch's softplus has a
+# plain one in it.
+_FOR_NUMBERS = ((ExactSigmoid, AlignedSum, AlignedLog),)
+_FOR_SPEED = ((FastTorchSoftplus,), (FastSoftplus, NegatedProduct, JoinedHeads))
+
+
+def rewrite_graph(model: ir.Model, *, optimize: bool = True) -> ir.Model:
+    """Apply the rewrites.
+
+    Args:
+        model: The graph as the exporter wrote it.
+        optimize: Whether also those that are there for speed alone.
+    """
+    for rules in (*_FOR_NUMBERS, *_FOR_SPEED) if optimize else _FOR_NUMBERS:
+        rule_set = pattern.RewriteRuleSet([rule.rule() for rule in rules])  # type: ignore[no-untyped-call]  # no types
+        model = rewrite(model, pattern_rewrite_rules=rule_set)
+    return model

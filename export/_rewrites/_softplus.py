@@ -1,0 +1,54 @@
+"""Softplus in operators that ONNX Runtime vectorizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxscript import ir
+from onnxscript.rewriter import MatchResult, pattern
+
+from export._rewrites._verdict import verdict
+
+_LOWEST_THRESHOLD = 17.0
+
+
+def _softplus(op: Any, x: ir.Value) -> Any:
+    """log(1 + exp(x)) = max(x, 0) - log(sigmoid(|x|)): a sigmoid in [1/2, 1], where its approximation is good."""
+    return op.Sub(op.Relu(x), op.Log(op.Sigmoid(op.Abs(x))))
+
+
+class FastSoftplus(pattern.RewriteRuleClassBase):
+    """Softplus(x) → Relu(x) - Log(Sigmoid(Abs(x))), the same function to 1e-6.
+
+    ONNX Runtime's Softplus on the CPU is scalar code, and takes half of the time of the reference network in batches of
+    32 and more; Sigmoid and Log are vectorized.
+    """
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        """Match `Softplus(x)`."""
+        return op.Softplus(x)
+
+    def rewrite(self, op: Any, x: ir.Value) -> Any:
+        """Return `Relu(x) - Log(Sigmoid(Abs(x)))`."""
+        return _softplus(op, x)
+
+
+class FastTorchSoftplus(pattern.RewriteRuleClassBase):
+    """Where(x > threshold, x, Softplus(x)) → the same as for Softplus(x).
+
+    PyTorch's softplus is x itself above 20, and its exporter writes that out. There the two agree in float32 anyway:
+    log(1 + exp(20)) = 20 + 2e-9.
+    """
+
+    def pattern(self, op: Any, x: Any, threshold: Any) -> Any:
+        """Match `Where(Greater(x, threshold), x, Softplus(x))`."""
+        return op.Where(op.Greater(x, threshold), x, op.Softplus(x))
+
+    def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
+        """Take PyTorch's threshold and higher ones only: below 17, float32 would see a step."""
+        value = ir.convenience.get_const_tensor(bound["threshold"])
+        return verdict(value is not None and value.size == 1 and float(value.numpy()) >= _LOWEST_THRESHOLD)
+
+    def rewrite(self, op: Any, x: ir.Value, **_bound: Any) -> Any:
+        """Return `Relu(x) - Log(Sigmoid(Abs(x)))`."""
+        return _softplus(op, x)
