@@ -16,8 +16,9 @@ from export import _requirements  # noqa: F401 - checks, before anything else is
 
 # isort: split
 from export._bundle_writer import FORMATS, Format, Source, export_bundle, latent_space_id
-from export._errors import ExportError, GraphError, StateDictError, VerificationError
+from export._errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
+from export._precision import LIMITS_NATS
 from export._reference import make_reference
 from export._state_dict import load_state_dict
 from export._wheel import build_wheel
@@ -25,9 +26,11 @@ from export._wheel import build_wheel
 __all__ = [
     "DEFAULT_OPSET",
     "FORMATS",
+    "LIMITS_NATS",
     "ExportError",
     "Format",
     "GraphError",
+    "PrecisionError",
     "Source",
     "StateDictError",
     "VerificationError",

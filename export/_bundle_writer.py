@@ -19,6 +19,7 @@ from export._errors import VerificationError
 from export._lint import lint_program
 from export._onnx_format import DEFAULT_OPSET, to_onnx
 from export._pictures import draw_pictures, what_is_generated
+from export._precision import add_precisions
 from export._programs import Program, make_programs, model_spec
 from export._reference import make_reference
 from export._release import check_license, check_version
@@ -34,6 +35,7 @@ from runtime import (
     GraphSpec,
     Manifest,
     Part,
+    ReducedPrecision,
     Report,
     Tolerances,
     graphs_of,
@@ -84,6 +86,7 @@ def export_bundle(
     formats: Sequence[Format] = ("onnx",),
     *,
     part: Part = "all",
+    precisions: Mapping[ReducedPrecision, float] | None = None,
     opset: int = DEFAULT_OPSET,
     optimize: bool = True,
     tolerances: Tolerances | None = None,
@@ -100,17 +103,20 @@ def export_bundle(
         formats: What to write: `onnx` for the runtime, `torchscript` and `pt2` for PyTorch.
         part: `all` of the model, its `encoder` alone, which makes latents, or its `decoder` alone with the prior, which
             makes observations of them. The reference then holds what that part is verified with, and no more.
+        precisions: Lower precisions to write the ONNX networks in too, and by how much each may lower the mean ELBO of
+            the samples, nats a row; `LIMITS_NATS` has the usual limits.
         opset: Version of ONNX's operators.
         optimize: Whether to rewrite the ONNX graphs for speed.
         tolerances: How far the outputs may be from Pyro's; by default 1e-5, absolute and relative.
         overwrite: Whether a bundle that is already there may be replaced.
 
     Returns:
-        The verifications, one a format; all passed.
+        The verifications, one a format and one a lower precision; all passed.
 
     Raises:
         ExportError: `out` is in the way, or the version or the license is none.
         GraphError: The networks cannot become graphs that give the same numbers everywhere.
+        PrecisionError: A lower precision loses more than it may.
         VerificationError: They became graphs that do not.
     """
     out = out.resolve()
@@ -123,7 +129,7 @@ def export_bundle(
     )
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        options = _Options(formats, part, opset, optimize, tolerances or Tolerances())
+        options = _Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
         reports = _write(temporary, source, options)
         temporary.chmod(0o755)  # mkdtemp makes it private to the user
         replace_folder(temporary, out)
@@ -137,6 +143,7 @@ class _Options(NamedTuple):
 
     formats: Sequence[Format]
     part: Part
+    precisions: Mapping[ReducedPrecision, float]
     opset: int
     optimize: bool
     tolerances: Tolerances
@@ -183,6 +190,10 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
     )
     write(MANIFEST_FILE, manifest.encode())
     reports = tuple(_verify(folder, programs, format_name) for format_name in FORMATS if format_name in formats)
+    if not all(report.passed for report in reports):
+        raise VerificationError(reports)
+    manifest = add_precisions(folder, manifest, options.precisions, source.samples, source.labels)
+    reports += tuple(load(folder, provider="cpu", precision=name).verify() for name in manifest.precisions)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
     draw_pictures(folder, source.vae, reference)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export._pictures import SAMPLES_FILE, TRAVERSAL_FILE
-from runtime import Manifest, ModelSpec, Part, Report, part_of
+from runtime import Manifest, ModelSpec, Part, PrecisionSpec, Report, part_of
 from runtime.images import can_draw
 
 CARD_FILE = "README.md"
@@ -48,6 +48,10 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
         f"| version | {manifest.version} |",
         *([f"| license | {manifest.license} |"] if manifest.license else []),
         *([f"| holds | the {part_of(manifest)} alone |"] if part_of(manifest) != "all" and manifest.graphs else []),
+        *(
+            f"| {name} | loses {spec.elbo_lost_nats:.3f} nats a row of the mean ELBO; networks {_kilobytes(spec)} kB |"
+            for name, spec in manifest.precisions.items()
+        ),
         f"| latent space | `{manifest.latent_space_id[:16]}` |",
         f"| made with | {', '.join(f'{name} {version}' for name, version in manifest.producers.items())} |",
         "",
@@ -73,6 +77,10 @@ def _picture_lines(data_note: str, generated: str) -> list[str]:
         "The first image's z, one dimension a row moved from -3 to 3 standard deviations; those that vary most.",
         "",
     ]
+
+
+def _kilobytes(spec: PrecisionSpec) -> str:
+    return f"{sum(entry.size_bytes for entry in spec.graphs.values()) / 1000:,.0f}"
 
 
 def _dataset_lines(manifest: Manifest) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
+from typing import get_args
 
 import click
 import onnx
@@ -14,11 +15,12 @@ import torch
 from export._bundle_writer import FORMATS, Format, Source, export_bundle
 from export._errors import ExportError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
+from export._precision import LIMITS_NATS
 from export._release import check_license, check_version
 from export._state_dict import load_state_dict
 from export._wheel import build_wheel, wheel_file
 from export._whole import check_writable
-from runtime import PARTS, DatasetSpec, EdgeVAEError, Part, Tolerances
+from runtime import PARTS, DatasetSpec, EdgeVAEError, Part, Precision, Tolerances
 from train import DATASET_NAMES, VAE, DatasetName, TrainError, load_dataset, load_run, newest_run
 from train._sizes import Sizes
 
@@ -48,6 +50,20 @@ _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.9
     help="The whole model; its encoder, which makes latents; or its decoder, which makes observations of them.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(get_args(Precision)),
+    default=("fp32",),
+    help="Precision of the networks' ONNX graphs; can be given several times, fp32 is always there.",
+)
+@click.option(
+    "--max-elbo-lost",
+    type=click.FloatRange(min=0),
+    help="What a lower precision may lose of the mean ELBO, nats a row.  "
+    f"[default: {', '.join(f'{limit} for {name}' for name, limit in LIMITS_NATS.items())}]",
+)
 @click.option("--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
 @click.option("--model-version", default="1.0.0", help="The model's version.")
 @click.option("--license", "license_", default="", help="The model's license, an SPDX expression like Apache-2.0.")
@@ -85,6 +101,8 @@ def main(
     run: Path | None,
     formats: tuple[str, ...],
     part: Part,
+    precisions: tuple[Precision, ...],
+    max_elbo_lost: float | None,
     out: Path | None,
     force: bool,
     model_version: str,
@@ -108,6 +126,7 @@ def main(
       vae-export --format onnx
       vae-export runs/mnist-mlp --format all --out models/mnist
       vae-export runs/mnist-mlp --format wheel --model-version 1.2.0 --license Apache-2.0
+      vae-export runs/mnist-mlp --precision int8 --precision fp16
       vae-export runs/mnist-mlp --graphs encoder --out models/mnist-encoder
       vae-export --state-dict vae.pt --dataset mnist --data-dir ~/mnist
     """
@@ -130,6 +149,11 @@ def main(
             out,
             _chosen(formats),
             part=part,
+            precisions={
+                name: limit if max_elbo_lost is None else max_elbo_lost
+                for name, limit in LIMITS_NATS.items()
+                if name in precisions
+            },
             opset=opset,
             optimize=not no_optimize,
             tolerances=Tolerances(atol=atol, rtol=rtol),

@@ -2,6 +2,7 @@
 
 ExportError
 ├── GraphError         a network cannot become a graph that gives the same numbers everywhere
+├── PrecisionError     a lower precision loses more of the ELBO than it may
 ├── StateDictError     weights from elsewhere do not fit the model
 └── VerificationError  the exported graphs do not give Pyro's numbers
 """
@@ -19,6 +20,23 @@ class ExportError(Exception):
 
 class GraphError(ExportError):
     """A network cannot become a graph that gives the same numbers everywhere."""
+
+
+class PrecisionError(ExportError):
+    """A lower precision loses more of the ELBO than it may; no bundle was written.
+
+    Args:
+        precision: Which one.
+        lost_nats: By how much the mean ELBO is lower than in float32, nats a row; may be NaN.
+        limit_nats: How much was allowed.
+    """
+
+    def __init__(self, precision: str, lost_nats: float, limit_nats: float) -> None:
+        super().__init__(
+            f"{precision} loses {lost_nats:.3f} nats a row of the mean ELBO, more than the {limit_nats:g} that are "
+            f"allowed, and no bundle was written; leave {precision} out, or allow more with --max-elbo-lost"
+        )
+        self.precision, self.lost_nats, self.limit_nats = precision, lost_nats, limit_nats
 
 
 class StateDictError(ExportError):

@@ -59,9 +59,12 @@ def load(
     *,
     providers: Sequence[runtime.ProviderOptions] | None = None,
     session_options: Any = None,
+    precision: runtime.Precision = "fp32",
 ) -> runtime.Model:
     """Load the model; the arguments are those of `runtime.load` behind its path."""
-    return runtime.load(BUNDLE, provider, threads, providers=providers, session_options=session_options)
+    return runtime.load(
+        BUNDLE, provider, threads, providers=providers, session_options=session_options, precision=precision
+    )
 '''
 
 
@@ -156,6 +159,7 @@ def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
         if path.suffix == ".py" or path.name == "py.typed":
             files[f"runtime/{path.relative_to(root).as_posix()}"] = path.read_bytes()
     entries: list[FileEntry] = [graph.file for graph in manifest.graphs.values()]
+    entries += [entry for spec in manifest.precisions.values() for entry in spec.graphs.values()]
     for entry in (*entries, manifest.reference):
         files[f"bundle/{entry.file}"] = source.read(entry)
     for name in _CARD_FILES:

@@ -27,11 +27,14 @@ from ._manifest import (
     GraphName,
     GraphSpec,
     Manifest,
-    ModelSpec,
+    Precision,
+    PrecisionSpec,
+    ReducedPrecision,
     TensorSpec,
     Tolerances,
 )
 from ._model import Model
+from ._model_spec import ModelSpec
 from ._noise import Noise
 from ._posterior import Level, Posterior
 from ._providers import ProviderOptions
@@ -63,8 +66,11 @@ __all__ = [
     "Noise",
     "Part",
     "Posterior",
+    "Precision",
+    "PrecisionSpec",
     "ProviderError",
     "ProviderOptions",
+    "ReducedPrecision",
     "Reference",
     "Report",
     "RunnableGraph",

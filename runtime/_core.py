@@ -12,10 +12,11 @@ from . import _inputs
 from ._errors import InputError
 from ._graphs import Graphs
 from ._latents import Latents, check_latent_space, level_space
-from ._manifest import Manifest
+from ._manifest import Manifest, Precision
 from ._noise import Noise, stream_of
 from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
 from ._prior import draw_prior, prior_probs
+from ._reduced import verify_reduced
 from ._signature import level_names
 from ._verification import Report, verify_graphs
 
@@ -79,6 +80,11 @@ class Core:
     def provider(self) -> str:
         """Where the model runs: `cpu`, `cuda`, or another of ONNX Runtime's providers."""
         return self._graphs.provider
+
+    @property
+    def precision(self) -> Precision:
+        """In which precision the networks run."""
+        return self._graphs.precision
 
     def close(self) -> None:
         """Let go of the sessions and their memory; calls raise `EdgeVAEError` then. A `with` block ends so."""
@@ -149,21 +155,21 @@ class Core:
         """
         given = _inputs.given(x, y, self._spec)
         outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
-        latent_space_id = self.latent_space_id
         names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
         first, *upper = (
-            Level(Latents.of(outputs[loc], level_space(latent_space_id, level)), outputs[scale])
+            Level(Latents.of(outputs[loc], level_space(self.latent_space_id, level)), outputs[scale])
             for level, (loc, scale) in enumerate(names, start=1)
         )
         probs = outputs.get("component_probs")
-        return Posterior(first.z_loc, first.z_scale, latent_space_id, tuple(upper), probs)
+        return Posterior(first.z_loc, first.z_scale, self.latent_space_id, tuple(upper), probs)
 
-    def decode(self, z: ArrayLike, *, y: ArrayLike | None = None) -> FloatArray:
+    def decode(self, z: ArrayLike, *, y: ArrayLike | None = None, out: FloatArray | None = None) -> FloatArray:
         """Return `loc_img`, the mean of p(x|z): for a Bernoulli, the probability of each pixel.
 
         Args:
             z: Latents, shape `(batch, z_dim)`; float32 or float64, finite.
             y: Labels, for a conditional model.
+            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`.
 
         Returns:
             float32 in the units of the data, shape `(batch, data_dim)`; `.reshape(-1, *model.data_shape)` makes images.
@@ -174,10 +180,17 @@ class Core:
         """
         check_latent_space(z, self.latent_space_id)
         latents = _inputs.latents(z, self.z_dim)
-        return self._graphs["decoder"]({"z": latents, **_inputs.labels(y, len(latents), self._spec)})["loc_img"]
+        given = {"z": latents, **_inputs.labels(y, len(latents), self._spec)}
+        return self._graphs["decoder"](given, _inputs.places(out, len(latents), self._spec))["loc_img"]
 
     def reconstruct(
-        self, x: ArrayLike, *, y: ArrayLike | None = None, seed: int | Noise | None = None, eps: ArrayLike | None = None
+        self,
+        x: ArrayLike,
+        *,
+        y: ArrayLike | None = None,
+        seed: int | Noise | None = None,
+        eps: ArrayLike | None = None,
+        out: FloatArray | None = None,
     ) -> FloatArray:
         """Encode `x`, sample z, and decode it.
 
@@ -187,6 +200,7 @@ class Core:
             seed: Noise stream for z, the same as PyTorch's CPU generator: the result is that of
                 `pyro.set_rng_seed(seed); vae.reconstruct_img(x)`. 0 to 2**64 - 1.
             eps: The noise itself, shape `(batch, z_dim)`. Without `seed` and `eps` there is none: z is `z_loc`.
+            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`.
 
         Returns:
             `loc_img`, float32 in the units of the data, shape `(batch, data_dim)`.
@@ -198,7 +212,7 @@ class Core:
         shape = (len(given["x"]), self.z_dim)
         noise = draw_noise(shape, seed, eps)
         given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
-        return self._graphs["reconstruct"](given)["loc_img"]
+        return self._graphs["reconstruct"](given, _inputs.places(out, shape[0], self._spec))["loc_img"]
 
     def generate(
         self, n: int, seed: int | Noise, *, y: ArrayLike | None = None, component: ArrayLike | None = None
@@ -227,7 +241,8 @@ class Core:
     def verify(self) -> Report:
         """Compare this model, as it runs here, with what Pyro computed at export.
 
-        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on all zeros and all ones.
+        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on all zeros and all ones. In a
+        lower precision than float32 what counts is the mean ELBO, of which no more may be lost than the bundle says.
 
         Returns:
             The comparison; `report.passed` is the verdict, `print(report)` the table.
@@ -235,4 +250,6 @@ class Core:
         Raises:
             BundleError: `reference.npz` is missing, changed, or damaged.
         """
-        return verify_graphs(self._bundle, "onnx", self._graphs)
+        if self.precision == "fp32":
+            return verify_graphs(self._bundle, "onnx", self._graphs)
+        return verify_reduced(self._bundle, self.precision, self._graphs)

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator, Mapping
 
 from ._bundle import Bundle
-from ._errors import BundleError, EdgeVAEError
+from ._errors import BundleError, EdgeVAEError, InputError
 from ._graph import Graph
-from ._manifest import GraphName
+from ._manifest import FileEntry, GraphName, Manifest, Precision
 from ._providers import Execution
 from ._signature import part_of
 
@@ -26,21 +26,25 @@ class Graphs(Mapping[GraphName, Graph]):
     Args:
         bundle: The bundle.
         execution: Where to run.
+        precision: In which precision the networks run, `fp32` or one that the bundle has.
 
     Raises:
         BundleError: A file is missing or changed, or cannot be loaded.
+        InputError: The bundle has no such precision.
         ProviderError: The provider does not work here.
     """
 
-    def __init__(self, bundle: Bundle, execution: Execution) -> None:
+    def __init__(self, bundle: Bundle, execution: Execution, precision: Precision = "fp32") -> None:
         self.bundle = bundle
+        self.precision: Precision = precision
+        self._files = files_of(bundle.manifest, precision)
         self._execution = execution
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._loaded: dict[GraphName, Graph] = {}
         self._closed = False
-        for graph in bundle.manifest.graphs.values():
-            bundle.read(graph.file)
+        for entry in self._files.values():
+            bundle.read(entry)
         first = self[next(name for name in _HEAVY if name in bundle.manifest.graphs)]
         first.check_runs_on_provider()
         self.provider = first.provider
@@ -67,7 +71,7 @@ class Graphs(Mapping[GraphName, Graph]):
                     f"graph {name}; take a bundle that was exported with --graphs all"
                 )
             with self._lock:
-                found = self._loaded.get(name) or Graph(self.bundle, name, self._execution)
+                found = self._loaded.get(name) or Graph(self.bundle, name, self._execution, self._files[name])
                 self._loaded[name] = found
         return found
 
@@ -85,10 +89,28 @@ class Graphs(Mapping[GraphName, Graph]):
         self._closed = True
         self._loaded.clear()
 
-    def __reduce__(self) -> tuple[type[Graphs], tuple[Bundle, Execution]]:
+    def __reduce__(self) -> tuple[type[Graphs], tuple[Bundle, Execution, Precision]]:
         if self._execution.session_options is not None:
             raise EdgeVAEError(
                 "a model that was loaded with session_options does not pickle, because these do not; "
                 "load it in the process that uses it"
             )
-        return Graphs, (self.bundle, self._execution)
+        return Graphs, (self.bundle, self._execution, self.precision)
+
+
+def files_of(manifest: Manifest, precision: Precision) -> dict[GraphName, FileEntry]:
+    """Return the file of each graph, those of the networks in a precision.
+
+    Raises:
+        InputError: The bundle has no such precision.
+    """
+    files = {name: graph.file for name, graph in manifest.graphs.items()}
+    if precision == "fp32":
+        return files
+    if precision not in manifest.precisions:
+        there = ", ".join(("fp32", *manifest.precisions))
+        raise InputError(
+            f"precision must be one that the bundle has, {there}, got {precision!r}; "
+            f"export it with vae-export --precision {precision}"
+        )
+    return {**files, **manifest.precisions[precision].graphs}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import math
+import sys
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._errors import InputError
-from ._manifest import ModelSpec
+from ._model_spec import ModelSpec
 
 FloatArray = NDArray[np.float32]
 
 _FLOAT_BYTES = (4, 8)
-_ONE_AS_INTEGER = np.float32(1).view(np.uint32)
+_FLOAT32, _UINT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint32), np.dtype(np.uint8)
+_INFINITY = float("inf")
+_ONE_AS_INTEGER = int(np.float32(1).view(np.uint32))
 
 
 def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
@@ -22,22 +27,23 @@ def observations(x: ArrayLike, model: ModelSpec) -> FloatArray:
     Raises:
         InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
     """
+    shapes = _observation_shapes(model.data_shape)
+    if _is_ready(x) and x.shape[1:] == shapes[0] and model.unit_interval and x.size and _in_unit_interval(x):
+        return x
     array = _array("x", x)
-    shapes = _observation_shapes(model)
     if array.shape[1:] not in shapes or array.ndim < 2:
         expected = " or ".join(_shape_text(shape) for shape in shapes)
         remedy = "; add a batch axis with x[None]" if array.shape in shapes else ""
         raise InputError(f"x must have shape {expected}, got {array.shape}{remedy}")
-    array = array.reshape(len(array), model.data_dim)
-    if array.dtype == np.uint8:
+    array = array.reshape(len(array), *shapes[0])
+    if array.dtype == _UINT8:
         return array.astype(np.float32) / np.float32(255)
     if not model.unit_interval:
         return _finite("x", array)
     if array.dtype.kind != "f" or array.dtype.itemsize not in _FLOAT_BYTES:
         raise InputError(f"x must be float32 or float64 in [0, 1], or uint8 in [0, 255], got dtype {array.dtype}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
-        values = np.ascontiguousarray(array, np.float32)
-    if not _in_unit_interval(values):
+    values = _float32(array)
+    if values.size and not _in_unit_interval(values):
         if np.isnan(values).any():
             raise InputError(f"x must not hold NaN, got NaN in row {int(np.argwhere(np.isnan(values))[0, 0])}")
         raise InputError(
@@ -51,11 +57,18 @@ def _in_unit_interval(values: FloatArray) -> bool:
     """Whether all values lie in [0, 1].
 
     Read as unsigned integers, floats from 0 on are in order, and NaN, infinity and what has a sign come after them: one
-    pass says yes. Only when it does not, two passes decide, because -0.0 has a sign too.
+    pass says yes. Only when it does not, two passes decide, because -0.0 has a sign too. `argmax` is that pass, because
+    a reduction takes twice as long to begin, and in a batch of one that is what counts.
     """
-    if values.size == 0 or values.view(np.uint32).max() <= _ONE_AS_INTEGER:
+    bits = values.view(_UINT32)
+    if bits.item(bits.argmax()) <= _ONE_AS_INTEGER:
         return True
     return bool(values.min() >= 0 and values.max() <= 1)
+
+
+def _all_finite(values: FloatArray) -> bool:
+    """Whether there is neither NaN nor infinity; `argmin` and `argmax` stop at NaN."""
+    return -_INFINITY < values.item(values.argmin()) <= values.item(values.argmax()) < _INFINITY
 
 
 def given(x: ArrayLike, y: ArrayLike | None, model: ModelSpec) -> dict[str, NDArray[Any]]:
@@ -65,6 +78,8 @@ def given(x: ArrayLike, y: ArrayLike | None, model: ModelSpec) -> dict[str, NDAr
         InputError: One of them does not fit.
     """
     observed = observations(x, model)
+    if y is None and not model.num_classes:
+        return {"x": observed}
     return {"x": observed, **labels(y, len(observed), model)}
 
 
@@ -117,6 +132,24 @@ def noise(eps: ArrayLike, *shape: int) -> FloatArray:
     return _finite_rows("eps", eps, shape)
 
 
+def places(out: FloatArray | None, batch: int, model: ModelSpec) -> dict[str, FloatArray] | None:
+    """Return where a graph is to write its outputs, by name: `out` for `loc_img`; `None` where it makes all of them.
+
+    Raises:
+        InputError: `out` cannot take them as they are.
+    """
+    if out is None:
+        return None
+    if not isinstance(out, np.ndarray):
+        raise InputError(f"out must be a NumPy array, got {type(out).__name__}")
+    shape = (batch, model.data_dim)
+    if out.dtype != _FLOAT32 or out.shape != shape or not (out.flags.c_contiguous and out.flags.writeable):
+        faults = ["not contiguous"] * (not out.flags.c_contiguous) + ["read-only"] * (not out.flags.writeable)
+        got = ", ".join([f"{out.dtype} of shape {out.shape}", *faults])
+        raise InputError(f"out must be float32 of shape {shape}, C-contiguous and writable, got {got}")
+    return {"loc_img": out}
+
+
 def count(name: str, value: int) -> int:
     """Return `value` as a number of things.
 
@@ -146,6 +179,8 @@ def vector(name: str, value: ArrayLike) -> FloatArray:
 
 def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
     """Return `value` as float32 of a shape; `None` in it is a batch of any size."""
+    if _is_ready(value) and value.shape == shape and value.size and _all_finite(value):
+        return value
     array = _array(name, value)
     if array.ndim != len(shape) or any(size not in (None, got) for size, got in zip(shape, array.shape, strict=True)):
         expected = ", ".join("batch" if size is None else str(size) for size in shape)
@@ -157,16 +192,29 @@ def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> 
 def _finite(name: str, array: NDArray[Any]) -> FloatArray:
     if array.dtype.kind != "f" or array.dtype.itemsize not in _FLOAT_BYTES:
         raise InputError(f"{name} must be float32 or float64, got dtype {array.dtype}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
-        values = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(values).all():
+    values = _float32(array)
+    if values.size and not _all_finite(values):
         row = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise InputError(f"{name} must be finite, got NaN or infinity in row {row}")
     return values
 
 
+def _is_ready(value: ArrayLike) -> TypeGuard[FloatArray]:
+    """Whether a graph takes a value as it is, but for its shape and numbers: most are, and need no closer look."""
+    return type(value) is np.ndarray and value.dtype is _FLOAT32 and value.flags.c_contiguous
+
+
+def _float32(array: NDArray[Any]) -> FloatArray:
+    """Return floats as contiguous float32; what it cannot hold becomes infinite, which the caller refuses."""
+    if array.dtype == _FLOAT32:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)
+
+
 def _array(name: str, value: ArrayLike) -> NDArray[Any]:
-    if isinstance(value, np.ma.MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # NumPy loads it at its first use, for longer than a model takes to load
+    if masked is not None and isinstance(value, masked.MaskedArray):
         raise InputError(f"{name} must not be a masked array; fill what is masked with x.filled(...)")
     try:
         array = np.asarray(value)
@@ -177,12 +225,13 @@ def _array(name: str, value: ArrayLike) -> NDArray[Any]:
     return array
 
 
-def _observation_shapes(model: ModelSpec) -> list[tuple[int, ...]]:
+@functools.cache
+def _observation_shapes(data_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """The shapes that one observation may have: flat, as it is, and without the channel where there is but one."""
-    shapes = [(model.data_dim,), model.data_shape]
-    if len(model.data_shape) == 3 and model.data_shape[0] == 1:
-        shapes.append(model.data_shape[1:])
-    return list(dict.fromkeys(shapes))
+    shapes = [(math.prod(data_shape),), data_shape]
+    if len(data_shape) == 3 and data_shape[0] == 1:
+        shapes.append(data_shape[1:])
+    return tuple(dict.fromkeys(shapes))
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:

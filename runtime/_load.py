@@ -11,6 +11,7 @@ from ._bundle import Bundle
 from ._cpus import usable_cpus
 from ._errors import BundleError, InputError
 from ._graphs import Graphs
+from ._manifest import Precision
 from ._model import Model
 from ._providers import Execution, ProviderOptions
 from ._signature import check_signatures
@@ -25,6 +26,7 @@ def load(
     *,
     providers: Sequence[ProviderOptions] | None = None,
     session_options: Any = None,
+    precision: Precision = "fp32",
 ) -> Model:
     """Load the bundle in the folder `path`.
 
@@ -39,6 +41,8 @@ def load(
             them must work.
         session_options: For those who know ONNX Runtime: an `onnxruntime.SessionOptions` for all sessions, in the place
             of our own; it says how many threads there are, and `threads` must not be given.
+        precision: `fp32`, or `fp16` or `int8` where the bundle has it; `manifest.precisions` says which there are, and
+            what each loses. In `int8` a row's numbers depend a little on the rows beside it, which share its scale.
 
     Raises:
         BundleError: The bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest.
@@ -56,4 +60,5 @@ def load(
         there = ", ".join(bundle.manifest.torch_files)
         raise BundleError(f"{bundle.path} has no ONNX graphs, only {there}; export it again with --format onnx")
     check_signatures(bundle.manifest)
-    return Model(Graphs(bundle, Execution.of(provider, threads or usable_cpus(), providers, session_options)))
+    execution = Execution.of(provider, threads or usable_cpus(), providers, session_options)
+    return Model(Graphs(bundle, execution, precision))

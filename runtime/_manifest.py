@@ -4,91 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from typing import Annotated, Literal
 
 import msgspec
 
 from ._errors import BundleError
+from ._model_spec import ModelSpec, Record, Size
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
 MODEL_PROPERTY = "edgevae.model"
 """Where each ONNX graph carries the model's choices, so that a manifest cannot contradict them."""
 
-Size = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.!+]+$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Tolerance = Annotated[float, msgspec.Meta(ge=0)]
 GraphName = Literal["encoder", "decoder", "reconstruct", "elbo", "observation", "prior"]
+ReducedPrecision = Literal["fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the manifest; unknown fields are refused, so that nothing in it goes unread."""
-
-
-class ModelSpec(_Record, frozen=True, kw_only=True):
-    """The model's choices and sizes.
-
-    Args:
-        architecture: The networks, like `mlp` or `conv`; the runtime runs any.
-        likelihood: p(x|z), like `bernoulli` or `normal`; the runtime runs any, its first parameter is `loc_img`.
-        latent: p(z): `normal`, one standard normal; `hierarchical`, levels of them; or `mixture`.
-        data_shape: Shape of one observation, `(channels, height, width)` for images.
-        z_dims: Sizes of the latent's levels, that of z first; one, except in a hierarchy.
-        hidden_dim: Width of the hidden layers.
-        num_classes: Number of labels that the networks see, 0 where they see none.
-        num_components: Number of a mixture's components; 0 for the other latents.
-        unit_interval: Whether observations must lie in [0, 1].
-    """
-
-    architecture: str
-    likelihood: str
-    latent: Literal["normal", "hierarchical", "mixture"]
-    data_shape: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
-    z_dims: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
-    hidden_dim: Size
-    num_classes: Annotated[int, msgspec.Meta(ge=0)]
-    num_components: Annotated[int, msgspec.Meta(ge=0)]
-    unit_interval: bool
-
-    def __post_init__(self) -> None:
-        if (self.latent == "hierarchical") != (len(self.z_dims) > 1):
-            raise ValueError(f"latent {self.latent} does not go with z_dims {self.z_dims}")
-        if (self.latent == "mixture") != (self.num_components > 0):
-            raise ValueError(f"latent {self.latent} does not go with {self.num_components} components")
-
-    @property
-    def sizes(self) -> str:
-        """The sizes in one word, like `784-400-50`: of the data, of the hidden layers, of z and the levels above it."""
-        return "-".join(map(str, (self.data_dim, self.hidden_dim, *self.z_dims)))
-
-    @property
-    def latent_text(self) -> str:
-        """The latent in words."""
-        if self.latent == "hierarchical":
-            return f"hierarchical, levels of {' and '.join(map(str, self.z_dims))} dimensions, the lowest first"
-        kind = f"mixture of {self.num_components}" if self.num_components else self.latent
-        return f"{kind}, {self.z_dim} dimensions"
-
-    def encode(self) -> str:
-        """Return the choices as JSON, as each graph carries them."""
-        return msgspec.json.encode(self).decode()
-
-    @property
-    def z_dim(self) -> int:
-        """Number of dimensions of z, which the decoder takes: the first of `z_dims`."""
-        return self.z_dims[0]
-
-    @property
-    def data_dim(self) -> int:
-        """Number of values in one observation, the product of `data_shape`."""
-        return math.prod(self.data_shape)
-
-
-class FileEntry(_Record, frozen=True, kw_only=True):
+class FileEntry(Record, frozen=True, kw_only=True):
     """A file of the bundle: its name in the folder, and what its content must be."""
 
     file: FileName
@@ -101,7 +39,7 @@ class FileEntry(_Record, frozen=True, kw_only=True):
         return cls(file=file, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
-class TensorSpec(_Record, frozen=True, kw_only=True):
+class TensorSpec(Record, frozen=True, kw_only=True):
     """An input or output of a graph; the first axis is `batch`."""
 
     name: str
@@ -114,7 +52,7 @@ class TensorSpec(_Record, frozen=True, kw_only=True):
         return tuple(int(size) for size in self.shape[1:])
 
 
-class GraphSpec(_Record, frozen=True, kw_only=True):
+class GraphSpec(Record, frozen=True, kw_only=True):
     """An ONNX graph: its file, what goes in and out, and the format's versions."""
 
     file: FileEntry
@@ -124,7 +62,21 @@ class GraphSpec(_Record, frozen=True, kw_only=True):
     ir_version: Size
 
 
-class Tolerances(_Record, frozen=True, kw_only=True):
+class PrecisionSpec(Record, frozen=True, kw_only=True):
+    """Graphs of the networks in a lower precision, beside those in float32.
+
+    Args:
+        graphs: Their files, by the graph's name.
+        elbo_lost_nats: By how much the mean ELBO of the reference's samples is lower than in float32, nats a row.
+        limit_nats: How much it was allowed to be, here and on any device.
+    """
+
+    graphs: dict[GraphName, FileEntry]
+    elbo_lost_nats: float
+    limit_nats: Tolerance
+
+
+class Tolerances(Record, frozen=True, kw_only=True):
     """How far this bundle may be from Pyro: `|actual - expected| <= atol + rtol * |expected|` for each value.
 
     Args:
@@ -140,7 +92,7 @@ class Tolerances(_Record, frozen=True, kw_only=True):
     elbo_nats: Tolerance = 1e-2
 
 
-class DatasetSpec(_Record, frozen=True, kw_only=True):
+class DatasetSpec(Record, frozen=True, kw_only=True):
     """What the model was trained on.
 
     Args:
@@ -170,7 +122,7 @@ class DatasetSpec(_Record, frozen=True, kw_only=True):
             raise ValueError("elbo_quantiles must ascend")
 
 
-class Manifest(_Record, frozen=True, kw_only=True):
+class Manifest(Record, frozen=True, kw_only=True):
     """The whole of `manifest.json`.
 
     Args:
@@ -182,6 +134,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
         latent_space_id: Names the latent space: the same for all graphs and bundles of the same weights.
         graphs: The ONNX graphs by name; those of the encoder or of the decoder alone in a bundle of that part, none in
             a bundle for PyTorch only.
+        precisions: The networks' graphs in lower precisions, by its name; empty where only float32 was asked for.
         torch_files: Programs for PyTorch by name (`encoder.ts`, `decoder.pt2`, ...); this runtime does not read them.
         reference: What Pyro itself computed, for verification on the device.
         tolerances: How far the bundle may be from it.
@@ -197,6 +150,7 @@ class Manifest(_Record, frozen=True, kw_only=True):
     model: ModelSpec
     latent_space_id: Sha256
     graphs: dict[GraphName, GraphSpec]
+    precisions: dict[ReducedPrecision, PrecisionSpec] = msgspec.field(default_factory=dict)
     torch_files: dict[str, FileEntry]
     reference: FileEntry
     tolerances: Tolerances

@@ -12,7 +12,7 @@ from . import _inputs
 from ._errors import InputError
 from ._graph import Arrays
 from ._graphs import Graphs
-from ._manifest import ModelSpec
+from ._model_spec import ModelSpec
 from ._noise import Noise, stream_of
 from ._posterior import zero_noise
 from ._signature import level_names

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _inputs
 from ._errors import InputError
 from ._latents import Latents
-from ._manifest import ModelSpec
+from ._model_spec import ModelSpec
 from ._noise import Noise, stream_of
 from ._signature import level_names
 

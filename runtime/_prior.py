@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import _inputs
 from ._errors import InputError
 from ._graph import Graph
-from ._manifest import ModelSpec
+from ._model_spec import ModelSpec
 from ._noise import Noise
 from ._signature import level_names
 

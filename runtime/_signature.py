@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from ._errors import BundleError
-from ._manifest import GraphName, Manifest, ModelSpec, TensorSpec
+from ._manifest import GraphName, Manifest, TensorSpec
+from ._model_spec import ModelSpec
 
 Part = Literal["all", "encoder", "decoder"]
 """What a bundle holds of a model: all of it, what makes latents, or what makes observations of them."""

@@ -120,7 +120,7 @@ def verify_graphs(
     tolerances = bundle.manifest.tolerances
     checks = []
     for name, graph in graphs.items():
-        runs = [_run(graph, reference.arrays, size) for size in BATCH_SIZES]
+        runs = [run_rows(graph, reference.arrays, size) for size in BATCH_SIZES]
         checks += [_check_output(reference, tolerances, name, output, runs) for output in graph.outputs]
     if "encoder" in graphs:
         encoded = [_encoded(reference, size, graphs["encoder"]) for size in BATCH_SIZES]
@@ -133,7 +133,7 @@ def verify_graphs(
     return Report(format_name, len(reference.case), tuple(checks))
 
 
-def _run(graph: RunnableGraph, arrays: Mapping[str, NDArray[Any]], batch_size: int) -> dict[str, FloatArray]:
+def run_rows(graph: RunnableGraph, arrays: Mapping[str, NDArray[Any]], batch_size: int) -> dict[str, FloatArray]:
     """Run a graph on all rows, in batches of one size."""
     missing = [name for name in graph.inputs if name not in arrays]
     if missing:
@@ -147,7 +147,7 @@ def _run(graph: RunnableGraph, arrays: Mapping[str, NDArray[Any]], batch_size: i
 def _encoded(reference: Reference, batch_size: int, encoder: RunnableGraph) -> dict[str, NDArray[Any]]:
     """Return what a caller has once the encoder has run: the inputs, and q(z|x)."""
     here = {name: array for name, array in reference.arrays.items() if name in {"x", "y"} or name.startswith("eps")}
-    return {**here, **_run(encoder, here, batch_size)}
+    return {**here, **run_rows(encoder, here, batch_size)}
 
 
 def _kl(reference: Reference, here: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -168,8 +168,8 @@ def _drift(
     """Return how far the ELBO of each row is from Pyro's, the graphs fed from one another as in use."""
     with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
         arrays = {**here, "z": here["z_loc"] + here["z_scale"] * reference["eps"]}
-        arrays.update(_run(decoder, arrays, batch_size))
-        terms = _run(elbo, arrays, batch_size)
+        arrays.update(run_rows(decoder, arrays, batch_size))
+        terms = run_rows(elbo, arrays, batch_size)
         drift = terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"] - reference.elbo
     return np.abs(drift)
 

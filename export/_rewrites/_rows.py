@@ -55,8 +55,10 @@ class AlignedLog(pattern.RewriteRuleClassBase):
 
 
 def _width(x: ir.Value) -> int:
-    """Return the values in a row; 0 where it is not known, or there are no rows."""
-    size = x.shape[-1] if x.shape is not None and len(x.shape) > 1 else 0
+    """Return the float32 values in a row; 0 where their number is not known, or there are no rows of them."""
+    if x.dtype != ir.DataType.FLOAT or x.shape is None or len(x.shape) < 2:
+        return 0
+    size = x.shape[-1]
     return size if isinstance(size, int) else 0
 
 

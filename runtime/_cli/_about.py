@@ -90,6 +90,10 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
         inputs = ", ".join(tensor.name for tensor in graph.inputs)
         outputs = ", ".join(tensor.name for tensor in graph.outputs)
         rows.append((name, f"{inputs} → {outputs}  ({graph.file.file}, {graph.file.size_bytes:,} bytes)"))
+    for precision, spec in manifest.precisions.items():
+        size = sum(entry.size_bytes for entry in spec.graphs.values())
+        lost = f"{spec.elbo_lost_nats:.3f} nats a row of the mean ELBO lost"
+        rows.append((precision, f"{', '.join(spec.graphs)}  ({lost}; {size:,} bytes)"))
     rows += [(name, f"for PyTorch  ({entry.size_bytes:,} bytes)") for name, entry in manifest.torch_files.items()]
     rows.append(("made with", ", ".join(f"{name} {version}" for name, version in manifest.producers.items())))
     return rows

@@ -14,9 +14,19 @@ import numpy as np
 from .._cpus import usable_cpus
 from .._errors import InputError
 from .._load import load
+from .._manifest import Precision
 from .._model import Model
 from .._noise import Noise
-from ._options import answer, bundle_argument, json_option, messages, progress, provider_option, threads_option
+from ._options import (
+    answer,
+    bundle_argument,
+    json_option,
+    messages,
+    precision_option,
+    progress,
+    provider_option,
+    threads_option,
+)
 
 _WARM_UP_CALLS = 3
 _LEAST_CALLS = 5
@@ -49,13 +59,20 @@ class Timing:
 @bundle_argument
 @provider_option
 @threads_option
+@precision_option
 @click.option(
     "--batch-size", "batch_sizes", multiple=True, default=[_SIZES], help="Rows in a call; several with commas."
 )
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, help="How long each is measured.")
 @json_option
 def bench(
-    bundle: Path, provider: str, threads: int | None, batch_sizes: tuple[str, ...], seconds: float, as_json: bool
+    bundle: Path,
+    provider: str,
+    threads: int | None,
+    precision: Precision,
+    batch_sizes: tuple[str, ...],
+    seconds: float,
+    as_json: bool,
 ) -> None:
     """Measure how long encode, decode, reconstruct and generate take on this machine.
 
@@ -67,7 +84,7 @@ def bench(
       vae-run bench models/digits-mlp --seconds 0.1
       vae-run bench models/digits-mlp --batch-size 1,64 --seconds 0.05 --threads 1 --json
     """
-    with messages(), load(bundle, provider, threads) as model:
+    with messages(), load(bundle, provider, threads, precision=precision) as model:
         sizes = _sizes(batch_sizes)
         used = threads or usable_cpus()
         calls = [(name, size, call) for size in sizes for name, call in _calls(model, size)]
@@ -81,6 +98,7 @@ def bench(
             _table(model, used, timings),
             name=model.manifest.name,
             provider=model.provider,
+            precision=precision,
             threads=used,
             timings=[msgspec.to_builtins(timing) for timing in timings],
         )
@@ -134,5 +152,5 @@ def _table(model: Model, threads: int, timings: list[Timing]) -> str:
         f"{timing.rows_per_second:>12,.0f}  {timing.calls:>7}"
         for timing in timings
     ]
-    where = f"{model.manifest.name} on {model.provider}, {threads} thread{'s' * (threads != 1)}"
+    where = f"{model.manifest.name} in {model.precision} on {model.provider}, {threads} thread{'s' * (threads != 1)}"
     return "\n".join([where, header, *lines])

@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from .._errors import EdgeVAEError
 from .._load import load
+from .._manifest import Precision
 from ._outputs import check_picture
 
 FAILED = 1
@@ -92,6 +93,11 @@ threads_option = click.option(
 )
 
 
+precision_option = click.option(
+    "--precision", type=click.Choice(get_args(Precision)), default="fp32", help="Precision of the networks."
+)
+
+
 def runs_a_model(command: Callable[..., None]) -> Callable[..., None]:
     """Add what running a model needs: the command is given the `model`, and its errors become messages.
 
@@ -100,9 +106,10 @@ def runs_a_model(command: Callable[..., None]) -> Callable[..., None]:
 
     @provider_option
     @threads_option
+    @precision_option
     @functools.wraps(command)
-    def run(bundle: Path, provider: str, threads: int | None, **options: Any) -> None:
-        with messages(), load(bundle, provider, threads) as model:
+    def run(bundle: Path, provider: str, threads: int | None, precision: Precision, **options: Any) -> None:
+        with messages(), load(bundle, provider, threads, precision=precision) as model:
             out = options.get("out")
             if out is not None and out.suffix.lower() == ".png":
                 check_picture(model.data_shape)

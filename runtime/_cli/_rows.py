@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import _inputs
 from .._errors import InputError
 from .._latents import Latents
-from .._manifest import ModelSpec
+from .._model_spec import ModelSpec
 from ._sources import Source, open_array_source, open_observations_source, read_labels
 
 FloatArray = NDArray[np.float32]

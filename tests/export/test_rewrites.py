@@ -183,3 +183,12 @@ def test_a_rows_logarithm_does_not_depend_on_its_place_in_the_batch(width: int) 
 @pytest.mark.parametrize(("width", "axis"), [(64, -1), (50, 0)])
 def test_sums_that_need_no_zeros_get_none(width: int, axis: int) -> None:
     assert operators(rewritten(total(width, axis))) == ["ReduceSum"]
+
+
+def test_sums_of_integers_are_left_alone() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["whole", "axes"], ["y"], keepdims=0),
+    ]
+    model = graph(nodes, {"x": (50,)}, ["y"], axes=np.array([-1], np.int64))
+    assert operators(rewritten(onnx.shape_inference.infer_shapes(model))) == ["Cast", "ReduceSum"]

@@ -1,0 +1,73 @@
+"""What a manifest says of the model: its choices and sizes."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+
+Size = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the manifest; unknown fields are refused, so that nothing in it goes unread."""
+
+
+class ModelSpec(Record, frozen=True, kw_only=True):
+    """The model's choices and sizes.
+
+    Args:
+        architecture: The networks, like `mlp` or `conv`; the runtime runs any.
+        likelihood: p(x|z), like `bernoulli` or `normal`; the runtime runs any, its first parameter is `loc_img`.
+        latent: p(z): `normal`, one standard normal; `hierarchical`, levels of them; or `mixture`.
+        data_shape: Shape of one observation, `(channels, height, width)` for images.
+        z_dims: Sizes of the latent's levels, that of z first; one, except in a hierarchy.
+        hidden_dim: Width of the hidden layers.
+        num_classes: Number of labels that the networks see, 0 where they see none.
+        num_components: Number of a mixture's components; 0 for the other latents.
+        unit_interval: Whether observations must lie in [0, 1].
+    """
+
+    architecture: str
+    likelihood: str
+    latent: Literal["normal", "hierarchical", "mixture"]
+    data_shape: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
+    z_dims: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
+    hidden_dim: Size
+    num_classes: Annotated[int, msgspec.Meta(ge=0)]
+    num_components: Annotated[int, msgspec.Meta(ge=0)]
+    unit_interval: bool
+
+    def __post_init__(self) -> None:
+        if (self.latent == "hierarchical") != (len(self.z_dims) > 1):
+            raise ValueError(f"latent {self.latent} does not go with z_dims {self.z_dims}")
+        if (self.latent == "mixture") != (self.num_components > 0):
+            raise ValueError(f"latent {self.latent} does not go with {self.num_components} components")
+
+    @property
+    def sizes(self) -> str:
+        """The sizes in one word, like `784-400-50`: of the data, of the hidden layers, of z and the levels above it."""
+        return "-".join(map(str, (self.data_dim, self.hidden_dim, *self.z_dims)))
+
+    @property
+    def latent_text(self) -> str:
+        """The latent in words."""
+        if self.latent == "hierarchical":
+            return f"hierarchical, levels of {' and '.join(map(str, self.z_dims))} dimensions, the lowest first"
+        kind = f"mixture of {self.num_components}" if self.num_components else self.latent
+        return f"{kind}, {self.z_dim} dimensions"
+
+    def encode(self) -> str:
+        """Return the choices as JSON, as each graph carries them."""
+        return msgspec.json.encode(self).decode()
+
+    @property
+    def z_dim(self) -> int:
+        """Number of dimensions of z, which the decoder takes: the first of `z_dims`."""
+        return self.z_dims[0]
+
+    @property
+    def data_dim(self) -> int:
+        """Number of values in one observation, the product of `data_shape`."""
+        return math.prod(self.data_shape)

@@ -1,0 +1,158 @@
+"""Lower precisions: smaller and faster graphs, and what they may cost."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from export import LIMITS_NATS, ExportError, GraphError, PrecisionError, Source, build_wheel, export_bundle
+from runtime import BundleError, InputError, Manifest, Precision, load
+from runtime._cli import main as run_main
+from train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Dataset) -> Source:
+    """A trained model: what an untrained one loses may as well be a gain."""
+    trainer = Trainer(ModelConfig((1, 8, 8), 5, 64), TrainingConfig(batch_size=64, seed=0), torch.device("cpu"))
+    for _ in range(20):
+        trainer.fit_epoch(digits.train)
+    return Source("small", trainer.vae.eval(), digits.test, "test images of digits", None)
+
+
+@pytest.fixture(scope="module")
+def reduced(trained: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("precisions") / "small"
+    reports = export_bundle(trained, out, precisions=LIMITS_NATS)
+    assert [report.format for report in reports] == ["onnx", "onnx fp16", "onnx int8"]
+    return out
+
+
+def products(path: Path) -> dict[str, int]:
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    return {name: operators.count(name) for name in ("Gemm", "MatMul", "MatMulInteger")}
+
+
+def test_the_manifest_says_what_each_precision_loses(reduced: Path) -> None:
+    manifest = load(reduced).manifest
+    assert list(manifest.precisions) == ["fp16", "int8"]
+    for name, spec in manifest.precisions.items():
+        assert set(spec.graphs) == {"encoder", "decoder", "reconstruct"}
+        assert abs(spec.elbo_lost_nats) <= spec.limit_nats == LIMITS_NATS[name]
+    card = (reduced / "README.md").read_text(encoding="utf-8")
+    assert f"| int8 | loses {manifest.precisions['int8'].elbo_lost_nats:.3f} nats a row" in card
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 3e-3), ("int8", 0.3)])
+def test_a_precision_gives_nearly_the_same_and_verifies(
+    reduced: Path, digits: Dataset, precision: Precision, tolerance: float
+) -> None:
+    exact, model = load(reduced, provider="cpu"), load(reduced, provider="cpu", precision=precision)
+    x = digits.test[:50].numpy()
+    found, expected = model.reconstruct(x, seed=0), exact.reconstruct(x, seed=0)
+    assert 0 < np.abs(found - expected).max() < tolerance
+    np.testing.assert_allclose(model.decode(model.encode(x).sample(seed=0)), found, atol=tolerance)
+    lost = (exact.elbo(x, 0) - model.elbo(x, 0)).mean()
+    assert abs(lost) < 1
+    assert model.latent_space_id == exact.latent_space_id
+    assert (model.precision, exact.precision) == (precision, "fp32")
+    assert model.verify().passed
+    assert pickle.loads(pickle.dumps(model)).precision == precision  # noqa: S301 - our own
+
+
+def test_int8_takes_the_large_products_and_leaves_those_of_the_latent(reduced: Path) -> None:
+    assert products(reduced / "encoder.int8.onnx")["MatMulInteger"] == 1
+    assert products(reduced / "decoder.int8.onnx")["MatMulInteger"] == 1
+    assert products(reduced / "reconstruct.int8.onnx")["MatMulInteger"] == 2
+    assert products(reduced / "reconstruct.onnx") == {"Gemm": 4, "MatMul": 0, "MatMulInteger": 0}
+    left = products(reduced / "reconstruct.int8.onnx")
+    assert left["Gemm"] + left["MatMul"] == 2
+
+
+def test_fp16_halves_the_weights(reduced: Path) -> None:
+    half, full = ((reduced / f"encoder{part}.onnx").stat().st_size for part in (".fp16", ""))
+    assert half < 0.7 * full  # the rest is structure, which larger models do not notice
+    assert products(reduced / "encoder.fp16.onnx") == products(reduced / "encoder.onnx")
+
+
+def test_a_precision_that_loses_too_much_is_an_error_that_says_how_much(trained: Source, tmp_path: Path) -> None:
+    with pytest.raises(
+        PrecisionError, match=r"int8 loses [\d.]+ nats a row of the mean ELBO, more than the 0 "
+    ) as error:
+        export_bundle(trained, tmp_path / "small", precisions={"int8": 0.0})
+    assert error.value.lost_nats > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_the_model_has_no_elbo_to_hold_a_precision_against(trained: Source, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"what int8 loses is measured by the ELBO.*--graphs all"):
+        export_bundle(trained, tmp_path / "small", part="encoder", precisions={"int8": 10.0})
+
+
+def test_a_bundle_without_a_precision_says_which_it_has(bundle: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"one that the bundle has, fp32, got 'int8'; export it with vae-export --prec"
+    ):
+        load(bundle, precision="int8")
+
+
+def test_a_changed_file_of_a_precision_is_refused_and_the_others_load(reduced: Path, tmp_path: Path) -> None:
+    shutil.copytree(reduced, tmp_path / "small")
+    (tmp_path / "small" / "decoder.int8.onnx").write_bytes(b"other")
+    with pytest.raises(BundleError, match=r"decoder\.int8\.onnx was changed after export"):
+        load(tmp_path / "small", precision="int8")
+    assert load(tmp_path / "small", precision="fp16").precision == "fp16"
+
+
+def test_verification_fails_where_more_is_lost_than_the_bundle_says(reduced: Path, tmp_path: Path) -> None:
+    shutil.copytree(reduced, tmp_path / "small")
+    path = tmp_path / "small" / "manifest.json"
+    manifest = Manifest.decode(path.read_bytes())
+    spec = msgspec.structs.replace(manifest.precisions["int8"], limit_nats=0.0)
+    path.write_bytes(msgspec.structs.replace(manifest, precisions={"int8": spec}).encode())
+    report = load(tmp_path / "small", provider="cpu", precision="int8").verify()
+    assert not report.passed
+    assert [check.output for check in report.checks if not check.passed] == ["mean ELBO lost, nats"]
+
+
+def test_the_command_line_runs_and_shows_a_precision(reduced: Path) -> None:
+    result = CliRunner().invoke(run_main, ["verify", str(reduced), "--precision", "int8", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["format"], found["passed"]) == ("onnx int8", True)
+    info = CliRunner().invoke(run_main, ["info", str(reduced)])
+    assert "nats a row of the mean ELBO lost" in info.output
+
+
+def test_a_wheel_brings_the_precisions(reduced: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(build_wheel(reduced, tmp_path)) as archive:
+        assert "small/bundle/reconstruct.int8.onnx" in archive.namelist()
+
+
+def test_a_conditional_models_precision_is_measured_with_its_labels(tmp_path: Path) -> None:
+    labelled = load_dataset("digits", labels=True)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        vae = VAE(ModelConfig((1, 8, 8), 3, 32, num_classes=10)).eval()
+    source = Source("small", vae, labelled.test, "test images of digits", None, labelled.test_labels)
+    export_bundle(source, tmp_path / "small", precisions={"int8": 0.5})
+    assert load(tmp_path / "small", provider="cpu", precision="int8").verify().passed
+
+
+def test_int8_with_nothing_to_do_is_an_error_not_the_same_file_again(digits: Dataset, tmp_path: Path) -> None:
+    vae = VAE(ModelConfig((1, 8, 8), z_dim=32, hidden_dim=16)).eval()  # both of its wide layers look like the latent's
+    with pytest.raises(GraphError, match="int8 has nothing to do in encoder: its only products are those of the laten"):
+        export_bundle(
+            Source("small", vae, digits.test, "test images", None), tmp_path / "small", precisions=LIMITS_NATS
+        )
+    assert list(tmp_path.iterdir()) == []
