@@ -14,7 +14,7 @@ from torch import Tensor
 from export._errors import ExportError
 from export._programs import model_spec
 from runtime import BATCH_SIZES, Reference, level_names, signatures
-from train import COMPONENT_SITE, VAE, GivenNoise, LabelError, Likelihood, check_label_values, elbo_terms
+from train import COMPONENT_SITE, VAE, GivenNoise, LabelError, Likelihood, check_label_values, elbo_terms, evaluating
 
 _ROWS = max(BATCH_SIZES)
 _SEED = 0
@@ -45,7 +45,7 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
     y = None if labels is None else torch.cat([labels[picked], labels[:1], labels[:1]])
     eps = [torch.randn((_ROWS, size), generator=generator) for size in vae.config.z_dims]
     eps_obs = torch.round(torch.randn(x.shape, generator=generator).clamp(-_RANGE, _RANGE) * _GRID) / _GRID
-    with torch.no_grad():
+    with evaluating(vae):
         terms = elbo_terms(vae, x, eps, y)
         likelihood = vae.decoder.likelihood
         parameters = vae.decoder.parameters_at(terms.z[0], y)

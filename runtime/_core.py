@@ -3,113 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _inputs
-from ._errors import InputError
-from ._graphs import Graphs
 from ._latents import Latents, check_latent_space, level_space
-from ._manifest import Manifest, Precision
+from ._loaded import Loaded
 from ._noise import Noise, stream_of
 from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
-from ._prior import draw_prior, prior_probs
+from ._prior import draw_prior
 from ._reduced import verify_reduced
 from ._signature import level_names
 from ._verification import Report, verify_graphs
 
-_Model = TypeVar("_Model", bound="Core")
 FloatArray = NDArray[np.float32]
 
 
-class Core:
+class Core(Loaded):
     """The part of `Model` that all of its methods stand on.
 
     Where the model is conditional, each method takes `y`, the labels: integers from 0 to `num_classes - 1`, shape
     `(batch,)`, or one for all rows.
-
-    Args:
-        graphs: Those of its bundle.
     """
-
-    def __init__(self, graphs: Graphs) -> None:
-        self._bundle = graphs.bundle
-        self._graphs = graphs
-        self._spec = graphs.bundle.manifest.model
-
-    def __reduce__(self) -> tuple[type[Core], tuple[Graphs]]:
-        return type(self), (self._graphs,)
-
-    def __repr__(self) -> str:
-        sizes = f"data_shape={self.data_shape} z_dim={self.z_dim}"
-        return f"<{type(self).__name__} {self.manifest.name!r} {sizes} on {self.provider}>"
-
-    @property
-    def manifest(self) -> Manifest:
-        """All that the bundle says about itself."""
-        return self._bundle.manifest
-
-    @property
-    def latent_space_id(self) -> str:
-        """Names the latent space: the same for all bundles of the same weights; latents carry it."""
-        return self.manifest.latent_space_id
-
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        """Shape of one observation, `(channels, height, width)` for images."""
-        return self._spec.data_shape
-
-    @property
-    def z_dim(self) -> int:
-        """Number of dimensions of z, which `decode` takes."""
-        return self._spec.z_dim
-
-    @property
-    def num_classes(self) -> int:
-        """Number of labels of a conditional model; 0 for any other."""
-        return self._spec.num_classes
-
-    @property
-    def component_probs(self) -> FloatArray:
-        """p(c) of a mixture's components, float32, shape `(components,)`; empty for the other latents."""
-        return prior_probs(self._spec, self._graphs["prior"]) if self._spec.num_components else np.empty(0, np.float32)
-
-    @property
-    def provider(self) -> str:
-        """Where the model runs: `cpu`, `cuda`, or another of ONNX Runtime's providers."""
-        return self._graphs.provider
-
-    @property
-    def precision(self) -> Precision:
-        """In which precision the networks run."""
-        return self._graphs.precision
-
-    def close(self) -> None:
-        """Let go of the sessions and their memory; calls raise `EdgeVAEError` then. A `with` block ends so."""
-        self._graphs.close()
-
-    def __enter__(self: _Model) -> _Model:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
-        """Run each graph once with each batch size, so that the first real call is not the slow one.
-
-        Args:
-            batch_sizes: At least 1 each.
-
-        Raises:
-            InputError: A batch size is no positive integer.
-        """
-        for size in batch_sizes:
-            if _inputs.count("batch_sizes", size) == 0:
-                raise InputError("batch_sizes must be at least 1 each, got 0")
-            for graph in self._graphs.values():
-                graph({part.name: np.zeros((size, *part.row_shape), part.dtype) for part in graph.spec.inputs})
 
     def observations(self, x: ArrayLike, y: ArrayLike | None = None) -> tuple[FloatArray, NDArray[np.int64] | None]:
         """Return observations, and labels, as the graphs take them: the check that each method begins with, by itself.

@@ -20,7 +20,7 @@ from train._binarize import binarize, binarize_once
 from train._config import Binarize, ModelConfig, TrainingConfig
 from train._datasets import DATASET_NAMES, Dataset, DatasetName, load_dataset
 from train._device import select_device
-from train._elbo import elbo_of_each, evaluate_elbo
+from train._elbo import elbo_of_each, evaluate_elbo, evaluating
 from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, LabelError, RunError, TrainError
 from train._fit import Progress, fit
 from train._labels import check_label_values
@@ -74,6 +74,7 @@ __all__ = [
     "elbo_of_each",
     "elbo_terms",
     "evaluate_elbo",
+    "evaluating",
     "fit",
     "load_dataset",
     "load_run",

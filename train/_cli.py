@@ -76,6 +76,7 @@ class _Refused(click.ClickException):
     help="Grey values made 0 or 1: at one half, or drawn anew in each epoch with the grey value as probability.",
 )
 @click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO); not for a mixture.")
+@click.option("--tf32/--no-tf32", default=False, help="Let a CUDA device round factors to 10 bits; with --cuda.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<dataset>-<choices>]")
 @click.option("--force", is_flag=True, help="Replace the run that --out already holds.")
 @click.version_option(package_name="edgevae", prog_name="vae-train")
@@ -96,6 +97,8 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, **options: Any) -
     for name, (choice, value) in _GOES_WITH.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and options[choice] != value:
             raise click.UsageError(f"--{name} goes with --{choice} {value}, got --{choice} {options[choice]}")
+    if options["tf32"] and not options["cuda"]:
+        raise click.UsageError("--tf32 goes with --cuda: the CPU has no TF32")
     out = out or Path("runs") / _default_name(options)
     try:
         complete = _train(out, force, **options)

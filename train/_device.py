@@ -1,4 +1,4 @@
-"""The device to train on, the one asked for or an error; and its random generator."""
+"""The device to train on, the one asked for or an error; its random generator, and how it multiplies."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def forked_rng(device: torch.device) -> Iterator[None]:
     """Leave PyTorch's generators, the CPU's and that of `device`, as they were before the body."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
+
+
+@contextlib.contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Let CUDA devices round what they multiply to TF32's 10 bits, convolutions included, or forbid it to both.
+
+    PyTorch by itself allows it to convolutions alone. Afterwards the process's choice is as it was.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

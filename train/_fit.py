@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from train._binarize import binarize_once
 from train._datasets import Dataset
@@ -27,8 +28,8 @@ _NUM_DRAWN = 36
 class Progress(Protocol):
     """Is told how the training goes."""
 
-    def on_step(self, loss: float) -> None:
-        """A step was made; `loss` is the batch's, in nats an image."""
+    def on_step(self, loss: Tensor) -> None:
+        """A step was made; `loss` is the batch's, in nats an image, a scalar on the device that nobody waited for."""
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """An epoch ended, and its checkpoint is saved."""

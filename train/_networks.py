@@ -116,8 +116,11 @@ class AbstractDecoder(nn.Module, abc.ABC):
 
     def parameters_at(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return all parameters of p(x|z), named by `likelihood.parameter_names`; `loc_img` is the first."""
-        code = _joined(z, _one_hot(y, self.num_classes, z))
-        return self.likelihood.parameters_of(self.outputs(code))
+        return self.likelihood.parameters_of(self.outputs_at(z, y))
+
+    def outputs_at(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the last layer's numbers, shape `(batch, num_outputs * data_dim)`; parameters are made of them."""
+        return self.outputs(_joined(z, _one_hot(y, self.num_classes, z)))
 
     @abc.abstractmethod
     def make_outputs(self, num_outputs: int) -> None:

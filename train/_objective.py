@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -14,6 +15,28 @@ from train._latents import COMPONENT_SITE, LATENT_SITE
 from train._vae import VAE
 
 Objective = Trace_ELBO | TraceEnum_ELBO
+
+
+class DeviceELBO(Trace_ELBO):
+    """`Trace_ELBO`, its differentiable loss left on the device: Pyro's asks the device for the value of each site."""
+
+    def __init__(self, num_particles: int) -> None:
+        # With a max_plate_nesting, Pyro would not validate shapes left of it.
+        super().__init__(num_particles)  # type: ignore[no-untyped-call]  # Pyro's has no types
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Tensor) -> Tensor:
+        """Return the loss in nats, summed over the batch, a scalar whose gradient is the ELBO's."""
+        traces_of: Any = self._get_traces  # Pyro's has no types
+        return torch.stack([self._loss_of(*traces) for traces in traces_of(model, guide, args, {})]).mean()
+
+    def _loss_of(self, model_trace: Any, guide_trace: Any) -> Tensor:
+        sampled = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
+        if all(site["fn"].has_rsample for site in sampled):
+            loss: Tensor = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
+            return loss
+        with_score_function: Any = self._differentiable_loss_particle
+        value, surrogate = with_score_function(model_trace, guide_trace)
+        return torch.as_tensor(value + (surrogate - surrogate.detach()))
 
 
 def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[Callable[..., Tensor], Objective]:
@@ -36,7 +59,7 @@ def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[C
         return config_enumerate(vae.model), TraceEnum_ELBO(num_particles, max_plate_nesting=1)
     if jit:
         return vae.model, JitTrace_ELBO(num_particles, ignore_jit_warnings=True)
-    return vae.model, Trace_ELBO(num_particles)  # with a max_plate_nesting, Pyro would not validate shapes left of it
+    return vae.model, DeviceELBO(num_particles)
 
 
 class ScaleLatent(Messenger):

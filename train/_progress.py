@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from train._fit import Progress as FitProgress
 from train._run import EpochMetrics
@@ -38,8 +39,8 @@ class _Bar:
     def __init__(self, bar: Progress, task: TaskID, epochs: int) -> None:
         self._bar, self._task, self._epochs = bar, task, epochs
 
-    def on_step(self, loss: float) -> None:
-        self._bar.update(self._task, advance=1, loss=loss)
+    def on_step(self, loss: Tensor) -> None:
+        self._bar.update(self._task, advance=1, loss=loss)  # read when the bar is drawn, a few times a second
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         epoch = min(metrics.epoch + 1, self._epochs)
@@ -51,7 +52,7 @@ class _Lines:
         self._epochs = epochs
         self._start = time.perf_counter()
 
-    def on_step(self, loss: float) -> None:
+    def on_step(self, loss: Tensor) -> None:
         pass
 
     def on_epoch(self, metrics: EpochMetrics) -> None:

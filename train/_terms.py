@@ -66,7 +66,7 @@ def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = No
     """Return the ELBO's terms of each observation.
 
     Args:
-        vae: The model.
+        vae: The model; in evaluation mode log p(x|z) is that of the parameters which a bundle has.
         x: Observations, shape `(batch, ...)`.
         eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
         y: Labels, shape `(batch,)`, for a conditional model.

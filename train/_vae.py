@@ -20,6 +20,9 @@ from train._networks import ARCHITECTURES
 class VAE(nn.Module):
     """Pyro's VAE: an `encoder`, a `latent`, a `decoder`, and the `model` and `guide` that use them.
 
+    In training mode `model` scores `x` by the likelihood's `distribution_to_fit`, which tells how the two differ; in
+    evaluation mode by the parameters that the decoder returns.
+
     Args:
         config: The choices and sizes. Nothing else is assumed about the data.
 
@@ -53,10 +56,13 @@ class VAE(nn.Module):
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):
             z = self.latent.sample_prior(x)
-            parameters = self._parameters_at(z, y)
+            outputs, parameters = self._decode(z, y)
             likelihood = self.decoder.likelihood
-            observed = likelihood.observed(x.flatten(1))
-            pyro.sample("obs", likelihood.distribution(parameters).to_event(1), obs=observed)
+            if self.training:
+                p_x = likelihood.distribution_to_fit(outputs, parameters)
+            else:
+                p_x = likelihood.distribution(parameters)
+            pyro.sample("obs", p_x.to_event(1), obs=likelihood.observed(x.flatten(1)))
         loc_img: Tensor = parameters[0]
         return loc_img
 
@@ -74,10 +80,14 @@ class VAE(nn.Module):
         loc_img: Tensor = self.decoder(z, y)
         return loc_img
 
-    def _parameters_at(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, ...]:
-        """Decode z with axes left of the batch, as Pyro has them for particles: the networks know the batch alone."""
+    def _decode(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Decode z to the last layer's numbers and to the parameters.
+
+        z may have axes left of the batch, as Pyro has them for particles: the networks know the batch alone.
+        """
         batch_shape = z.shape[:-1]
         if y is not None:
             y = y.expand(batch_shape).flatten()
-        parameters = self.decoder.parameters_at(z.flatten(0, -2), y)
-        return tuple(parameter.unflatten(0, batch_shape) for parameter in parameters)
+        outputs = self.decoder.outputs_at(z.flatten(0, -2), y)
+        parameters = self.decoder.likelihood.parameters_of(outputs)
+        return outputs.unflatten(0, batch_shape), tuple(each.unflatten(0, batch_shape) for each in parameters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pyro
 import pytest
@@ -21,6 +23,15 @@ def test_the_rows_are_samples_zeros_and_ones(vae: VAE, digits: Dataset) -> None:
     assert (reference["x"][255] == 1).all()
     z = reference["z_loc"] + reference["z_scale"] * reference["eps"]
     np.testing.assert_allclose(reference["z"], z, atol=1e-6)
+
+
+def test_the_reference_is_that_of_evaluation_whatever_mode_the_model_is_in(vae: VAE, digits: Dataset) -> None:
+    expected = make_reference(vae, digits.test)
+    training = copy.deepcopy(vae).train()
+    found = make_reference(training, digits.test)
+    assert training.training
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize("likelihood", list(LIKELIHOODS))

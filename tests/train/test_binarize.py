@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from train import ConfigError, Dataset, ModelConfig, Trainer, TrainingConfig, binarize, binarize_once
+from train._step import Step
 
 GREY = torch.tensor([0.0, 0.2, 0.5, 0.51, 1.0])
 
@@ -38,11 +39,11 @@ def test_training_sees_binary_images_that_change_with_the_epoch(
     config = TrainingConfig(binarize="stochastic", batch_size=2000)
     trainer = Trainer(ModelConfig((1, 8, 8), 3, 8), config, torch.device("cpu"))
 
-    def step(x: torch.Tensor) -> float:
+    def step(_self: Step, x: torch.Tensor, _y: torch.Tensor | None) -> torch.Tensor:
         seen.append(x)
-        return 1.0
+        return torch.tensor(1.0)
 
-    monkeypatch.setattr(trainer._svi, "step", step)
+    monkeypatch.setattr(Step, "__call__", step)
     for _ in range(2):
         trainer.fit_epoch(digits.train)
     assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in seen)

@@ -80,6 +80,28 @@ def test_choices_that_make_no_model_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", list(LIKELIHOODS))
+def test_what_is_fitted_is_the_distribution_of_the_parameters(name: str) -> None:
+    likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5))
+    numbers = outputs(likelihood.num_outputs)
+    parameters = likelihood.parameters_of(numbers)
+    x = likelihood.observed(torch.rand((4, 6), generator=torch.Generator().manual_seed(1)))
+    fitted = likelihood.distribution_to_fit(numbers, parameters).log_prob(x)
+    torch.testing.assert_close(fitted, likelihood.distribution(parameters).log_prob(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "x"), [("bernoulli", 1.0), ("categorical", 0.0)])
+def test_a_value_whose_probability_rounds_to_zero_is_fitted_by_its_logit(name: str, x: float) -> None:
+    likelihood = LIKELIHOODS[name](ModelConfig((1,), levels=2))
+    numbers = torch.tensor([[-40.0]] if name == "bernoulli" else [[-40.0, 0.0]], requires_grad=True)
+    parameters = likelihood.parameters_of(numbers)
+    log_prob = likelihood.distribution_to_fit(numbers, parameters).log_prob(torch.tensor([[x]]))
+    log_prob.sum().backward()
+    assert float(log_prob.detach()) == pytest.approx(-40)
+    assert float(numbers.grad[0, 0]) == pytest.approx(1)  # type: ignore[index]  # it has one, after backward
+    assert float(likelihood.distribution(parameters).log_prob(torch.tensor([[x]])).detach()) > -16
+
+
+@pytest.mark.parametrize("name", list(LIKELIHOODS))
 def test_draws_from_noise_have_the_distribution_of_pyros_samples(name: str) -> None:
     likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5))
     parameters = likelihood.parameters_of(outputs(likelihood.num_outputs))

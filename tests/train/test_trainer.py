@@ -27,6 +27,7 @@ from train import (
     load_dataset,
     objective_of,
 )
+from train._step import Step
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
 CPU = torch.device("cpu")
@@ -58,8 +59,8 @@ def test_an_epoch_is_pyros_own_loop(digits: Dataset) -> None:
         svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-2}), Trace_ELBO())
         order = torch.randperm(len(digits.train))
         losses = [svi.step(digits.train[indices]) for indices in order.split(100)]
-    assert loss == sum(losses) / len(digits.train)
-    assert torch.equal(weights(ours.vae), weights(vae))
+    assert loss == pytest.approx(sum(losses) / len(digits.train), rel=1e-6)
+    torch.testing.assert_close(weights(ours.vae), weights(vae), atol=1e-5, rtol=1e-4)
 
 
 def test_two_trainings_in_one_process_do_not_touch_each_other(digits: Dataset) -> None:
@@ -119,8 +120,8 @@ def test_training_raises_the_elbo(digits: Dataset) -> None:
 def test_the_compiled_elbo_gives_the_same_losses_the_smaller_last_batch_included(digits: Dataset) -> None:
     # 1437 images in batches of 100: the last one has 37, and must not be scored with the size of the others.
     plain, compiled = trainer(5), trainer(5, jit=True)
-    plain_losses: list[float] = []
-    compiled_losses: list[float] = []
+    plain_losses: list[torch.Tensor] = []
+    compiled_losses: list[torch.Tensor] = []
     for _ in range(2):
         plain.fit_epoch(digits.train, plain_losses.append)
     for _ in range(2):
@@ -129,8 +130,8 @@ def test_the_compiled_elbo_gives_the_same_losses_the_smaller_last_batch_included
     # Compiling draws once more than running does, so the noise differs; the level of the losses must not.
     for epoch in range(2):
         last = 15 * epoch + 14
-        assert compiled_losses[last] == pytest.approx(plain_losses[last], rel=0.1)
-    assert sum(compiled_losses) == pytest.approx(sum(plain_losses), rel=0.02)
+        assert float(compiled_losses[last]) == pytest.approx(float(plain_losses[last]), rel=0.1)
+    assert sum(map(float, compiled_losses)) == pytest.approx(sum(map(float, plain_losses)), rel=0.02)
 
 
 @pytest.mark.parametrize("choices", [{"latent": "hierarchical", "upper_dims": (2,)}, {"num_classes": 10}])
@@ -207,13 +208,13 @@ def test_the_first_step_is_validated_by_pyro_and_the_others_are_not(
 ) -> None:
     each = trainer()
     seen: list[bool] = []
-    step: Any = each._svi.step
+    differentiable_loss: Any = each._step._differentiable_loss
 
-    def watched(*arguments: torch.Tensor) -> float:
+    def watched(*arguments: Any) -> Any:
         seen.append(is_validation_enabled())
-        return float(step(*arguments))
+        return differentiable_loss(*arguments)
 
-    monkeypatch.setattr(each._svi, "step", watched)
+    monkeypatch.setattr(each._step, "_differentiable_loss", watched)
     each.fit_epoch(digits.train[:300])
     assert seen == [True, False, False]
 
@@ -229,14 +230,52 @@ def test_pyros_validation_sees_shapes_left_of_the_batch() -> None:
 
 
 def test_steps_are_reported_and_can_be_stopped(digits: Dataset) -> None:
-    losses: list[float] = []
-    trainer().fit_epoch(digits.train, losses.append, lambda: len(losses) == 3)
+    losses: list[torch.Tensor] = []
+    mean = trainer().fit_epoch(digits.train, losses.append, lambda: len(losses) == 3)
     assert len(losses) == 3
+    assert mean == pytest.approx(float(sum(losses)) / 3)
 
 
 def test_a_loss_that_is_no_number_ends_the_training(digits: Dataset) -> None:
-    with pytest.raises(DivergedError, match=r"the loss became .* at learning rate 1e\+06; try a lower one"):
+    with pytest.raises(DivergedError, match=r"the loss became .* in epoch 1 at learning rate 1e\+06; try a lower one"):
         trainer(learning_rate=1e6).fit_epoch(digits.train)
+
+
+def test_one_loss_in_the_middle_of_an_epoch_that_is_no_number_is_an_error(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, float("inf"), *[1.0] * 13])
+    monkeypatch.setattr(Step, "__call__", lambda *_: torch.tensor(next(losses)))
+    with pytest.raises(DivergedError, match="the loss became inf in epoch 1"):
+        trainer().fit_epoch(digits.train)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_the_trainings_choice_and_then_the_processs_again(digits: Dataset, tf32: bool) -> None:
+    def allowed() -> tuple[bool, bool]:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    before, seen = allowed(), []
+    each = Trainer(MODEL, TrainingConfig(batch_size=1000, tf32=tf32), CPU)
+    each.fit_epoch(digits.train, lambda _loss: seen.append(allowed()))
+    assert seen == [(tf32, tf32)] * 2
+    assert allowed() == before
+
+
+def test_images_on_another_device_are_refused(digits: Dataset) -> None:
+    with pytest.raises(DatasetError, match="images must be on cpu or on the CPU, got meta"):
+        trainer().fit_epoch(digits.train.to("meta"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_trains_from_the_hosts_memory_as_from_its_own(digits: Dataset) -> None:
+    device = torch.device("cuda", 0)
+    losses = [
+        Trainer(MODEL, TrainingConfig(batch_size=100), device).fit_epoch(images)
+        for images in (digits.train, digits.train.to(device))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 @pytest.mark.gpu

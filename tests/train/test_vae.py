@@ -123,6 +123,16 @@ def test_images_of_another_size_are_refused_instead_of_cut_anew(vae: VAE) -> Non
         vae.encoder(torch.rand(2, 1, 16, 8))  # 2 x 128 values could be read as 4 x 64
 
 
+def test_training_scores_logits_and_evaluation_the_parameters_that_a_bundle_has() -> None:
+    vae = VAE(ModelConfig((1,), z_dim=1, hidden_dim=2))
+    with pyro.get_param_store().scope(), torch.no_grad():
+        vae.decoder.fc21.bias.fill_(-60)  # type: ignore[union-attr,operator]  # it is a layer of the reference
+        for training, expected in ((True, -60.0), (False, -15.94)):
+            trace = poutine.trace(vae.train(training).model).get_trace(torch.ones(1, 1))
+            trace.compute_log_prob()
+            assert float(trace.nodes["obs"]["log_prob"]) == pytest.approx(expected, rel=0.05)
+
+
 def test_model_and_guide_stay_on_one_device() -> None:
     # Simulated CUDA tensors: an operation that mixes devices raises, as it would on a GPU.
     with FakeTensorMode(), torch.device("cuda"), pyro.validation_enabled(False):  # validation reads values

@@ -49,6 +49,24 @@ class Likelihood(nn.Module, abc.ABC):
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return p(x|z), of batch shape `(batch, data_dim)`; Pyro declares the last axis an event."""
 
+    def distribution_to_fit(
+        self,
+        outputs: Tensor,  # noqa: ARG002 - others need it
+        parameters: tuple[Tensor, ...],
+    ) -> TorchDistribution:
+        """Return p(x|z) as the training scores it, from the decoder's last numbers where that is better.
+
+        A logit has a log-probability and a gradient where its probability rounds to 0 or 1, and takes fewer steps to
+        both. Evaluation and exported graphs score `distribution(parameters)`, because parameters are what a bundle
+        has; of those PyTorch clamps probabilities, so that no value costs more than 16 nats there. Elsewhere the two
+        differ by rounding.
+
+        Args:
+            outputs: Shape `(..., num_outputs * data_dim)`.
+            parameters: What `parameters_of` made of them, shape `(..., data_dim)` each.
+        """
+        return self.distribution(parameters)
+
     def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
         """Return a draw of p(x|z) in the units of the data, for standard normal noise, shape `(batch, data_dim)` each.
 

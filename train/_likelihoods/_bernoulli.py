@@ -26,6 +26,14 @@ class Bernoulli(Likelihood):
         """Return Bernoulli(loc_img); not validated, because grey-scale values are not 0 or 1."""
         return dist.Bernoulli(parameters[0], validate_args=False)
 
+    def distribution_to_fit(
+        self,
+        outputs: Tensor,
+        parameters: tuple[Tensor, ...],  # noqa: ARG002 - others need them
+    ) -> TorchDistribution:
+        """Return Bernoulli(loc_img), from its logits."""
+        return dist.Bernoulli(logits=outputs, validate_args=False)
+
     def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
         """Return 0 or 1."""
         return (uniform_of(eps) < parameters[0]).to(eps.dtype)

@@ -25,13 +25,21 @@ class Categorical(Likelihood):
 
     def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """Return `loc_img`, the mean, and `probs`, shape `(batch, data_dim, levels)`."""
-        probs = torch.softmax(outputs.unflatten(1, (self.config.levels, -1)).transpose(1, 2), dim=-1)
+        probs = torch.softmax(self._logits(outputs), dim=-1)
         values = torch.linspace(0, 1, self.config.levels, dtype=probs.dtype, device=probs.device)
         return (probs @ values).clamp(max=1), probs  # a mean: rounding must not lead out of [0, 1]
 
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return Categorical(probs)."""
         return dist.Categorical(parameters[1], validate_args=False)
+
+    def distribution_to_fit(
+        self,
+        outputs: Tensor,
+        parameters: tuple[Tensor, ...],  # noqa: ARG002 - others need them
+    ) -> TorchDistribution:
+        """Return Categorical(probs), from its logits."""
+        return dist.Categorical(logits=self._logits(outputs), validate_args=False)
 
     def observed(self, x: Tensor) -> Tensor:
         """Return the nearest level's index."""
@@ -42,3 +50,7 @@ class Categorical(Likelihood):
         below = parameters[1].cumsum(-1)[..., :-1]  # the last one is 1, whatever its rounding says
         level = (uniform_of(eps)[..., None] >= below).sum(-1)
         return level.to(eps.dtype) / (self.config.levels - 1)
+
+    def _logits(self, outputs: Tensor) -> Tensor:
+        """Shape `(..., data_dim, levels)`."""
+        return outputs.unflatten(-1, (self.config.levels, -1)).transpose(-2, -1)

@@ -1,0 +1,108 @@
+"""One step of the fit: Pyro's own, in fewer operations, and nothing waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from train import LIKELIHOODS, VAE, Dataset, ModelConfig, TrainingConfig
+from train._batches import batches
+from train._objective import DeviceELBO, ScaleLatent
+from train._step import Step
+
+CHOICES: list[dict[str, Any]] = [
+    *({"likelihood": name} for name in LIKELIHOODS),
+    {"latent": "hierarchical", "upper_dims": (2,)},
+    {"latent": "mixture", "components": 3},
+]
+
+
+def small(**choices: Any) -> VAE:
+    return VAE(ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12, **choices))
+
+
+@pytest.mark.parametrize("choices", CHOICES, ids=str)
+@pytest.mark.parametrize(("beta", "num_particles"), [(1.0, 1), (3.0, 2)])
+def test_fifty_steps_have_the_losses_of_pyros(
+    digits: Dataset, choices: dict[str, Any], beta: float, num_particles: int
+) -> None:
+    images = digits.train[:1250].split(25)
+    latent = ScaleLatent(beta)
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        vae = small(**choices).eval()  # Pyro's example: the likelihood takes the parameters
+        model: Any = vae.model
+        elbo: Any = Trace_ELBO(num_particles)
+        if vae.latent.enumerated:
+            model, elbo = config_enumerate(model), TraceEnum_ELBO(num_particles, max_plate_nesting=1)
+        svi = SVI(latent(model), latent(vae.guide), Adam({"lr": 1e-2}), elbo)
+        expected = torch.tensor([svi.step(x) for x in images])
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        step = Step(small(**choices), TrainingConfig(learning_rate=1e-2, beta=beta, num_particles=num_particles))
+        losses = torch.stack([step(x) for x in images])
+    assert len(losses) == 50
+    torch.testing.assert_close(losses, expected, rtol=1e-5, atol=0)
+
+
+def test_a_guide_that_cannot_be_differentiated_through_has_pyros_gradient() -> None:
+    logit = torch.zeros(3, requires_grad=True)
+
+    def guide() -> None:
+        pyro.sample("c", dist.Bernoulli(logits=logit).to_event(1))
+
+    def model() -> None:
+        pyro.sample("c", dist.Bernoulli(torch.tensor([0.1, 0.5, 0.8])).to_event(1))
+
+    gradients: list[Tensor] = []
+    for elbo in (Trace_ELBO(4), DeviceELBO(4)):
+        total_loss: Any = elbo.differentiable_loss
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            gradients += torch.autograd.grad(total_loss(model, guide), logit)
+    assert float(gradients[0].abs().min()) > 0
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("choices", CHOICES[:-1], ids=str)
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, choices: dict[str, Any], num_classes: int
+) -> None:
+    # Simulated CUDA tensors have no values: to ask one for its own, which would wait for a GPU, is an error.
+    with FakeTensorMode(), torch.device("cuda"), pyro.validation_enabled(False), pyro.get_param_store().scope():
+        vae = small(num_classes=num_classes, **choices)
+
+        def backward(_loss: Tensor) -> None:  # PyTorch's own engine asks for a true device
+            for parameter in vae.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+
+        monkeypatch.setattr(Tensor, "backward", backward)
+        step = Step(vae, TrainingConfig(num_particles=2))
+        step.validated = True  # the first step reads values, to validate them
+        y = torch.zeros(6, dtype=torch.int64) if num_classes else None
+        loss = step(torch.rand(6, 1, 8, 8), y)
+        assert loss.device.type == "cuda"
+        with pytest.raises(DataDependentOutputException):
+            float(loss)
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(7)])
+def test_batches_come_in_order_with_their_labels_and_on_the_device(labels: Tensor | None) -> None:
+    images, order = torch.arange(7.0).reshape(7, 1), torch.tensor([3, 1, 6, 0, 2, 5, 4])
+    found = list(batches(images, labels, order, 3, torch.device("cpu")))
+    assert [x.flatten().tolist() for x, _ in found] == [[3, 1, 6], [0, 2, 5], [4]]
+    assert [y if y is None else y.tolist() for _, y in found] == (
+        [None] * 3 if labels is None else [[3, 1, 6], [0, 2, 5], [4]]
+    )
+    for x, y in batches(images, labels, order, 3, torch.device("meta")):
+        assert x.device.type == "meta"
+        assert y is None or y.device.type == "meta"
