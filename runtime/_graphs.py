@@ -43,10 +43,11 @@ class Graphs(Mapping[GraphName, Graph]):
         self._lock = threading.Lock()
         self._loaded: dict[GraphName, Graph] = {}
         self._closed = False
-        for entry in self._files.values():
-            bundle.read(entry)
         first = self[next(name for name in _HEAVY if name in bundle.manifest.graphs)]
         first.check_runs_on_provider()
+        for name, entry in self._files.items():
+            if name not in self._loaded:
+                bundle.read(entry)
         self.provider = first.provider
 
     def __getitem__(self, name: GraphName) -> Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,8 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         Raises:
             InputError: The file cannot be read, or holds no latents.
         """
+        import zipfile  # takes milliseconds that no other call needs
+
         arrays: dict[str, NDArray[Any]] = {}
         try:
             with Path(path).open("rb") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import zipfile
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -61,6 +60,8 @@ class Reference:
         Raises:
             BundleError: It is damaged.
         """
+        import zipfile  # takes milliseconds that only a verification needs
+
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

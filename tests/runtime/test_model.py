@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -170,3 +171,28 @@ def test_a_model_says_what_it_is(model: Model) -> None:
     assert model.z_dim == 5
     assert model.provider == "cpu"
     assert "small" in repr(model)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 2500])
+def test_a_result_is_written_where_the_caller_wants_it(model: Model, rows: int) -> None:
+    x, z = np.full((rows, 64), 0.5, np.float32), np.ones((rows, 5), np.float32)
+    out = np.full((rows, 64), np.nan, np.float32)
+    assert model.reconstruct(x, seed=1, out=out) is out
+    np.testing.assert_array_equal(out, model.reconstruct(x, seed=1))
+    assert model.decode(z, out=out) is out
+    np.testing.assert_array_equal(out, model.decode(z))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ([[0.0] * 64] * 2, "out must be a NumPy array, got list"),
+        (np.empty((2, 64)), r"out must be float32 of shape \(2, 64\).* got float64 of shape \(2, 64\)"),
+        (np.empty((3, 64), np.float32), r"got float32 of shape \(3, 64\)"),
+        (np.empty((2, 128), np.float32)[:, ::2], "not contiguous"),
+        (np.broadcast_to(np.float32(0), (2, 64)), "not contiguous, read-only"),
+    ],
+)
+def test_a_place_that_cannot_take_the_result_is_refused(model: Model, out: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.reconstruct(np.zeros((2, 64), np.float32), out=out)

@@ -1,0 +1,169 @@
+"""Our public call beside the other ways to run the same model: PyTorch's, ONNX Runtime's stock export, OpenVINO, NumPy.
+
+    python -m benchmarks.inference --json inference.json --chart docs/inference.svg
+
+The model is untrained: weights make no difference to the time. Timed is `reconstruct` with its noise given, from NumPy
+arrays to a NumPy array; our checks of the input are in it. Each way gives the same numbers, to 1e-5 (lower precisions
+to 0.1), or nothing is timed. All have the same number of threads, a process for each number; they take turns, and what
+is compared is the median. The table says what part of each peer's time ours takes: below 1, ours is faster.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypedDict
+
+import click
+
+from benchmarks._chart import draw_bars
+from benchmarks._overhead import measure_overhead
+from benchmarks._peers import EAGER, OURS, PEERS, Peers, inputs
+from benchmarks._timing import check_equal, medians, time_in_turn
+from runtime import ReducedPrecision
+from train import ARCHITECTURES
+
+_TOLERANCE, _REDUCED_TOLERANCE = 1e-5, 0.1
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Cell(TypedDict):
+    """One architecture, number of threads and batch size: the median seconds of each way."""
+
+    architecture: str
+    threads: int
+    batch: int
+    seconds: dict[str, float]
+
+
+class Measured(TypedDict):
+    """All of one process: its cells; what the public call adds to `session.run`; the bytes of a graph, by precision."""
+
+    cells: list[Cell]
+    overhead_us: dict[str, float]
+    graph_bytes: dict[str, int]
+
+
+def measure(  # noqa: PLR0917 - a process takes them by position
+    architecture: str,
+    threads: int,
+    batches: tuple[int, ...],
+    names: tuple[str, ...],
+    precisions: tuple[ReducedPrecision, ...],
+    repeats: int,
+    block_s: float,
+) -> Measured:
+    """Check and time all ways; to be called in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        peers = Peers(architecture, threads, Path(folder), precisions)
+        cells: list[Cell] = []
+        for batch in batches:
+            x, eps = inputs(batch, peers.z_dim)
+            expected = dict(peers.ways((EAGER,), batch))[EAGER](x, eps)
+            ways = dict(peers.ways(names, batch))
+            for name, way in ways.items():
+                reduced = name.startswith(OURS) and name != OURS
+                check_equal(name, way(x, eps), expected, _REDUCED_TOLERANCE if reduced else _TOLERANCE)
+            calls = {name: lambda way=way: way(x, eps) for name, way in ways.items()}  # noqa: B023 - called in this round
+            seconds = medians(time_in_turn(calls, repeats, block_s))
+            cells.append({"architecture": architecture, "threads": threads, "batch": batch, "seconds": seconds})
+        overhead = {str(batch): measure_overhead(peers, batch, repeats) for batch in (1, 256)}
+        files = {path.name: path.stat().st_size for path in peers.bundle.glob("reconstruct*.onnx")}
+    return {"cells": cells, "overhead_us": overhead, "graph_bytes": files}
+
+
+def in_own_process(threads: int, *arguments: object) -> Measured:
+    """Call `measure` in a new process, whose libraries learn of the number of threads before they are loaded."""
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    try:
+        architecture, *others = arguments
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(measure, architecture, threads, *others).result()  # type: ignore[arg-type]  # passed on
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def table(cells: list[Cell]) -> list[str]:
+    """Return the lines of the table: our milliseconds, and our part of each peer's time."""
+    names = [name for name in dict.fromkeys(name for cell in cells for name in cell["seconds"]) if name != OURS]
+    lines = [f"| network | threads | batch | {OURS}, ms | {' | '.join(names)} |", f"|{' --- |' * (4 + len(names))}"]
+    for cell in cells:
+        seconds = cell["seconds"]
+        ratios = (f"{seconds[OURS] / seconds[name]:.2f}" if name in seconds else "" for name in names)
+        shown = [cell["architecture"], cell["threads"], f"{cell['batch']:,}", f"{1e3 * seconds[OURS]:.3f}", *ratios]
+        lines.append(f"| {' | '.join(map(str, shown))} |")
+    return lines
+
+
+def _numbers(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter("give numbers with commas between them, like 1,32") from error
+
+
+def _names(_context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, text.split(",")))
+    known = {"architectures": tuple(ARCHITECTURES), "peers": PEERS, "precisions": ("fp16", "int8")}[option.name or ""]
+    if unknown := set(names) - set(known):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: there are {', '.join(known)}")
+    return names
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--architectures", callback=_names, default="mlp,conv", help="Networks.")
+@click.option("--batch-sizes", callback=_numbers, default="1,32,256,4096", help="Rows in a call.")
+@click.option("--threads", callback=_numbers, default="1,2", help="Threads that each way may use.")
+@click.option("--peers", callback=_names, default=",".join(PEERS), help="Ways; ours is always among them.")
+@click.option("--precisions", callback=_names, default="int8", help="Lower precisions of ours; '' for none.")
+@click.option("--repeats", type=click.IntRange(min=1), default=11, help="Turns.")
+@click.option("--block-ms", type=click.IntRange(min=1), default=20, help="Length of a turn, at least one call.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the numbers.")
+@click.option("--chart", type=click.Path(path_type=Path), help="Where to draw them, .svg or .png.")
+def main(  # noqa: PLR0917 - click calls it by keyword
+    architectures: tuple[str, ...],
+    batch_sizes: tuple[int, ...],
+    threads: tuple[int, ...],
+    peers: tuple[str, ...],
+    precisions: tuple[ReducedPrecision, ...],
+    repeats: int,
+    block_ms: int,
+    json_file: Path | None,
+    chart: Path | None,
+) -> None:
+    """Print the table; `edgevae` is ours, the other columns are our part of a peer's time."""
+    names = (OURS, *(name for name in peers if name != OURS))
+    parts = [
+        in_own_process(count, architecture, batch_sizes, names, precisions, repeats, block_ms / 1e3)
+        for architecture in architectures
+        for count in threads
+    ]
+    cells = [cell for part in parts for cell in part["cells"]]
+    click.echo("\n".join(table(cells)))
+    for part in parts:
+        cell = part["cells"][0]
+        added = ", ".join(f"{us:.1f} µs at batch {batch}" for batch, us in part["overhead_us"].items())
+        click.echo(f"{cell['architecture']}, threads {cell['threads']}: the public call adds to session.run {added}")
+    for name, size in sorted(parts[0]["graph_bytes"].items()):
+        click.echo(f"{architectures[0]}: {name} {size:,} bytes")
+    if json_file is not None:
+        json_file.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
+    if chart is not None:
+        draw_bars(chart, [(_title(cell), cell["seconds"]) for cell in cells if cell["threads"] == threads[-1]], OURS)
+
+
+def _title(cell: Cell) -> str:
+    return f"{cell['architecture']}, batch {cell['batch']:,}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""From a process's start to its first result: our runtime beside bare ONNX Runtime with the same graph.
+
+    python -m benchmarks.start --bundle models/mnist-mlp --json start.json --chart docs/start.svg
+
+Each is a process of its own, timed from outside, from its start to its exit after one reconstruction; they take turns,
+and what is compared is the median. Both have their Python compiled before, as installed packages have, and the result
+of both is the same. Bare is without checks: no SHA-256 of the files, no manifest, no check of the input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+from benchmarks._chart import draw_bars
+from benchmarks._timing import check_equal, medians
+
+_OURS, _BARE = "edgevae", "bare ONNX Runtime"
+_TOLERANCE = 1e-5
+_PROGRAMS = {
+    _OURS: """
+import sys, numpy, runtime
+model = runtime.load(sys.argv[1], provider="cpu", threads=int(sys.argv[3]))
+image = model.reconstruct(numpy.zeros((1, *model.data_shape), numpy.float32))
+""",
+    _BARE: """
+import sys, numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[3])
+session = onnxruntime.InferenceSession(sys.argv[1] + "/reconstruct.onnx", options, providers=["CPUExecutionProvider"])
+x, eps = (numpy.zeros((1, part.shape[1]), numpy.float32) for part in session.get_inputs())
+image = session.run(["loc_img"], {"x": x, "eps": eps})[0]
+""",
+    "import numpy": "import numpy\n",
+}
+_SAVE = "if sys.argv[2]: numpy.save(sys.argv[2], image)\n"
+
+
+def environment(compiled: Path) -> dict[str, str]:
+    """Return this process's environment, with Python's compiled modules kept in a folder."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(compiled)}
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--bundle", type=click.Path(exists=True, path_type=Path), default="models/mnist-mlp", help="The model.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, help="Threads in an operator.")
+@click.option("--repeats", type=click.IntRange(min=1), default=15, help="Processes of each, after one to warm up.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the numbers.")
+@click.option("--chart", type=click.Path(path_type=Path), help="Where to draw them, .svg or .png.")
+def main(bundle: Path, threads: int, repeats: int, json_file: Path | None, chart: Path | None) -> None:
+    """Print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        variables = environment(Path(folder) / "compiled")
+
+        def run(name: str, out: str = "") -> float:
+            program = _PROGRAMS[name] + (_SAVE if "image" in _PROGRAMS[name] else "")
+            command = [sys.executable, "-c", program, str(bundle), out, str(threads)]
+            start = time.perf_counter()
+            subprocess.run(command, check=True, env=variables)  # noqa: S603 - our own program, our own Python
+            return time.perf_counter() - start
+
+        images = {name: Path(folder) / f"{index}.npy" for index, name in enumerate((_OURS, _BARE))}
+        for name, out in images.items():
+            run(name, str(out))
+        check_equal(_OURS, np.load(images[_OURS]), np.load(images[_BARE]), _TOLERANCE)
+        seconds: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
+        for repeat in range(repeats + 1):
+            for name, values in seconds.items():
+                took = run(name)
+                if repeat > 0:
+                    values.append(took)
+    found = medians(seconds)
+    click.echo(f"{bundle.name}, process start to exit after one reconstruction; medians of {repeats} runs")
+    for name, median in found.items():
+        click.echo(f"{name:18} {1e3 * median:6.0f} ms  {median / found[_BARE]:5.2f} of bare")
+    if json_file is not None:
+        json_file.write_text(json.dumps({"bundle": bundle.name, "seconds": found}, indent=2) + "\n", encoding="utf-8")
+    if chart is not None:
+        draw_bars(chart, [(bundle.name, found)], _OURS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The benchmarks run, and refuse a peer that computes something else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import inference, start
+from benchmarks._peers import OURS, STOCK, Peers, Way
+from benchmarks._timing import check_equal, time_in_turn
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of its own for each number of threads would take longer than all the rest."""
+
+    def measure(threads: int, architecture: str, *others: object) -> inference.Measured:
+        return inference.measure(architecture, threads, *others)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(inference, "in_own_process", measure)
+
+
+QUICK = ["--architectures", "mlp", "--batch-sizes", "2", "--threads", "1", "--repeats", "1", "--block-ms", "1"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_inference_prints_a_table_and_writes_numbers_and_a_chart(tmp_path: Path) -> None:
+    json_file, chart = tmp_path / "inference.json", tmp_path / "inference.svg"
+    arguments = [*QUICK, "--peers", f"torch eager,{STOCK},numpy", "--json", str(json_file), "--chart", str(chart)]
+    done = CliRunner().invoke(inference.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (part,) = json.loads(json_file.read_text(encoding="utf-8"))
+    seconds = part["cells"][0]["seconds"]
+    assert list(seconds) == [OURS, f"{OURS} int8", "torch eager", STOCK, "numpy"]
+    ratios = " | ".join(f"{seconds[OURS] / value:.2f}" for name, value in seconds.items() if name != OURS)
+    assert f"| mlp | 1 | 2 | {1e3 * seconds[OURS]:.3f} | {ratios} |" in done.output
+    assert "<svg" in chart.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_openvino_gives_the_same_numbers() -> None:
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed; pip install '.[bench]'")
+    done = CliRunner().invoke(inference.main, [*QUICK, "--precisions", "", "--peers", "OpenVINO"])
+    assert done.exit_code == 0, done.output
+    assert "OpenVINO" in done.output
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_peer_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(peers: Peers) -> Way:
+        right = peers._eager()
+        return lambda x, eps: right(x, eps + np.float32(0.1))
+
+    monkeypatch.setattr(Peers, "_stock", wrong)
+    done = CliRunner().invoke(inference.main, [*QUICK, "--precisions", "", "--peers", STOCK])
+    assert done.exit_code == 1
+    assert "stock export gives other numbers" in done.output
+
+
+@pytest.mark.parametrize("got", [np.full((2, 3), np.nan), np.full((2, 3), 2e-5), np.zeros((3, 2))])
+def test_other_numbers_are_refused(got: np.ndarray) -> None:
+    with pytest.raises(click.ClickException, match="peer gives"):
+        check_equal("peer", got.astype(np.float32), np.zeros((2, 3), np.float32), 1e-5)
+
+
+def test_calls_take_turns() -> None:
+    calls: list[str] = []
+    seconds = time_in_turn({name: lambda name=name: calls.append(name) for name in "ab"}, 3, 1e-9)  # type: ignore[misc]  # a default
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+    assert "".join(calls[-12:]) == "aabbaabbaabb"  # each time one call that is not counted, and one that is
+
+
+def test_start_compares_whole_processes(bundle: Path, tmp_path: Path) -> None:
+    json_file = tmp_path / "start.json"
+    arguments = ["--bundle", str(bundle), "--repeats", "1", "--json", str(json_file)]
+    done = CliRunner().invoke(start.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert all(value > 0 for value in json.loads(json_file.read_text(encoding="utf-8"))["seconds"].values())
+    assert "1.00 of bare" in done.output
+
+
+def test_a_graph_that_gives_other_numbers_is_refused_by_start(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(start._PROGRAMS, start._BARE, start._PROGRAMS[start._BARE] + "image = image + 0.1\n")
+    done = CliRunner().invoke(start.main, ["--bundle", str(bundle), "--repeats", "1"])
+    assert done.exit_code == 1
+    assert "edgevae gives other numbers" in done.output
