@@ -10,7 +10,7 @@ from .._diagnosis import Diagnosis, diagnose
 from ._options import FAILED, answer, json_option
 
 
-@click.command()
+@click.command(short_help="Say what this machine can run.")
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:

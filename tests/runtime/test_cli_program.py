@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 
 from export import Source, export_bundle
 from runtime import PARTS, Manifest, Model, Report
-from runtime._cli import main
+from runtime._cli import _doctor, main
+from runtime._diagnosis import diagnose
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits-mlp"
@@ -244,3 +245,18 @@ def test_long_work_shows_a_bar_on_the_terminal_and_none_in_the_output(
     assert ("reconstructing" in text, f"{count}/{count}" in text) == (shown, shown)
     quiet = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     assert quiet.stderr == b""
+
+
+def test_the_doctor_says_which_providers_work_and_what_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    well = run("doctor")
+    assert well.exit_code == 0, well.output
+    assert "cpu: works" in well.output
+    found = record_of(run("doctor", "--json"))
+    assert {"name": "cpu", "works": True, "obstacle": ""} in found["providers"]
+    assert found["problems"] == []
+
+    ill = dataclasses.replace(diagnose(), problems=("pictures need Pillow; pip install pillow",))
+    monkeypatch.setattr(_doctor, "diagnose", lambda: ill)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "to mend       pictures need Pillow; pip install pillow" in result.output
