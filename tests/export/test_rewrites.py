@@ -147,6 +147,22 @@ def test_two_heads_become_one_product_and_keep_their_order() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_what_uses_the_first_head_may_stand_before_the_second() -> None:
+    nodes = [
+        gemm("h", "w1", "b1", "z_loc"),
+        helper.make_node("Relu", ["z_loc"], ["early"]),
+        gemm("h", "w2", "b2", "late"),
+    ]
+    tensors = {"w1": weights(5, 7), "b1": weights(5), "w2": weights(5, 7, seed=2), "b2": weights(5, seed=3)}
+    model = graph(nodes, {"h": (7,)}, ["early", "late"], **tensors)
+    fast = rewritten(model)
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(fast))
+    assert operators(fast) == ["Gemm", "Split", "Relu"]
+    h = weights(33, 7, seed=1)
+    for found, expected in zip(run(fast, {"h": h}), run(model, {"h": h}), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("model", [heads(4), heads(5, shared=False)], ids=["other size", "other input"])
 def test_heads_that_do_not_fit_together_stay_apart(model: onnx.ModelProto) -> None:
     assert operators(rewritten(model)) == ["Gemm", "Gemm", "Exp"]

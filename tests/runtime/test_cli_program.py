@@ -108,7 +108,7 @@ def test_bench_measures_every_method_at_every_size() -> None:
         assert timing["rows_per_second"] > 0
     text = run("bench", MODELS / "mnist-conditional", "--batch-size", 2, "--seconds", 0.01)
     assert text.exit_code == 0, text.output
-    assert "mnist-conditional on cpu" in text.output
+    assert "mnist-conditional in fp32 on cpu" in text.output
     assert len(text.output.splitlines()) == 2 + len(methods)
 
 
