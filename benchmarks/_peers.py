@@ -103,7 +103,7 @@ class Peers:
         for precision in precisions:
             model = runtime.load(self.bundle, provider="cpu", threads=self.threads, precision=precision)
             name = OURS if precision == "fp32" else f"{OURS} {precision}"
-            yield name, lambda x, eps, model=model: model.reconstruct(x, eps=eps)  # type: ignore[misc]  # a default
+            yield name, _of_model(model)
 
     def _eager(self) -> Way:
         return _of_torch(self.module)
@@ -148,7 +148,7 @@ class Peers:
 
     def _openvino(self, batch: int) -> Way:
         """For one batch size, tuned for latency, in float32; inputs and outputs are shared, not copied."""
-        import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]  # no types, if it is there
+        import openvino  # type: ignore[import-untyped, import-not-found, unused-ignore]  # an optional peer, untyped
 
         core = openvino.Core()
         model = core.read_model(self.stock)
@@ -182,6 +182,10 @@ def bare_session(graph: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _of_model(model: runtime.Model) -> Way:
+    return lambda x, eps: model.reconstruct(x, eps=eps)
 
 
 def _of_torch(module: Callable[..., Tensor]) -> Way:

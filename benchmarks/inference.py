@@ -10,6 +10,7 @@ is compared is the median. The table says what part of each peer's time ours tak
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -48,7 +49,7 @@ class Measured(TypedDict):
     graph_bytes: dict[str, int]
 
 
-def measure(  # noqa: PLR0917 - a process takes them by position
+def measure(
     architecture: str,
     threads: int,
     batches: tuple[int, ...],
@@ -68,7 +69,7 @@ def measure(  # noqa: PLR0917 - a process takes them by position
             for name, way in ways.items():
                 reduced = name.startswith(OURS) and name != OURS
                 check_equal(name, way(x, eps), expected, _REDUCED_TOLERANCE if reduced else _TOLERANCE)
-            calls = {name: lambda way=way: way(x, eps) for name, way in ways.items()}  # noqa: B023 - called in this round
+            calls = {name: functools.partial(way, x, eps) for name, way in ways.items()}
             seconds = medians(time_in_turn(calls, repeats, block_s))
             cells.append({"architecture": architecture, "threads": threads, "batch": batch, "seconds": seconds})
         overhead = {str(batch): measure_overhead(peers, batch, repeats) for batch in (1, 256)}
@@ -83,7 +84,7 @@ def in_own_process(threads: int, *arguments: object) -> Measured:
     try:
         architecture, *others = arguments
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(measure, architecture, threads, *others).result()  # type: ignore[arg-type]  # passed on
+            return pool.submit(measure, architecture, threads, *others).result()  # type: ignore[arg-type]  # measure's own, in order
     finally:
         for name, value in before.items():
             if value is None:
@@ -129,7 +130,7 @@ def _names(_context: click.Context, option: click.Parameter, text: str) -> tuple
 @click.option("--block-ms", type=click.IntRange(min=1), default=20, help="Length of a turn, at least one call.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the numbers.")
 @click.option("--chart", type=click.Path(path_type=Path), help="Where to draw them, .svg or .png.")
-def main(  # noqa: PLR0917 - click calls it by keyword
+def main(
     architectures: tuple[str, ...],
     batch_sizes: tuple[int, ...],
     threads: tuple[int, ...],

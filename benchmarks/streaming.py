@@ -10,9 +10,7 @@ Memory is that of `vae-run reconstruct` in a process of its own, for all rows an
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,8 +24,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import runtime
+from benchmarks.footprint import run_once
 
-_KIB_PER_MIB = 1024  # Linux gives the peak of resident memory in KiB
 _BATCH = 1024
 _STRETCH = 20 * _BATCH
 _TOLERANCE = 1e-5
@@ -43,17 +41,11 @@ def write_rows(path: Path, images: NDArray[np.float32], count: int) -> None:
 
 
 def peak_memory(bundle: Path, rows: Path, threads: int, out: Path) -> float:
-    """Return the peak of resident memory, in MiB, of `vae-run reconstruct`.
-
-    Linux counts what the process had before it became that program: this one must still be small.
-    """
+    """Return the peak of resident memory, in MiB, of `vae-run reconstruct`."""
     command = [sys.executable, "-m", "runtime", "reconstruct", str(bundle), str(rows), "--seed", "0"]
     command += ["--provider", "cpu", "--threads", str(threads), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program, our own Python
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise click.ClickException("vae-run reconstruct failed")
-    return usage.ru_maxrss / _KIB_PER_MIB
+    _, peak = run_once(command)
+    return peak
 
 
 def bare_loop(bundle: Path, threads: int, z_dim: int) -> Callable[[NDArray[Any], NDArray[np.float32]], None]:
