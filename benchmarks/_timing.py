@@ -10,7 +10,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-_CALM_S = 0.01  # threads of the one before wait for work in a loop, for up to some milliseconds
+_CALM_S = 0.07  # threads of the one before wait for work in a loop: ONNX Runtime's, as it comes, for 50 ms
 _MAX_CALLS = 2000
 
 Call = Callable[[], object]

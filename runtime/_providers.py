@@ -28,6 +28,9 @@ _SUFFIX = "ExecutionProvider"
 _SILENT, _WARNING = 4, 2  # ONNX Runtime's log severities: nothing but fatal errors; its default
 _NEED_CUDA = (_CUDA, "tensorrt", "nvtensorrtrtx")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+_SPIN_DURATION, _SPIN_US = "session.intra_op.spin_duration_us", "300"
+"""How long a session's threads wait for work in a loop. By default they do so for 50 ms after each run, on the processor
+that the application, or the model's next graph, needs: `decode` after `encode` took twice as long."""
 _INSTALL = {
     _CUDA: "pip uninstall onnxruntime, then pip install 'edgevae[gpu]' (package onnxruntime-gpu)",
     "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu, and NVIDIA's TensorRT",
@@ -200,6 +203,7 @@ def _session(onnxruntime: ModuleType, graph: bytes, execution: Execution) -> Any
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = execution.threads
         options.log_severity_level = _SILENT  # what goes wrong is raised, not logged
+        options.add_session_config_entry(_SPIN_DURATION, _SPIN_US)
         if any(short_name(name) != _CPU for name, _ in execution.providers or ()):
             options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
     pairs = execution.providers or ()

@@ -27,9 +27,12 @@ class NegatedProduct(pattern.RewriteRuleClassBase):
     it less.
     """
 
+    operator = "Gemm"
+
     def pattern(self, op: Any, x: Any, weight: Any, bias: Any) -> Any:
         """Match `Neg(Gemm(x, weight, bias))`."""
-        return op.Neg(op.Gemm(x, weight, bias, _allow_other_attributes=True, _outputs=["product"]))
+        product = getattr(op, self.operator)(x, weight, bias, _allow_other_attributes=True, _outputs=["product"])
+        return op.Neg(product)
 
     def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
         """Take products with weights of their own."""
@@ -39,7 +42,13 @@ class NegatedProduct(pattern.RewriteRuleClassBase):
         """Return `Gemm(x, -weight, -bias)`."""
         node = product.producer()
         negated = (op.initializer(ir.tensor(-_array(value)), name=f"-{value.name}") for value in (weight, bias))
-        return op.Gemm(x, *negated, **({} if node is None else node.attributes))
+        return getattr(op, self.operator)(x, *negated, **({} if node is None else node.attributes))
+
+
+class NegatedConvolution(NegatedProduct):
+    """The same for a transposed convolution, the last layer of a convolutional decoder."""
+
+    operator = "ConvTranspose"
 
 
 class JoinedHeads(pattern.RewriteRuleClassBase):

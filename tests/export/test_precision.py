@@ -70,6 +70,15 @@ def test_a_precision_gives_nearly_the_same_and_verifies(
     assert pickle.loads(pickle.dumps(model)).precision == precision  # noqa: S301 - our own
 
 
+def test_int8_overflows_on_no_processor(reduced: Path) -> None:
+    weights = [
+        onnx.numpy_helper.to_array(entry) for entry in onnx.load(reduced / "reconstruct.int8.onnx").graph.initializer
+    ]
+    widths = [np.abs(weight.astype(int)).max() for weight in weights if weight.dtype == np.int8 and weight.ndim == 2]
+    assert len(widths) == 2
+    assert 2 * max(widths) * 255 < 2**15, "a pair of products must fit into 16 bits: that is how VNNI's elders add them"
+
+
 def test_int8_takes_the_large_products_and_leaves_those_of_the_latent(reduced: Path) -> None:
     assert products(reduced / "encoder.int8.onnx")["MatMulInteger"] == 1
     assert products(reduced / "decoder.int8.onnx")["MatMulInteger"] == 1

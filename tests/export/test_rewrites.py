@@ -119,6 +119,16 @@ def test_a_sign_goes_into_the_weights_bit_for_bit() -> None:
     np.testing.assert_array_equal(run(fast, {"x": x})[0], run(model, {"x": x})[0])
 
 
+def test_a_sign_goes_into_a_transposed_convolution_bit_for_bit() -> None:
+    deconvolution = helper.make_node("ConvTranspose", ["x", "w", "b"], ["maps"], strides=[2, 2], pads=[1, 1, 1, 1])
+    nodes = [deconvolution, helper.make_node("Neg", ["maps"], ["y"])]
+    model = graph(nodes, {"x": (3, 4, 5)}, ["y"], w=weights(3, 2, 3, 3), b=weights(2))
+    fast = rewritten(model)
+    assert operators(fast) == ["ConvTranspose"]
+    x = weights(7, 3, 4, 5, seed=1)
+    np.testing.assert_array_equal(run(fast, {"x": x})[0], run(model, {"x": x})[0])
+
+
 def test_weights_that_others_use_keep_their_sign() -> None:
     nodes = [
         gemm("x", "w", "b", "first"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -149,6 +151,15 @@ def test_a_providers_own_complaint_is_passed_on(bundle: Path, monkeypatch: pytes
     monkeypatch.setattr(onnxruntime, "InferenceSession", Strict)
     with pytest.raises(ProviderError, match=r"'openvino' does not work here: .*says: device_type FOO is not supported"):
         load(bundle, providers=[("OpenVINOExecutionProvider", {"device_type": "FOO"})])
+
+
+def test_threads_stop_waiting_for_work_when_a_call_is_over(bundle: Path) -> None:
+    model = load(bundle, provider="cpu", threads=2)
+    x = np.random.default_rng(0).random((1024, 64), np.float32)
+    model.reconstruct(x)
+    start = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - start < 0.02
 
 
 def test_providers_and_options_in_onnx_runtimes_own_words_are_used(
