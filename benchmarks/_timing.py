@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-_CALM_S = 0.07  # threads of the one before wait for work in a loop: ONNX Runtime's, as it comes, for 50 ms
+_CALM_S = 0.25  # threads of the one before wait for work in a loop: ONNX Runtime's for 50 ms, OpenMP's up to 200 ms
 _MAX_CALLS = 2000
 
 Call = Callable[[], object]
@@ -32,12 +33,14 @@ def check_equal(name: str, got: NDArray[np.float32], expected: NDArray[np.float3
 def time_in_turn(calls: Mapping[str, Call], repeats: int, block_s: float) -> dict[str, list[float]]:
     """Return the seconds a call takes, `repeats` of each, by name.
 
-    In each turn a way runs alone for about `block_s`, after a pause and one call that is not counted.
+    In each turn a way runs alone for about `block_s`, after a pause and one call that is not counted; the order is
+    another one in each turn, so that nobody always comes after the same one.
     """
+    shuffled = random.Random(0)  # noqa: S311 - an order, no secret
     counts = {name: _calls_in(call, block_s) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
-        for name, call in calls.items():
+        for name, call in shuffled.sample(list(calls.items()), len(calls)):
             time.sleep(_CALM_S)
             call()
             start = time.perf_counter()
