@@ -19,6 +19,7 @@ from export._bundle_writer import FORMATS, Format, Source, export_bundle, latent
 from export._errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
 from export._precision import LIMITS_NATS
+from export._preprocessing import preprocessing_spec
 from export._reference import make_reference
 from export._state_dict import load_state_dict
 from export._wheel import build_wheel
@@ -39,4 +40,5 @@ __all__ = [
     "latent_space_id",
     "load_state_dict",
     "make_reference",
+    "preprocessing_spec",
 ]

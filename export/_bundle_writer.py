@@ -35,6 +35,7 @@ from runtime import (
     GraphSpec,
     Manifest,
     Part,
+    PreprocessingSpec,
     ReducedPrecision,
     Report,
     Tolerances,
@@ -67,6 +68,8 @@ class Source:
         training: How, by the names of the options; empty where that is not known.
         version: The model's version, as Python packages count.
         license: The model's license, an SPDX expression; empty for none stated.
+        preprocessing: What the runtime is to do to values before a graph gets them, as it was done to `samples`; `None`
+            for nothing.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Source:
     training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
     version: str = "1.0.0"
     license: str = ""
+    preprocessing: PreprocessingSpec | None = None
 
 
 def export_bundle(
@@ -184,6 +188,7 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
         torch_files=torch_files,
         reference=write(_REFERENCE_FILE, reference.only(_used(programs)).encode()),
         tolerances=options.tolerances,
+        preprocessing=source.preprocessing,
         dataset=source.dataset,
         training=dict(source.training),
         producers={name: importlib.metadata.version(name) for name in _PRODUCERS},

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export._pictures import SAMPLES_FILE, TRAVERSAL_FILE
-from runtime import Manifest, ModelSpec, Part, PrecisionSpec, Report, part_of
+from runtime import Manifest, ModelSpec, Part, PrecisionSpec, Report, part_of, values_text
 from runtime.images import can_draw
 
 CARD_FILE = "README.md"
@@ -30,7 +30,7 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
     """
     model = manifest.model
     shape = " x ".join(map(str, model.data_shape))
-    value_range = "values in [0, 1]" if model.unit_interval else "values in any range"
+    value_range, has_labels = _values(manifest), model.num_classes > 0
     lines = [
         f"# {manifest.name}",
         "",
@@ -40,10 +40,11 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
         "| | |",
         "| --- | --- |",
         f"| architecture | {model.architecture}, {model.sizes} |",
-        f"| observations | shape {shape}, {value_range} (or uint8 in [0, 255]) |",
+        f"| observations | shape {shape}, {value_range} |",
+        *([f"| preprocessing | {done}, by the runtime |"] if (done := _preprocessing(manifest)) else []),
         f"| likelihood | {model.likelihood} |",
         f"| latent | {model.latent_text} |",
-        *([f"| labels | {model.num_classes} classes, seen by both networks |"] if model.num_classes else []),
+        *([f"| labels | {model.num_classes} classes{_classes(manifest)}, seen by both networks |"] * has_labels),
         *_dataset_lines(manifest),
         f"| version | {manifest.version} |",
         *([f"| license | {manifest.license} |"] if manifest.license else []),
@@ -64,6 +65,21 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
         *(line for report in reports for line in ("```", str(report), "```", "")),
     ]
     (folder / CARD_FILE).write_text("\n".join(lines), encoding="utf-8")
+
+
+def _values(manifest: Manifest) -> str:
+    if manifest.preprocessing is not None and manifest.preprocessing.scale is not None:
+        return values_text(manifest.model, manifest.preprocessing)
+    return f"values in {'[0, 1]' if manifest.model.unit_interval else 'any range'} (or uint8 in [0, 255])"
+
+
+def _preprocessing(manifest: Manifest) -> str:
+    return "" if manifest.preprocessing is None else manifest.preprocessing.text
+
+
+def _classes(manifest: Manifest) -> str:
+    names = () if manifest.dataset is None else manifest.dataset.class_names
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _picture_lines(data_note: str, generated: str) -> list[str]:
@@ -97,12 +113,15 @@ def _dataset_lines(manifest: Manifest) -> list[str]:
 
 
 def _onnx_use(manifest: Manifest) -> list[str]:
-    y = ", y=3" if manifest.model.num_classes else ""
+    y = f", y={min(3, manifest.model.num_classes - 1)}" if manifest.model.num_classes else ""
+    scaled = manifest.preprocessing is not None and manifest.preprocessing.scale is not None
+    to_raw = "images = model.manifest.preprocessing.raw(images)  # from [0, 1] to the values that encode takes"
     generate = f"images = model.generate(16, seed=0{y}).reshape(-1, *model.data_shape)"
     shape = ", ".join(map(str, manifest.model.data_shape))
     lines: dict[Part, list[str]] = {
         "all": [
             generate,
+            *([to_raw] * scaled),
             f"posterior = model.encode(images{y})  # {_posterior_text(manifest.model)}",
             f"loc_img = model.reconstruct(images{y}, seed=0)  # what Pyro's reconstruct_img gives from the same seed",
             f"elbo = model.elbo(images{y}, seed=0)  # nats a row",

@@ -16,6 +16,7 @@ from export._bundle_writer import FORMATS, Format, Source, export_bundle
 from export._errors import ExportError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
 from export._precision import LIMITS_NATS
+from export._preprocessing import preprocessing_spec
 from export._release import check_license, check_version
 from export._state_dict import load_state_dict
 from export._wheel import build_wheel, wheel_file
@@ -205,18 +206,21 @@ def _check_wheel(out: Path, version: str, force: bool) -> Path:
 
 def _from_run(path: Path, name: str) -> Source:
     run = load_run(path)
-    info, last = run.config.dataset, run.metrics[-1]
+    info = run.config.dataset
+    test_elbo_nats, num_particles = run.test_elbo
     spec = DatasetSpec(
         name=info.name,
         num_train=info.num_train,
         num_test=info.num_test,
-        test_elbo_nats=last.test_elbo_nats,
-        num_particles=last.num_particles,
+        test_elbo_nats=test_elbo_nats,
+        num_particles=num_particles,
         binarize=run.config.training.binarize,
         elbo_quantiles=_quantiles(run.test_elbos),
+        class_names=info.class_names,
     )
     training = dataclasses.asdict(run.config.training)
-    return Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
+    source = Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
+    return dataclasses.replace(source, preprocessing=preprocessing_spec(info.preprocessing))
 
 
 def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:

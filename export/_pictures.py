@@ -89,4 +89,5 @@ def _shown(vae: VAE, values: np.ndarray) -> np.ndarray:
     """Values as grey from 0 to 1; where the data has any range, two of its standard deviations to either side."""
     if vae.decoder.likelihood.unit_interval:
         return values
-    return (values - vae.config.data_loc) / (4 * vae.config.data_scale) + 0.5
+    data_loc, data_scale = (np.asarray(each, np.float32) for each in (vae.config.data_loc, vae.config.data_scale))
+    return (values - data_loc) / (4 * data_scale) + 0.5

@@ -165,4 +165,6 @@ def _mean_elbo(folder: Path, precision: Precision, x: Tensor, y: Tensor | None) 
     """Return the mean ELBO of observations, with the same noise for every precision."""
     labels = None if y is None else y.numpy()
     with load(folder, provider="cpu", precision=precision) as model:
-        return float(model.elbo(x.numpy(), seed=0, num_particles=_PARTICLES, y=labels).mean())
+        preprocessing = model.manifest.preprocessing
+        given = x.numpy() if preprocessing is None else preprocessing.raw(x.numpy())
+        return float(model.elbo(given, seed=0, num_particles=_PARTICLES, y=labels).mean())

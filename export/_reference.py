@@ -20,11 +20,15 @@ _ROWS = max(BATCH_SIZES)
 _SEED = 0
 _GRID = 16  # steps in 1 of the noise of observations: few values, which compress well
 _RANGE = 3.0  # of that noise: beyond it Φ(eps) is so near to 1 that float32 leaves the inverse of it few digits
+_REACH = 4.0  # standard deviations of the data that edge cases may be away from its mean
 _MARGIN = 1e-4  # how far that noise stays from where a discrete draw changes
 
 
 def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> Reference:
     """Compute the reference: samples, then all zeros and all ones, 256 rows together.
+
+    Where the likelihood takes any range, zeros and ones are brought to within four standard deviations of the data:
+    columns of a table may lie so far from both that no network has numbers there.
 
     Args:
         vae: The model, on the CPU.
@@ -41,7 +45,7 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
     generator = torch.Generator().manual_seed(_SEED)
     picked = torch.arange(_ROWS - 2) % len(samples)
     flat = samples.flatten(1)
-    x = torch.cat([flat[picked], torch.zeros_like(flat[:1]), torch.ones_like(flat[:1])])
+    x = torch.cat([flat[picked], _near(vae, torch.stack([torch.zeros_like(flat[0]), torch.ones_like(flat[0])]))])
     y = None if labels is None else torch.cat([labels[picked], labels[:1], labels[:1]])
     eps = [torch.randn((_ROWS, size), generator=generator) for size in vae.config.z_dims]
     eps_obs = torch.round(torch.randn(x.shape, generator=generator).clamp(-_RANGE, _RANGE) * _GRID) / _GRID
@@ -68,6 +72,15 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
             raise ExportError(f"Pyro's own {name} holds NaN or infinity: the weights are damaged; train again")
     case = np.array([*["sample"] * (_ROWS - 2), "zeros", "ones"])
     return Reference(case, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
+
+
+def _near(vae: VAE, edges: Tensor) -> Tensor:
+    """Edge cases, no farther from the data than a model that standardises them was made for."""
+    if vae.decoder.likelihood.unit_interval:
+        return edges
+    data_loc, data_scale = (torch.tensor(each) for each in (vae.config.data_loc, vae.config.data_scale))
+    reach = _REACH * data_scale
+    return torch.minimum(torch.maximum(edges, data_loc - reach), data_loc + reach)
 
 
 def _prior(vae: VAE, eps: Sequence[Tensor]) -> Mapping[str, Tensor]:

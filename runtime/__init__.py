@@ -37,6 +37,7 @@ from ._model import Model
 from ._model_spec import ModelSpec
 from ._noise import Noise
 from ._posterior import Level, Posterior
+from ._preprocessing import PreprocessingSpec, values_text
 from ._providers import ProviderOptions
 from ._reference import Reference
 from ._signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
@@ -68,6 +69,7 @@ __all__ = [
     "Posterior",
     "Precision",
     "PrecisionSpec",
+    "PreprocessingSpec",
     "ProviderError",
     "ProviderOptions",
     "ReducedPrecision",
@@ -84,5 +86,6 @@ __all__ = [
     "part_of",
     "signatures",
     "tensor",
+    "values_text",
     "verify_graphs",
 ]

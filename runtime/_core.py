@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _inputs
+from . import _inputs, _observations
 from ._latents import Latents, check_latent_space, level_space
 from ._loaded import Loaded
 from ._noise import Noise, stream_of
@@ -40,7 +40,7 @@ class Core(Loaded):
         Raises:
             InputError: `x` or `y` has another shape or dtype, holds NaN, or values out of range.
         """
-        given = _inputs.given(x, y, self._spec)
+        given = _observations.given(x, y, self._spec, self._preprocessing)
         return given["x"], given.get("y")
 
     def encode(
@@ -56,7 +56,8 @@ class Core(Loaded):
         Args:
             x: Observations, shape `(batch, data_dim)` or `(batch, *data_shape)`, for images of one channel also
                 `(batch, height, width)`; float32 or float64, in [0, 1] unless the likelihood takes any range, or uint8
-                in [0, 255], which is divided by 255.
+                in [0, 255], which is divided by 255. Where `manifest.preprocessing` has a scale, numbers of any kind in
+                that instead, which become [0, 1].
             y: Labels, for a conditional model.
             seed: For a hierarchy: noise stream of the draws on which the upper levels hang. Without `seed` and `eps`
                 each level is given the mean of the one below.
@@ -69,7 +70,7 @@ class Core(Loaded):
         Raises:
             InputError: An argument has another shape or dtype, holds NaN, or values out of range.
         """
-        given = _inputs.given(x, y, self._spec)
+        given = _observations.given(x, y, self._spec, self._preprocessing)
         outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
         names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
         first, *upper = (
@@ -88,7 +89,8 @@ class Core(Loaded):
             out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`.
 
         Returns:
-            float32 in the units of the data, shape `(batch, data_dim)`; `.reshape(-1, *model.data_shape)` makes images.
+            float32, shape `(batch, data_dim)`; `.reshape(-1, *model.data_shape)` makes images. In [0, 1], or in the
+            units of the data where the likelihood takes any range; `manifest.preprocessing.raw` undoes a scale.
 
         Raises:
             InputError: `z` has another shape or dtype, is not finite, or is another model's: latents that a `Posterior`
@@ -124,7 +126,7 @@ class Core(Loaded):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
         """
-        given = _inputs.given(x, y, self._spec)
+        given = _observations.given(x, y, self._spec, self._preprocessing)
         shape = (len(given["x"]), self.z_dim)
         noise = draw_noise(shape, seed, eps)
         given["eps"] = np.zeros(shape, np.float32) if noise is None else noise

@@ -29,6 +29,7 @@ class Loaded:
         self._bundle = graphs.bundle
         self._graphs = graphs
         self._spec = graphs.bundle.manifest.model
+        self._preprocessing = graphs.bundle.manifest.preprocessing
 
     def __reduce__(self) -> tuple[type[Loaded], tuple[Graphs]]:
         return type(self), (self._graphs,)

@@ -10,6 +10,7 @@ import msgspec
 
 from ._errors import BundleError
 from ._model_spec import ModelSpec, Record, Size
+from ._preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
@@ -105,6 +106,8 @@ class DatasetSpec(Record, frozen=True, kw_only=True):
             `stochastic` (0 or 1, the grey value being the probability of 1).
         elbo_quantiles: How the ELBO of single test images is distributed, in nats: pairs of a probability and the value
             below which that part of the images lies, both ascending; empty where it is not known.
+        class_names: Names of the classes that a conditional model sees, in the order of their numbers; empty where they
+            have none.
     """
 
     name: str
@@ -114,6 +117,7 @@ class DatasetSpec(Record, frozen=True, kw_only=True):
     num_particles: Size
     binarize: Literal["none", "threshold", "stochastic"]
     elbo_quantiles: tuple[tuple[Probability, float], ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.elbo_quantiles) != sorted(self.elbo_quantiles) or any(
@@ -138,6 +142,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         torch_files: Programs for PyTorch by name (`encoder.ts`, `decoder.pt2`, ...); this runtime does not read them.
         reference: What Pyro itself computed, for verification on the device.
         tolerances: How far the bundle may be from it.
+        preprocessing: What is done to values before a graph gets them; `None` where there is nothing to tell.
         dataset: What the model was trained on; `None` where the exporter was not told.
         training: How it was trained, by the names of the options; empty where the exporter was not told.
         producers: Versions of the packages that made the bundle.
@@ -154,13 +159,24 @@ class Manifest(Record, frozen=True, kw_only=True):
     torch_files: dict[str, FileEntry]
     reference: FileEntry
     tolerances: Tolerances
+    preprocessing: PreprocessingSpec | None = None
     dataset: DatasetSpec | None
     training: dict[str, bool | int | float | str]
     producers: dict[str, str]
 
+    def __post_init__(self) -> None:
+        names = self.dataset.class_names if self.dataset is not None else ()
+        if names and len(names) != self.model.num_classes:
+            raise ValueError(f"class_names must name {self.model.num_classes} classes, got {len(names)}")
+
     def encode(self) -> bytes:
-        """Return the manifest as indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        """Return the manifest as indented JSON; without preprocessing and class names where there are none."""
+        content = msgspec.to_builtins(self)
+        if self.preprocessing is None:
+            del content["preprocessing"]
+        if self.dataset is not None and not self.dataset.class_names:
+            del content["dataset"]["class_names"]
+        return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
     @staticmethod
     def decode(content: bytes) -> Manifest:

@@ -29,8 +29,8 @@ _SILENT, _WARNING = 4, 2  # ONNX Runtime's log severities: nothing but fatal err
 _NEED_CUDA = (_CUDA, "tensorrt", "nvtensorrtrtx")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 _SPIN_DURATION, _SPIN_US = "session.intra_op.spin_duration_us", "300"
-"""How long a session's threads wait for work in a loop. By default they do so for 50 ms after each run, on the processor
-that the application, or the model's next graph, needs: `decode` after `encode` took twice as long."""
+"""How long a session's threads wait for work in a loop. By default they do so for 50 ms after each run, on the very
+processor that the application, or the model's next graph, needs: `decode` after `encode` took twice as long."""
 _INSTALL = {
     _CUDA: "pip uninstall onnxruntime, then pip install 'edgevae[gpu]' (package onnxruntime-gpu)",
     "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu, and NVIDIA's TensorRT",

@@ -21,6 +21,9 @@ _GAP_GREY = 96
 _SMALLEST_TILE = 56  # pixels; smaller images are enlarged by a whole factor
 _LARGEST_GREY = 255
 _LARGEST_16_BIT = 65535
+_RESIZE_FILTER = (
+    Image.Resampling.BILINEAR
+)  # that of train/_data/_pictures.py, so that models see what they were fitted to
 _PLAIN = ("1", "L", "P", "RGB")
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 
@@ -30,13 +33,17 @@ def is_image_name(path: str | os.PathLike[str]) -> bool:
     return Image.registered_extensions().get(Path(path).suffix.lower()) in Image.OPEN
 
 
-def read_image(file: str | os.PathLike[str] | BinaryIO, data_shape: tuple[int, ...]) -> NDArray[Any]:
+def read_image(
+    file: str | os.PathLike[str] | BinaryIO, data_shape: tuple[int, ...], *, resize: bool = False
+) -> NDArray[Any]:
     """Read an image file as one observation, shape `data_shape`.
 
     Args:
         file: Path of a PNG, JPEG, or what else Pillow reads, or such a file, opened. For a grey model colours are
             turned to grey; 16-bit grey keeps its depth.
-        data_shape: Shape of an observation; the image must have its size, it is not resized.
+        data_shape: Shape of an observation; the image must have its size unless it is resized.
+        resize: Whether to resize an image of another size: for models whose training images were, which
+            `manifest.preprocessing.resize` says. Colours are turned to grey before.
 
     Returns:
         uint8 in [0, 255]; float32 in [0, 1] for 16-bit images.
@@ -48,23 +55,30 @@ def read_image(file: str | os.PathLike[str] | BinaryIO, data_shape: tuple[int, .
     channels, height, width = _image_shape(data_shape)
     try:
         with Image.open(file) as image:
-            _check(image, channels, height, width)
-            if image.mode.startswith("I;16"):
-                return (np.asarray(image).astype(np.float32) / np.float32(_LARGEST_16_BIT)).reshape(data_shape)
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+            _check(image, channels, None if resize else (width, height))
+            deep = image.mode.startswith("I;16")
+            if deep:
+                plain = Image.fromarray(np.asarray(image).astype(np.float32))
+            else:
+                plain = image.convert("L" if channels == 1 else "RGB")
+            if resize:
+                plain = plain.resize((width, height), _RESIZE_FILTER)
+            pixels = np.asarray(plain)
     except InputError:
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise errors of many unrelated classes
         name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "it"
         raise InputError(f"{name} cannot be read as an image: {error}") from error
+    if deep:
+        return (pixels / np.float32(_LARGEST_16_BIT)).clip(0, 1).reshape(data_shape)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).reshape(data_shape)
 
 
-def _check(image: Image.Image, channels: int, height: int, width: int) -> None:
-    """Refuse an image that is no observation, before its pixels are read."""
-    if image.size != (width, height):
+def _check(image: Image.Image, channels: int, size: tuple[int, int] | None) -> None:
+    """Refuse an image that is no observation, or of another size where it must have one, before its pixels are read."""
+    if size not in {None, image.size}:
         got = f"{image.size[0]} by {image.size[1]}"
-        raise InputError(f"the image must be {width} wide and {height} high, got {got}; resize it")
+        raise InputError(f"the image must be {size[0]} wide and {size[1]} high, got {got}; resize it")
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise InputError(f"the file holds {frames} images, expected one; save each as a file of its own")

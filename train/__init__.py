@@ -1,14 +1,13 @@
 """Fit a Pyro VAE with SVI.
 
     from pathlib import Path
-    import torch
-    from train import ModelConfig, Trainer, TrainingConfig, evaluate_elbo, load_dataset
+    from train import TrainingConfig, fit, load_dataset, model_for
 
-    dataset = load_dataset("digits")
-    trainer = Trainer(ModelConfig(dataset.data_shape), TrainingConfig(seed=0), torch.device("cpu"))
-    for _ in range(10):
-        loss = trainer.fit_epoch(dataset.train)  # nats an image
-    print(evaluate_elbo(trainer.vae, dataset.test))
+    dataset, training = load_dataset("digits"), TrainingConfig(epochs=10, seed=0)
+    run = fit(dataset, Path("runs/digits"), model_for(dataset, training, z_dim=16), training)
+    print(run.evaluations["test"].elbo_nats)  # nats an image
+
+`Trainer` fits an epoch at a time, for a loop of one's own.
 
 On the command line: `python -m train --help`.
 """
@@ -16,19 +15,37 @@ On the command line: `python -m train --help`.
 from train import _requirements  # noqa: F401 - checks, before anything else is imported
 
 # isort: split
+from train._architectures import architecture_of
 from train._binarize import binarize, binarize_once
 from train._config import Binarize, ModelConfig, TrainingConfig
-from train._datasets import DATASET_NAMES, Dataset, DatasetName, load_dataset
+from train._data import (
+    DATASET_NAMES,
+    DataConfig,
+    Dataset,
+    DatasetName,
+    Preprocessing,
+    Rows,
+    check_range,
+    load_data,
+    load_dataset,
+    standardisation_of,
+)
 from train._device import select_device
 from train._elbo import elbo_of_each, evaluate_elbo, evaluating
 from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, LabelError, RunError, TrainError
-from train._fit import Progress, fit
+from train._evaluation import Evaluation, evaluate
+from train._fit import fit
+from train._images import Images
+from train._importance import importance_weighted_bound
 from train._labels import check_label_values
 from train._latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from train._likelihoods import LIKELIHOODS, Likelihood
+from train._model_for import model_for
 from train._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
 from train._objective import objective_of
-from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
+from train._observer import Observer
+from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
+from train._run_writer import RunWriter
 from train._terms import ElboTerms, GivenNoise, elbo_terms
 from train._trainer import Trainer
 from train._vae import VAE
@@ -45,6 +62,7 @@ __all__ = [
     "AbstractEncoder",
     "Binarize",
     "ConfigError",
+    "DataConfig",
     "Dataset",
     "DatasetError",
     "DatasetInfo",
@@ -55,12 +73,16 @@ __all__ = [
     "ElboTerms",
     "Encoder",
     "EpochMetrics",
+    "Evaluation",
     "GivenNoise",
+    "Images",
     "LabelError",
     "Latent",
     "Likelihood",
     "ModelConfig",
-    "Progress",
+    "Observer",
+    "Preprocessing",
+    "Rows",
     "Run",
     "RunConfig",
     "RunError",
@@ -68,18 +90,25 @@ __all__ = [
     "TrainError",
     "Trainer",
     "TrainingConfig",
+    "architecture_of",
     "binarize",
     "binarize_once",
     "check_label_values",
+    "check_range",
     "elbo_of_each",
     "elbo_terms",
+    "evaluate",
     "evaluate_elbo",
     "evaluating",
     "fit",
+    "importance_weighted_bound",
+    "load_data",
     "load_dataset",
     "load_run",
+    "model_for",
     "newest_run",
     "objective_of",
     "run_config",
     "select_device",
+    "standardisation_of",
 ]

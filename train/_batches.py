@@ -7,9 +7,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from train._images import Images
+from train._processes import ALONE, Processes
+
 
 def batches(
-    images: Tensor, labels: Tensor | None, order: Tensor, batch_size: int, device: torch.device
+    images: Images,
+    labels: Tensor | None,
+    order: Tensor,
+    batch_size: int,
+    device: torch.device,
+    *,
+    processes: Processes = ALONE,
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield images and labels in the given order, `batch_size` at a time, the last batch maybe smaller.
 
@@ -22,8 +31,10 @@ def batches(
         order: The images' indices, shape `(num_images,)`.
         batch_size: At least 1.
         device: Where the batches shall be.
+        processes: That have a part of each batch; this one's comes.
     """
-    for indices in order.to(images.device).split(batch_size):
+    for batch in order.to(images.device).split(batch_size):
+        indices = processes.shard(batch)
         yield _moved(images[indices], device), None if labels is None else _moved(labels[indices], device)
 
 

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_args
+from typing import Any
 
 import click
-import torch
 from click.core import ParameterSource
 
-from train._binarize import binarize_once
-from train._config import MAX_SEED, Binarize, ModelConfig, TrainingConfig
-from train._datasets import DATASET_NAMES, DatasetName, load_dataset
-from train._device import select_device
-from train._errors import TrainError
+from train._config import TrainingConfig
+from train._data import DataConfig, Dataset, load_data
+from train._errors import DatasetError, TrainError
 from train._fit import fit
-from train._latents import LATENTS
-from train._likelihoods import LIKELIHOODS
-from train._networks import ARCHITECTURES
-from train._progress import show_progress
-from train._run import DatasetInfo, RunWriter, check_writable, run_config
-from train._sizes import Sizes
-from train._trainer import Trainer
+from train._images import Images
+from train._model_for import model_for
+from train._observer import Observer
+from train._options import data_options, model_options, run_options, training_options
+from train._plan import plan_of
+from train._processes import FirstFailedError, Processes
+from train._progress import Shown
+from train._run import CHECKPOINT_FILE, SETTINGS_FILE
+from train._run_writer import check_writable
+from train._settings import config_option, dump_settings, settings_for
+from train._torchrun import joined, this_process
 
-_GOES_WITH = {"levels": ("likelihood", "categorical"), "components": ("latent", "mixture")}
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_GOES_WITH = {
+    "levels": ("likelihood", "categorical"),
+    "components": ("latent", "mixture"),
+    "plateau_epochs": ("schedule", "plateau"),
+}
+_NOT_OF_THE_RUN = ("out", "force", "resume", "dry_run")
+_SIGNALLED = 128  # and the signal's number, as shells report it
 
 
 class _Refused(click.ClickException):
@@ -39,53 +44,18 @@ class _Refused(click.ClickException):
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--cuda", is_flag=True, help="Train on the CUDA device; an error where there is none.")
-@click.option("--dataset", type=click.Choice(DATASET_NAMES), default="mnist", help="The images to train on.")
-@click.option(
-    "--data-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with the data set's IDX files, plain or gzip. Without it they are downloaded to data/.",
-)
-@click.option("--epochs", type=click.IntRange(min=1), default=100, help="Passes over the training images.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=256, help="Images a step.")
-@click.option("--learning-rate", type=float, default=1e-3, help="Adam's step size.")
-@click.option(
-    "--z-dim",
-    "--z-dims",
-    "z_dims",
-    type=Sizes("32,16"),
-    default="50",
-    help="Latent dimensions; with hierarchical one size a level, the lowest first, like 32,16.",
-)
-@click.option("--hidden-dim", type=click.IntRange(min=1), default=400, help="Width of the hidden layers.")
-@click.option(
-    "--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same weights; on CPU bit for bit."
-)
-@click.option("--architecture", type=click.Choice(list(ARCHITECTURES)), default="mlp", help="The networks.")
-@click.option("--likelihood", type=click.Choice(list(LIKELIHOODS)), default="bernoulli", help="p(x|z).")
-@click.option("--levels", type=click.IntRange(min=2), default=8, help="Values a pixel may have; with categorical.")
-@click.option("--latent", type=click.Choice(list(LATENTS)), default="normal", help="p(z).")
-@click.option("--components", type=click.IntRange(min=2), default=10, help="Components of p(z); with mixture.")
-@click.option("--conditional", is_flag=True, help="Both networks see the labels, and a chosen class can be generated.")
-@click.option("--beta", type=float, default=1.0, help="Weight of the latent in the objective; 1 is the ELBO.")
-@click.option("--beta-warmup", type=click.IntRange(min=0), default=0, help="Epochs over which beta is reached.")
-@click.option("--num-particles", type=click.IntRange(min=1), default=1, help="Draws of z an image and step.")
-@click.option(
-    "--binarize",
-    type=click.Choice(get_args(Binarize)),
-    default="none",
-    help="Grey values made 0 or 1: at one half, or drawn anew in each epoch with the grey value as probability.",
-)
-@click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO); not for a mixture.")
-@click.option("--tf32/--no-tf32", default=False, help="Let a CUDA device round factors to 10 bits; with --cuda.")
-@click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<dataset>-<choices>]")
-@click.option("--force", is_flag=True, help="Replace the run that --out already holds.")
+@data_options
+@model_options
+@training_options
+@run_options
+@config_option
 @click.version_option(package_name="edgevae", prog_name="vae-train")
 @click.pass_context
-def main(ctx: click.Context, /, out: Path | None, force: bool, **options: Any) -> None:
-    """Fit Pyro's VAE to images with SVI and save the run.
+def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry_run: bool, **options: Any) -> None:
+    """Fit Pyro's VAE with SVI and save the run.
 
-    The run goes to --out: configuration, weights, metrics, a loss curve and reconstructions. Ctrl-C ends the training
-    with a checkpoint of that moment.
+    The run goes to --out: configuration, checkpoints, weights, metrics, evaluation and report. Ctrl-C and SIGTERM end
+    the training with a checkpoint of that moment, and --resume goes on from there; so it does after a crash.
 
     \b
     Examples:
@@ -93,89 +63,156 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, **options: Any) -
       python -m train --cuda --dataset mnist --data-dir ~/mnist
       python -m train --architecture conv --latent hierarchical --z-dims 32,16
       python -m train --latent mixture --components 10 --binarize stochastic
+      python -m train --data faces/ --resize 64,64 --architecture conv --validation-fraction 0.1 --patience 10
+      python -m train --data sensors.npy --likelihood normal --z-dim 8
+      python -m train --resume --out runs/mnist-mlp
+      torchrun --nproc-per-node 4 --max-restarts 3 -m train --out runs/mnist --resume
     """
+    if options["data"] is not None and ctx.get_parameter_source("dataset") is ParameterSource.DEFAULT:
+        options["dataset"] = None
+    out = out or Path("runs") / _default_name(options)
+    if force and resume:
+        raise click.UsageError("--force replaces a run and --resume goes on with it; give one of them")
+    if resume:
+        options = _as_begun(ctx, out, options)
+    _check_usage(ctx, options)
+    try:
+        with joined(options["cuda"]) as processes:
+            stopped_by = _train(processes, out, force, resume, dry_run, **options)
+    except FirstFailedError:
+        ctx.exit(_Refused.exit_code)
+    except (TrainError, OSError) as error:
+        raise _Refused(f"{this_process()}{error}") from error
+    if stopped_by:
+        ctx.exit(_SIGNALLED + stopped_by)
+
+
+def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: bool, **options: Any) -> int:
+    """Train as the options say; return the signal that ended it early, 0 for none."""
+    given = {name: value for name, value in options.items() if name != "cuda"}
+    say = click.echo if processes.is_first else _say_nothing
+    training = TrainingConfig(**{field.name: given.pop(field.name) for field in fields(TrainingConfig)})
+    data = DataConfig(**{field.name: given.pop(field.name) for field in fields(DataConfig)})
+    observers = _loggers(tensorboard=given.pop("tensorboard"), mlflow=given.pop("mlflow"))
+    leaves = {name: given.pop(name) for name in ("checkpoint_every", "iw_particles", "report")}
+    if not (resume and (out / CHECKPOINT_FILE).exists()):
+        processes.from_first(lambda: check_writable(out, overwrite=force))
+    conditional = given.pop("conditional")
+    dataset = processes.first_ahead(lambda: _loaded(data, conditional))
+    z_dims = given.pop("z_dims")
+    model = model_for(dataset, training, conditional=conditional, z_dim=z_dims[0], upper_dims=z_dims[1:], **given)
+    say(plan_of(dataset, model, training, processes.device, out))
+    if processes.world_size > 1:
+        say(f"processes {processes.world_size}, each with its part of every batch")
+    if dry_run:
+        say("Nothing was trained (--dry-run).")
+        return 0
+    settings = dump_settings({name: value for name, value in options.items() if name not in _NOT_OF_THE_RUN})
+    with _stop_signal() as stopped_by, _shown(training, processes) as shown:
+        run = fit(
+            dataset,
+            out,
+            model,
+            training,
+            device=processes.device,
+            processes=processes,
+            overwrite=force,
+            resume=resume,
+            **leaves,
+            observers=[shown, *observers],
+            should_stop=lambda: stopped_by() != 0,
+            settings=settings,
+        )
+    stopped = processes.any(stopped_by() != 0)
+    last = run.metrics[-1]
+    if stopped:
+        say(f"Stopped in epoch {last.epoch}; the checkpoint is saved. Go on with --resume.")
+    elif last.epoch < training.epochs:
+        say(f"Ended after epoch {last.epoch}: {training.patience} epochs brought no better validation ELBO.")
+    elbo, num_particles = run.test_elbo
+    say(f"Test ELBO {elbo:.2f} nats an image ({num_particles} particles). Export it with: vae-export {out}")
+    return stopped_by() or (signal.SIGTERM if stopped else 0)
+
+
+def _say_nothing(_text: str) -> None:
+    """Speak in a process that is not the first."""
+
+
+def _shown(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
+    first = processes.is_first
+    return Shown(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
+
+
+def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:
+    """Return the data, with labels where there are any: the report colours by them what the model does not see."""
+    if conditional:
+        return load_data(data, labels=True)
+    try:
+        return load_data(data, labels=True)
+    except DatasetError:
+        return load_data(data, labels=False)
+
+
+def _check_usage(ctx: click.Context, options: Mapping[str, Any]) -> None:
     for name, (choice, value) in _GOES_WITH.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and options[choice] != value:
-            raise click.UsageError(f"--{name} goes with --{choice} {value}, got --{choice} {options[choice]}")
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} goes with --{choice} {value}, got --{choice} {options[choice]}")
     if options["tf32"] and not options["cuda"]:
         raise click.UsageError("--tf32 goes with --cuda: the CPU has no TF32")
-    out = out or Path("runs") / _default_name(options)
-    try:
-        complete = _train(out, force, **options)
-    except (TrainError, OSError) as error:
-        raise _Refused(str(error)) from error
-    if not complete:
-        ctx.exit(_INTERRUPTED)
 
 
-def _train(
-    out: Path,
-    force: bool,
-    *,
-    cuda: bool,
-    dataset: DatasetName,
-    data_dir: Path | None,
-    z_dims: tuple[int, ...],
-    conditional: bool,
-    **choices: Any,
-) -> bool:
-    device = select_device(cuda)
-    training_config = TrainingConfig(**{field.name: choices.pop(field.name) for field in fields(TrainingConfig)})
-    check_writable(out, overwrite=force)
-    images = load_dataset(dataset, data_dir, labels=conditional)
-    model_config = ModelConfig(
-        images.data_shape, z_dim=z_dims[0], upper_dims=z_dims[1:], num_classes=images.num_classes, **choices
-    )
-    if not LIKELIHOODS[model_config.likelihood].unit_interval:
-        data_scale, data_loc = torch.std_mean(binarize_once(images.train, training_config.binarize))
-        model_config = replace(model_config, data_loc=float(data_loc), data_scale=float(data_scale))
-    info = DatasetInfo(images.name, len(images.train), len(images.test))
-    click.echo(
-        f"{info.name}: {info.num_train} training and {info.num_test} test images, shape {images.data_shape}; "
-        f"{_described(model_config)}, on {device}; run in {out}"
-    )
-    trainer = Trainer(model_config, training_config, device)
-    config = run_config(model_config, training_config, info)
-    writer = RunWriter(out, config, images.test, images.test_labels, overwrite=force)
-    steps_per_epoch = math.ceil(info.num_train / training_config.batch_size)
-    with _interrupt_flag() as interrupted, show_progress(training_config.epochs, steps_per_epoch) as progress:
-        last = fit(trainer, images.to(device), training_config.epochs, writer, progress, should_stop=interrupted)
-    if interrupted():
-        click.echo(f"Interrupted in epoch {last.epoch}; the checkpoint is saved.")
-    click.echo(f"Test ELBO {last.test_elbo_nats:.2f} nats an image. Export it with: vae-export {out}")
-    return not interrupted()
+def _as_begun(ctx: click.Context, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the run that goes on, where neither the command line nor a file says another thing."""
+    if not (out / SETTINGS_FILE).exists():
+        return dict(options)
+    begun = settings_for(ctx.command, out / SETTINGS_FILE)
+    merged = dict(options)
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        if name in begun and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            merged[name] = parameter.type_cast_value(ctx, begun[name])
+    return merged
+
+
+def _loggers(*, tensorboard: bool, mlflow: bool) -> list[Observer]:
+    loggers: list[Observer] = []
+    if tensorboard:
+        from train._tensorboard import TensorBoardLog
+
+        loggers.append(TensorBoardLog())
+    if mlflow:
+        from train._mlflow import MlflowLog
+
+        loggers.append(MlflowLog())
+    return loggers
 
 
 def _default_name(options: Mapping[str, Any]) -> str:
     """Name a run by its data, its architecture, and what it has that the reference has not."""
     usual = {"likelihood": "bernoulli", "latent": "normal", "binarize": "none"}
-    parts = [options["dataset"], options["architecture"]]
+    parts = [options["data"].stem if options["data"] else options["dataset"]]
+    parts += [options["architecture"].partition(":")[0]]
     parts += [options[name] for name, value in usual.items() if options[name] != value]
     parts += ["conditional"] * options["conditional"]
     parts += [f"beta{options['beta']:g}"] * (options["beta"] != 1)
     return "-".join(parts)
 
 
-def _described(model: ModelConfig) -> str:
-    sizes = "-".join(map(str, (model.data_dim, model.hidden_dim, *model.z_dims)))
-    latent = f"mixture of {model.components}" if model.latent == "mixture" else f"{model.latent} latent"
-    classes = f", {model.num_classes} classes" if model.num_classes else ""
-    return f"{model.architecture} VAE {sizes}, {model.likelihood}, {latent}{classes}"
-
-
 @contextlib.contextmanager
-def _interrupt_flag() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a flag that is asked between steps; a second one ends the program at once."""
-    pressed = False
+def _stop_signal() -> Iterator[Callable[[], int]]:
+    """Turn the first Ctrl-C or SIGTERM into a number that is asked between steps; a second one ends the program."""
+    received = 0
 
-    def on_interrupt(_signum: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
             raise KeyboardInterrupt
-        pressed = True
+        received = number
 
-    previous = signal.signal(signal.SIGINT, on_interrupt)
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: pressed
+        yield lambda: received
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

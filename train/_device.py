@@ -10,17 +10,29 @@ import torch
 from train._errors import DeviceError
 
 
-def select_device(cuda: bool) -> torch.device:
+def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch.device:
     """Return the CUDA device if `cuda`, else the CPU.
 
+    Args:
+        cuda: Whether CUDA was asked for.
+        index: Which device, and the process's from now on; without it the process's present one.
+        count: How many devices the processes on this machine need.
+
     Raises:
-        DeviceError: CUDA was asked for and PyTorch sees no CUDA device.
+        DeviceError: CUDA was asked for and PyTorch sees no CUDA device, or too few.
     """
     if not cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "PyTorch sees no CUDA device"
         raise DeviceError(f"--cuda was asked for, but {reason}; leave --cuda out to train on the CPU")
+    if torch.cuda.device_count() < count:
+        raise DeviceError(
+            f"--cuda needs a device for each of {count} processes, but PyTorch sees {torch.cuda.device_count()}; start "
+            f"as many processes as devices, with --nproc-per-node {torch.cuda.device_count()}"
+        )
+    if index is not None:
+        torch.cuda.set_device(index)
     return torch.device("cuda", torch.cuda.current_device())
 
 

@@ -5,6 +5,7 @@ TrainError
 ├── DatasetError   the images are not there, not readable, or another data set's
 ├── DeviceError    the device that was asked for is not usable
 ├── DivergedError  the loss is no longer a number
+├── InstallError   a package that was asked for is not installed
 ├── LabelError     a conditional model got no labels, or another one did
 └── RunError       a run folder is missing, damaged, or in the way
 """
@@ -28,6 +29,10 @@ class DeviceError(TrainError):
 
 class DivergedError(TrainError):
     """The loss is no longer a finite number."""
+
+
+class InstallError(TrainError):
+    """A package that only some trainings need is not installed."""
 
 
 class LabelError(TrainError, ValueError):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from train._config import ModelConfig
 from train._labels import check_labels
 from train._likelihoods import Bernoulli, Likelihood
+from train._standardisation import Standardisation
 
 _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
 
@@ -24,12 +25,15 @@ _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and
 class AbstractEncoder(nn.Module, abc.ABC):
     """The parameters of q(z|x): features, and two heads.
 
+    A subclass makes layers in `make_features` and applies them in `features`; there it has the sizes `data_dim`,
+    `data_shape`, `hidden_dim` and `num_classes` as attributes. See `train._architectures` for one.
+
     Args:
         z_dim: Number of latent dimensions.
         hidden_dim: Width of the hidden layers.
         data_shape: Shape of one observation.
-        data_loc: Mean of the data; observations are standardised with it.
-        data_scale: Standard deviation of the data, positive.
+        data_loc: Mean of the data, one number or `data_dim`; observations are standardised with it.
+        data_scale: Standard deviation of the data, likewise, positive.
         num_classes: Number of labels that the network sees beside the observation, 0 for none.
     """
 
@@ -39,16 +43,16 @@ class AbstractEncoder(nn.Module, abc.ABC):
         hidden_dim: int,
         data_shape: tuple[int, ...],
         *,
-        data_loc: float = 0.0,
-        data_scale: float = 1.0,
+        data_loc: float | tuple[float, ...] = 0.0,
+        data_scale: float | tuple[float, ...] = 1.0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.hidden_dim = hidden_dim
         self.data_shape = data_shape
-        self.data_loc = data_loc
-        self.data_scale = data_scale
+        self.data_dim = math.prod(data_shape)
+        self.standardisation = Standardisation(data_loc, data_scale)
         self.make_features()
         self.fc21 = nn.Linear(hidden_dim, z_dim)
         self.fc22 = nn.Linear(hidden_dim, z_dim)
@@ -58,28 +62,33 @@ class AbstractEncoder(nn.Module, abc.ABC):
 
         `z_scale` is a standard deviation, positive. `y` holds the labels of a conditional model, integers, `(batch,)`.
         """
-        x = x.flatten(1)
-        if (self.data_loc, self.data_scale) != (0.0, 1.0):
-            x = (x - self.data_loc) / self.data_scale
-        hidden = self.features(x, _one_hot(y, self.num_classes, x))
+        hidden = self.features_at(x, y)
         return self.fc21(hidden), torch.exp(self.fc22(hidden))
+
+    def features_at(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return features, shape `(batch, hidden_dim)`, for arguments as those of `forward`."""
+        x = self.standardisation(x.flatten(1))
+        return self.features(x, _one_hot(y, self.num_classes, x))
 
     @abc.abstractmethod
     def make_features(self) -> None:
-        """Make the layers that `features` needs."""
+        """Make the layers that `features` needs; the sizes are there, the heads are made afterwards."""
 
     @abc.abstractmethod
     def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Return features, shape `(batch, hidden_dim)`.
 
         Args:
-            x: Shape `(batch, data_dim)`.
+            x: Standardised, shape `(batch, data_dim)`; `x.unflatten(1, self.data_shape)` is the image.
             labels: One-hot, shape `(batch, num_classes)`; `None` where there are no classes.
         """
 
 
 class AbstractDecoder(nn.Module, abc.ABC):
     """The parameters of p(x|z).
+
+    A subclass makes layers in `make_outputs` and applies them in `outputs`; there it has the sizes `code_dim`,
+    `data_dim`, `data_shape` and `hidden_dim` as attributes. See `train._architectures` for one.
 
     Args:
         z_dim: Number of latent dimensions.
@@ -103,6 +112,7 @@ class AbstractDecoder(nn.Module, abc.ABC):
         self.code_dim = z_dim + num_classes
         self.hidden_dim = hidden_dim
         self.data_shape = data_shape
+        self.data_dim = math.prod(data_shape)
         likelihood = likelihood or Bernoulli(ModelConfig(data_shape, z_dim, hidden_dim))
         self.make_outputs(likelihood.num_outputs)
         self.likelihood = likelihood
@@ -124,7 +134,7 @@ class AbstractDecoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def make_outputs(self, num_outputs: int) -> None:
-        """Make the layers that `outputs` needs, for `num_outputs` numbers a value."""
+        """Make the layers that `outputs` needs; the last one gives `num_outputs * data_dim` numbers a row."""
 
     @abc.abstractmethod
     def outputs(self, code: Tensor) -> Tensor:
@@ -139,7 +149,7 @@ class Encoder(AbstractEncoder):
 
     def make_features(self) -> None:
         """Make one layer."""
-        self.fc1 = nn.Linear(math.prod(self.data_shape) + self.num_classes, self.hidden_dim)
+        self.fc1 = nn.Linear(self.data_dim + self.num_classes, self.hidden_dim)
         self.softplus = nn.Softplus()
 
     def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -154,7 +164,7 @@ class Decoder(AbstractDecoder):
     def make_outputs(self, num_outputs: int) -> None:
         """Make two layers."""
         self.fc1 = nn.Linear(self.code_dim, self.hidden_dim)
-        self.fc21 = nn.Linear(self.hidden_dim, num_outputs * math.prod(self.data_shape))
+        self.fc21 = nn.Linear(self.hidden_dim, num_outputs * self.data_dim)
         self.softplus = nn.Softplus()
 
     def outputs(self, code: Tensor) -> Tensor:

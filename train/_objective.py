@@ -20,9 +20,10 @@ Objective = Trace_ELBO | TraceEnum_ELBO
 class DeviceELBO(Trace_ELBO):
     """`Trace_ELBO`, its differentiable loss left on the device: Pyro's asks the device for the value of each site."""
 
-    def __init__(self, num_particles: int) -> None:
+    def __init__(self, num_particles: int, free_bits: float = 0.0) -> None:
         # With a max_plate_nesting, Pyro would not validate shapes left of it.
         super().__init__(num_particles)  # type: ignore[no-untyped-call]  # Pyro's has no types
+        self._free_bits = free_bits
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Tensor) -> Tensor:
         """Return the loss in nats, summed over the batch, a scalar whose gradient is the ELBO's."""
@@ -33,13 +34,28 @@ class DeviceELBO(Trace_ELBO):
         sampled = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
         if all(site["fn"].has_rsample for site in sampled):
             loss: Tensor = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
-            return loss
+            return loss + _given_back(guide_trace, self._free_bits) if self._free_bits else loss
         with_score_function: Any = self._differentiable_loss_particle
         value, surrogate = with_score_function(model_trace, guide_trace)
         return torch.as_tensor(value + (surrogate - surrogate.detach()))
 
 
-def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[Callable[..., Tensor], Objective]:
+def _given_back(guide_trace: Any, free_bits: float) -> Tensor:
+    """Return what free bits take off the objective, in nats, summed over the batch.
+
+    Dimension j of the latent costs max(free_bits, KL_j), its KL averaged over the batch (Kingma et al., "Improved
+    Variational Inference with Inverse Autoregressive Flow", 2016, equation 15). The loss holds KL_j already, so that
+    max(free_bits - KL_j, 0) makes it whole: below the threshold the gradients of the two cancel.
+    """
+    site = guide_trace.nodes[LATENT_SITE]
+    q = site["fn"].base_dist
+    kl = (q.loc**2 + q.scale**2 - 1) / 2 - q.scale.log()
+    return site["scale"] * len(kl) * torch.relu(free_bits - kl.mean(0)).sum()
+
+
+def objective_of(
+    vae: VAE, num_particles: int = 1, jit: bool = False, free_bits: float = 0.0
+) -> tuple[Callable[..., Tensor], Objective]:
     """Return the model to train or evaluate, and the ELBO that is right for it.
 
     A model with a discrete site has it enumerated, and summed out by `TraceEnum_ELBO`; any other is `Trace_ELBO`'s. The
@@ -49,17 +65,21 @@ def objective_of(vae: VAE, num_particles: int = 1, jit: bool = False) -> tuple[C
         vae: The model.
         num_particles: Draws of z an observation.
         jit: Compile the ELBO.
+        free_bits: Nats of each latent dimension's KL that cost nothing.
 
     Raises:
-        ConfigError: `jit`, and the model has a discrete site: Pyro's compiled enumeration breaks on a batch of one.
+        ConfigError: `jit`, and the model has a discrete site: Pyro's compiled enumeration breaks on a batch of one; or
+            `free_bits`, and the latent's KL has no closed form.
     """
+    if free_bits and vae.config.latent != "normal":
+        raise ConfigError(f"free_bits go with latent normal, whose KL has a closed form, got {vae.config.latent}")
     if vae.latent.enumerated:
         if jit:
             raise ConfigError(f"jit does not go with latent {vae.config.latent}, which is enumerated; drop one")
         return config_enumerate(vae.model), TraceEnum_ELBO(num_particles, max_plate_nesting=1)
     if jit:
         return vae.model, JitTrace_ELBO(num_particles, ignore_jit_warnings=True)
-    return vae.model, DeviceELBO(num_particles)
+    return vae.model, DeviceELBO(num_particles, free_bits)
 
 
 class ScaleLatent(Messenger):

@@ -2,63 +2,100 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from train._fit import Progress as FitProgress
+from train._data import Dataset
+from train._images import Images
+from train._observer import Observer
 from train._run import EpochMetrics
+from train._vae import VAE
 
 
-@contextlib.contextmanager
-def show_progress(epochs: int, steps_per_epoch: int) -> Iterator[FitProgress]:
-    """Show the training on the standard output, in the way that fits it."""
-    console = Console()
-    if not console.is_terminal:
-        yield _Lines(epochs)
-        return
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.2f}"),
-        TextColumn("test ELBO {task.fields[elbo]} nats"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        total = epochs * steps_per_epoch
-        task = bar.add_task("training", total=total, epoch=1, epochs=epochs, loss=float("nan"), elbo="-")
-        yield _Bar(bar, task, epochs)
+class Shown(Observer):
+    """Shows a training on the standard output, in the way that fits it; a context manager.
 
+    Args:
+        epochs: That it will have at its end.
+        batch_size: Images a step.
+    """
 
-class _Bar:
-    def __init__(self, bar: Progress, task: TaskID, epochs: int) -> None:
-        self._bar, self._task, self._epochs = bar, task, epochs
+    def __init__(self, epochs: int, batch_size: int) -> None:
+        self._epochs, self._batch_size = epochs, batch_size
+        self._bar: Progress | None = None
+        self._images = self._before = 0
+        self._start = 0.0
+        console = Console()
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+                BarColumn(),
+                TextColumn("loss {task.fields[loss]:.2f}"),
+                TextColumn("{task.fields[elbo]} nats"),
+                TextColumn("{task.fields[rate]:,.0f} images/s"),
+                TimeRemainingColumn(),
+                console=console,
+            )
 
-    def on_step(self, loss: Tensor) -> None:
-        self._bar.update(self._task, advance=1, loss=loss)  # read when the bar is drawn, a few times a second
+    def __enter__(self) -> Shown:
+        if self._bar is not None:
+            self._bar.start()
+        return self
 
-    def on_epoch(self, metrics: EpochMetrics) -> None:
-        epoch = min(metrics.epoch + 1, self._epochs)
-        self._bar.update(self._task, epoch=epoch, elbo=f"{metrics.test_elbo_nats:.2f}")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
-
-class _Lines:
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
+    def on_begin(
+        self,
+        folder: Path,  # noqa: ARG002 - all observers are told the same
+        vae: VAE,  # noqa: ARG002 - likewise
+        dataset: Dataset[Images],
+        metrics: Sequence[EpochMetrics],
+    ) -> None:
+        """Begin at the first epoch that is not made yet."""
+        self._images, self._before = len(dataset.train), len(metrics)
         self._start = time.perf_counter()
+        if self._bar is not None:
+            steps = math.ceil(self._images / self._batch_size)
+            self._task = self._bar.add_task(
+                "training",
+                total=self._epochs * steps,
+                completed=self._before * steps,
+                epoch=self._before + 1,
+                epochs=self._epochs,
+                loss=float("nan"),
+                elbo="test ELBO -",
+                rate=0.0,
+            )
 
     def on_step(self, loss: Tensor) -> None:
-        pass
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, loss=loss)  # read when the bar is drawn, a few times a second
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
-        left = (time.perf_counter() - self._start) / metrics.epoch * (self._epochs - metrics.epoch)
+        """Say what the epoch brought."""
+        rate = self._images / max(metrics.epoch_seconds, 1e-9)
+        validation = metrics.validation_elbo_nats
+        elbo = f"test ELBO {metrics.test_elbo_nats:.2f}"
+        elbo = elbo if validation is None else f"validation ELBO {validation:.2f}  {elbo}"
+        if self._bar is not None:
+            epoch = min(metrics.epoch + 1, self._epochs)
+            self._bar.update(self._task, epoch=epoch, elbo=elbo, rate=rate)
+            return
+        left = (time.perf_counter() - self._start) / (metrics.epoch - self._before) * (self._epochs - metrics.epoch)
         click.echo(
-            f"epoch {metrics.epoch}/{self._epochs}  loss {metrics.train_loss_nats:.2f}  "
-            f"test ELBO {metrics.test_elbo_nats:.2f} nats an image  "
-            f"{metrics.epoch_seconds:.1f} s  left {left / 60:.1f} min"
+            f"epoch {metrics.epoch}/{self._epochs}  loss {metrics.train_loss_nats:.2f}  {elbo} nats an image  "
+            f"{rate:,.0f} images/s  left {left / 60:.1f} min"
         )

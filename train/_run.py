@@ -1,18 +1,20 @@
 """A run folder: what a training leaves behind, and all that an export needs.
 
-config.json          the model's sizes, the training's options, the data set, the versions
-weights.safetensors  the VAE's state_dict
-samples.safetensors  the first test images, and their labels where the model sees labels, to verify and draw with
-metrics.jsonl        one line an epoch
-test_elbos.safetensors  the ELBO of each test image, in nats; of a finished training
-loss.png, reconstructions.png
+settings.toml           every option of the command that trained it; of `python -m train`
+config.json             the model's sizes, the training's options, the data set, the versions
+checkpoint.safetensors  the training's last saved moment, from which it goes on
+weights.safetensors     the VAE's state_dict: the best epoch's by validation ELBO, or without validation the last one's
+samples.safetensors     the first test images, and their labels where the model sees labels, to verify and draw with
+metrics.jsonl           one line an epoch
+evaluation.json         what the weights are worth on each set of images; of a finished training
+test_elbos.safetensors  the ELBO of each test image, in nats; likewise
+report.html, and the pictures in it
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,13 @@ from typing import Any
 import msgspec
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
-from train._binarize import binarize_once
 from train._config import ModelConfig, TrainingConfig
+from train._data import Dataset, Preprocessing
 from train._errors import RunError
+from train._evaluation import Evaluation
+from train._images import Images
 from train._vae import VAE
 
 SCHEMA_VERSION = 1
@@ -35,22 +38,49 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.safetensors"
 METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+EVALUATION_FILE = "evaluation.json"
 TEST_ELBOS_FILE = "test_elbos.safetensors"
-LOSS_CURVE_FILE = "loss.png"
-RECONSTRUCTIONS_FILE = "reconstructions.png"
-PICTURES = (LOSS_CURVE_FILE, RECONSTRUCTIONS_FILE)
+SETTINGS_FILE = "settings.toml"
 
-_IMAGES, _LABELS, _ELBOS = "test", "labels", "elbos"
+IMAGES, LABELS, ELBOS = "test", "labels", "elbos"
+"""Names of the tensors in the files."""
+
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl")
+_NOTHING_DONE = Preprocessing()
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What a run remembers of its data: name, and how many images it trained and tested on."""
+    """What a run remembers of its data.
+
+    Args:
+        name: The data set.
+        num_train: Number of training images.
+        num_test: Number of test images.
+        num_validation: Number of validation images, 0 where there were none.
+        preprocessing: What was done to the stored values.
+        class_names: The classes' names, in the order of their numbers; empty where they have none.
+    """
 
     name: str
     num_train: int
     num_test: int
+    num_validation: int = 0
+    preprocessing: Preprocessing = _NOTHING_DONE
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Dataset[Images]) -> DatasetInfo:
+        """Return what a run remembers of a data set."""
+        return cls(
+            name=dataset.name,
+            num_train=len(dataset.train),
+            num_test=len(dataset.test),
+            num_validation=0 if dataset.validation is None else len(dataset.validation),
+            preprocessing=dataset.preprocessing,
+            class_names=dataset.class_names,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +91,14 @@ class EpochMetrics:
         epoch: Counted from 1.
         train_loss_nats: Mean loss over the epoch's steps, nats an image: `-elbo`, its latent part weighted by beta.
         test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; beta does not weigh in it.
-        num_particles: Draws of z an image that the test ELBO is estimated from.
-        epoch_seconds: Time of the epoch's steps, evaluation not counted.
+        num_particles: Draws of z an image that the ELBOs are estimated from.
+        epoch_seconds: Time of the epoch's steps, evaluation not counted; since the last start, where the epoch was
+            resumed.
         complete: `False` where the epoch was interrupted.
+        step: Steps since the training began.
+        learning_rate: That of the epoch's last step.
+        beta: The latent's weight in the epoch's loss.
+        validation_elbo_nats: Mean ELBO of the validation images; `None` where there are none.
     """
 
     epoch: int
@@ -72,6 +107,10 @@ class EpochMetrics:
     num_particles: int
     epoch_seconds: float
     complete: bool = True
+    step: int = 0
+    learning_rate: float | None = None
+    beta: float = 1.0
+    validation_elbo_nats: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +135,9 @@ class Run:
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
         labels: Their classes, int64, shape `(num_samples,)`; `None` where the model is not conditional.
         metrics: One entry an epoch, in order.
-        test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` where the training did not come to its
-            end.
+        evaluations: What the weights are worth, by the name of the set: `train`, `validation`, `test`; empty where the
+            training did not come to its end.
+        test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` likewise.
     """
 
     path: Path
@@ -106,62 +146,15 @@ class Run:
     samples: Tensor
     labels: Tensor | None
     metrics: tuple[EpochMetrics, ...]
+    evaluations: Mapping[str, Evaluation]
     test_elbos: Tensor | None
 
-
-class RunWriter:
-    """Writes a run folder as training goes on; each file whole or not at all.
-
-    Args:
-        path: The folder; made with the first checkpoint, so that a training that fails before it leaves no trace.
-        config: Goes into `config.json`.
-        samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
-        labels: Their classes, shape `(num_images,)`, for a conditional model.
-        overwrite: Whether a run that is already there may be replaced.
-
-    Raises:
-        RunError: `path` holds a run and `overwrite` is `False`, or it is a file.
-    """
-
-    def __init__(
-        self, path: Path, config: RunConfig, samples: Tensor, labels: Tensor | None = None, *, overwrite: bool = False
-    ) -> None:
-        check_writable(path, overwrite)
-        self.path = path
-        self.metrics: list[EpochMetrics] = []
-        self._config = config
-        samples = binarize_once(samples, config.training.binarize)
-        kept = {_IMAGES: samples} if labels is None else {_IMAGES: samples, _LABELS: labels}
-        self._samples = {name: tensor[:NUM_SAMPLES].cpu().contiguous() for name, tensor in kept.items()}
-
-    def save(self, state_dict: Mapping[str, Tensor], metrics: EpochMetrics) -> None:
-        """Save the weights after an epoch, and its metrics; the first call makes the folder and removes an old run."""
-        if not self.metrics:
-            self._begin()
-        self.metrics.append(metrics)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
-        _write(self.path / WEIGHTS_FILE, safetensors.torch.save(weights))
-        lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
-        _write(self.path / METRICS_FILE, lines.encode())
-
-    def save_test_elbos(self, elbos: Tensor) -> None:
-        """Save the ELBO of each test image, in nats, shape `(num_test,)`, after the last epoch."""
-        _write(self.path / TEST_ELBOS_FILE, safetensors.torch.save({_ELBOS: elbos.cpu().to(torch.float32)}))
-
-    def _begin(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        for file in (WEIGHTS_FILE, METRICS_FILE, TEST_ELBOS_FILE, *PICTURES):
-            (self.path / file).unlink(missing_ok=True)
-        _write(self.path / CONFIG_FILE, json.dumps(dataclasses.asdict(self._config), indent=2).encode() + b"\n")
-        _write(self.path / SAMPLES_FILE, safetensors.torch.save(self._samples))
-
-
-def check_writable(path: Path, overwrite: bool) -> None:
-    """Raise `RunError` if a run cannot be written to `path` without losing what is there."""
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; --out must name a folder")
-    if (path / WEIGHTS_FILE).exists() and not overwrite:
-        raise RunError(f"{path} already holds a run; choose another --out, or give --force to replace it")
+    @property
+    def test_elbo(self) -> tuple[float, int]:
+        """Mean ELBO of the test images, nats an image, and the particles that it is estimated from."""
+        found = self.evaluations.get("test")
+        last = self.metrics[-1]
+        return (last.test_elbo_nats, last.num_particles) if found is None else (found.elbo_nats, found.num_particles)
 
 
 def run_config(model: ModelConfig, training: TrainingConfig, dataset: DatasetInfo) -> RunConfig:
@@ -178,22 +171,39 @@ def load_run(path: Path) -> Run:
     """
     for file in (CONFIG_FILE, WEIGHTS_FILE, SAMPLES_FILE, METRICS_FILE):
         if not (path / file).is_file():
+            if (path / CHECKPOINT_FILE).is_file():
+                raise RunError(f"the run in {path} has not come to the end of an epoch; go on with it by --resume")
             raise RunError(f"{path} is not a run with a checkpoint: {file} is missing; train one with python -m train")
+    config = read_config(path)
+    vae = VAE(config.model).eval()
     try:
-        config = _decode_config(path / CONFIG_FILE)
-        vae = VAE(config.model).eval()
         vae.load_state_dict(safetensors.torch.load_file(path / WEIGHTS_FILE))
         samples = safetensors.torch.load_file(path / SAMPLES_FILE)
-        images, labels = samples[_IMAGES], samples.get(_LABELS)
-        lines = (path / METRICS_FILE).read_bytes().splitlines()
-        elbos = path / TEST_ELBOS_FILE
-        test_elbos = safetensors.torch.load_file(elbos)[_ELBOS] if elbos.is_file() else None
-        metrics = tuple(msgspec.json.decode(line, type=EpochMetrics) for line in lines)
+        images, labels = samples[IMAGES], samples.get(LABELS)
+        elbos, evaluation = path / TEST_ELBOS_FILE, path / EVALUATION_FILE
+        test_elbos = safetensors.torch.load_file(elbos)[ELBOS] if elbos.is_file() else None
+        content = evaluation.read_bytes() if evaluation.is_file() else b"{}"
+        evaluations = msgspec.json.decode(content, type=dict[str, Evaluation])
     except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise RunError(f"the run in {path} is damaged: {error}") from error
+    metrics = read_metrics(path)
     if not metrics:
         raise RunError(f"the run in {path} is damaged: {METRICS_FILE} is empty")
-    return Run(path, config, vae, images, labels, metrics, test_elbos)
+    return Run(path, config, vae, images, labels, metrics, evaluations, test_elbos)
+
+
+def read_metrics(path: Path) -> tuple[EpochMetrics, ...]:
+    """Return the lines of `metrics.jsonl` of the run in the folder `path`; none where there is no such file.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    file = path / METRICS_FILE
+    try:
+        lines = file.read_bytes().splitlines() if file.is_file() else []
+        return tuple(msgspec.json.decode(line, type=EpochMetrics) for line in lines)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise RunError(f"the run in {path} is damaged: {METRICS_FILE}: {error}") from error
 
 
 def newest_run(folder: Path) -> Path:
@@ -208,15 +218,20 @@ def newest_run(folder: Path) -> Path:
     return checkpoints[-1].parent
 
 
-def _decode_config(path: Path) -> RunConfig:
-    content: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict)
-    version = content.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {version}, this edgevae reads {SCHEMA_VERSION}; use its own edgevae")
-    return msgspec.convert(content, RunConfig)
+def read_config(path: Path) -> RunConfig:
+    """Return the configuration of the run in the folder `path`.
 
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    Raises:
+        RunError: It is missing, damaged, or from a newer version.
+    """
+    try:
+        content: dict[str, Any] = msgspec.json.decode((path / CONFIG_FILE).read_bytes(), type=dict)
+        version = content.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RunError(
+                f"{path / CONFIG_FILE} has schema version {version}, this edgevae reads {SCHEMA_VERSION}; use its own "
+                "edgevae"
+            )
+        return msgspec.convert(content, RunConfig)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise RunError(f"the run in {path} is damaged: {error}") from error

@@ -10,11 +10,11 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
+from train._architectures import check_networks, networks_of
 from train._config import ModelConfig
 from train._errors import ConfigError
 from train._latents import LATENTS
 from train._likelihoods import LIKELIHOODS
-from train._networks import ARCHITECTURES
 
 
 class VAE(nn.Module):
@@ -24,26 +24,27 @@ class VAE(nn.Module):
     evaluation mode by the parameters that the decoder returns.
 
     Args:
-        config: The choices and sizes. Nothing else is assumed about the data.
+        config: The choices and sizes. Nothing else is assumed about the data. Networks of one's own are imported.
 
     Raises:
-        ConfigError: There is no such architecture, likelihood or latent.
+        ConfigError: There is no such architecture, likelihood or latent; or networks of one's own do not fit the model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        for name, choices in (("architecture", ARCHITECTURES), ("likelihood", LIKELIHOODS), ("latent", LATENTS)):
+        for name, choices in (("likelihood", LIKELIHOODS), ("latent", LATENTS)):
             if getattr(config, name) not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
         self.config = config
         sizes = (config.z_dim, config.hidden_dim, config.data_shape)
-        encoder, decoder = ARCHITECTURES[config.architecture]
+        encoder, decoder = networks_of(config.architecture)
         likelihood = LIKELIHOODS[config.likelihood](config)
         self.encoder = encoder(
             *sizes, data_loc=config.data_loc, data_scale=config.data_scale, num_classes=config.num_classes
         )
         self.decoder = decoder(*sizes, likelihood, num_classes=config.num_classes)
         self.latent = LATENTS[config.latent](config)
+        check_networks(self.encoder, self.decoder, config)
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Sample p(z) p(x|z) with `x` observed; return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`.

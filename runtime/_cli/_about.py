@@ -10,6 +10,7 @@ import click
 from .._bundle import Bundle
 from .._manifest import Manifest
 from .._model import Model
+from .._preprocessing import values_text
 from .._verification import BATCH_SIZES
 from ._options import FAILED, answer, bundle_argument, json_option, messages, runs_a_model
 
@@ -75,10 +76,13 @@ def _rows(manifest: Manifest) -> list[tuple[str, str]]:
     rows = [
         ("name", manifest.name),
         ("model", f"{model.architecture} {model.sizes}, {model.likelihood}"),
-        ("observations", f"shape {model.data_shape}, float{' in [0, 1]' * model.unit_interval} or uint8"),
+        ("observations", f"shape {model.data_shape}, {values_text(model, manifest.preprocessing)}"),
     ]
+    if manifest.preprocessing is not None and manifest.preprocessing.text:
+        rows.append(("preprocessing", manifest.preprocessing.text))
     if model.num_classes:
-        rows.append(("labels", f"y, integers from 0 to {model.num_classes - 1}"))
+        names = f": {', '.join(dataset.class_names)}" if dataset is not None and dataset.class_names else ""
+        rows.append(("labels", f"y, integers from 0 to {model.num_classes - 1}{names}"))
     rows += [
         ("latent", f"{model.latent_text}, space {manifest.latent_space_id[:16]}"),
         ("trained on", "not known" if dataset is None else f"{dataset.name}, {dataset.num_train} images"),

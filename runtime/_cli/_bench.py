@@ -118,6 +118,8 @@ def _calls(model: Model, size: int) -> list[tuple[str, Callable[[], object]]]:
     """What can be measured of this bundle: the methods whose graphs it has, each with its arguments."""
     noise = Noise(0)
     x = noise.uniform(size * model.manifest.model.data_dim).reshape(size, -1)
+    if model.manifest.preprocessing is not None:
+        x = model.manifest.preprocessing.raw(x)
     eps = noise.standard_normal((size, model.z_dim))
     y = 0 if model.num_classes else None
     methods: dict[str, tuple[str, Callable[[], object]]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def _steps_option(default: int) -> Callable[[Callable[..., Any]], Callable[..., 
 @bundle_argument
 @click.option("-n", "--num-samples", "num_samples", type=click.IntRange(min=1), default=64, help="How many.")
 @seed_option(0)
-@click.option("--y", help="Label, for a conditional model; each for an equal share of every class.")
+@click.option(
+    "--y", help="Label, for a conditional model: a number or a class's name; each for a share of every class."
+)
 @click.option("--component", help="Component, for a mixture; each for an equal share of every one.")
 @out_option(".png", ".npy", ".npz")
 @json_option
@@ -68,7 +70,8 @@ def generate(
             f"this model sees labels, integers from 0 to {model.num_classes - 1}; give --y, or --y each for all of them"
         )
     num_components = model.manifest.model.num_components
-    labels = _shares("--y", y, num_samples, model.num_classes)
+    dataset = model.manifest.dataset
+    labels = _shares("--y", y, num_samples, model.num_classes, () if dataset is None else dataset.class_names)
     components = _shares("--component", component, num_samples, num_components)
     loc_img = model.generate(num_samples, seed, y=labels, component=components)
     if out.suffix.lower() == ".png":
@@ -109,7 +112,7 @@ def interpolate(
       vae-run interpolate models/digits-mlp models/digits-mlp/reference.npz --out lines.png
       vae-run interpolate models/digits-mlp models/digits-mlp/reference.npz --steps 5 --out lines.npy
     """
-    rows = open_observations(inputs, model.manifest.model, y, labels)
+    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
     if rows.count % 2:
         raise InputError(f"interpolate takes pairs, an even number of rows, got {rows.count}")
     if rows.y is not None and not np.array_equal(rows.y[::2], rows.y[1::2]):
@@ -126,7 +129,8 @@ def interpolate(
     if out.suffix.lower() == ".png":
         x, y_of_x = rows.first(2 * _LINES_SHOWN)
         pairs = len(x) // 2
-        shown = np.concatenate([x[::2, None], lines(x, y_of_x), x[1::2, None]], axis=1)
+        seen, _ = model.observations(x, y_of_x)
+        shown = np.concatenate([seen[::2, None], lines(x, y_of_x), seen[1::2, None]], axis=1)
         save_picture(out, shown.reshape(-1, x.shape[1]), model.data_shape, steps + 2)
     else:
         with rows_file(out, pairs) as append, progress(rows.count, "interpolating") as advance:
@@ -172,7 +176,7 @@ def traverse(
       vae-run traverse models/digits-mlp models/digits-mlp/reference.npz --dim 23 --span -2,2 --steps 5 --out dims.npz
     """
     values = _values(span, steps)
-    rows = open_observations(inputs, model.manifest.model, y, labels)
+    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
     chosen = dims or _telling_dims(model, rows)
 
     def lines(x: FloatArray, labels_of_x: NDArray[np.int64] | None) -> FloatArray:
@@ -182,7 +186,8 @@ def traverse(
     if out.suffix.lower() == ".png":
         x, y_of_x = rows.first(max(1, _LINES_SHOWN // len(chosen)))
         count = len(x)
-        own = np.repeat(x[:, None, None], len(chosen), axis=1)
+        seen, _ = model.observations(x, y_of_x)
+        own = np.repeat(seen[:, None, None], len(chosen), axis=1)
         shown = np.concatenate([own, lines(x, y_of_x)], axis=2)
         save_picture(out, shown.reshape(-1, x.shape[1]), model.data_shape, steps + 1)
     else:
@@ -196,15 +201,20 @@ def traverse(
     answer(as_json, text, out=out, **record, provider=model.provider)
 
 
-def _shares(option: str, value: str | None, count: int, num_choices: int) -> NDArray[np.int64] | None:
-    """Return the choice of each row: one for all, or an equal share of each."""
+def _shares(
+    option: str, value: str | None, count: int, num_choices: int, names: Sequence[str] = ()
+) -> NDArray[np.int64] | None:
+    """Return the choice of each row: one for all, by its name or its number, or an equal share of each."""
     if value is None:
         return None
+    if value in names:
+        return np.full(count, names.index(value))
     if value != "each":
         try:
             return np.full(count, int(value))
         except ValueError as error:
-            raise InputError(f"{option} must be an integer, or each, got {value!r}") from error
+            known = f", one of {', '.join(names)}" if names else ""
+            raise InputError(f"{option} must be an integer{known}, or each, got {value!r}") from error
     if num_choices == 0 or count % num_choices:
         raise InputError(f"{option} each makes equal shares of {num_choices} choices, and -n is {count}")
     return np.repeat(np.arange(num_choices), count // num_choices)

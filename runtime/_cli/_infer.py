@@ -66,7 +66,7 @@ def encode(
       vae-run encode models/digits-mlp models/digits-mlp/reference.npz --out posterior.npz
       vae-run encode models/mnist-conditional models/mnist-conditional/reference.npz --y 3 --out posterior.csv
     """
-    rows = open_observations(inputs, model.manifest.model, y, labels)
+    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
     others = {"latent_space_id": np.array(model.manifest.latent_space_id)}
     with rows_file(out, rows.count, others) as append, progress(rows.count, "encoding") as advance:
         for x, y_of_x in rows.batches(batch_size):
@@ -154,11 +154,11 @@ def reconstruct(
       vae-run reconstruct models/digits-mlp models/digits-mlp/reference.npz --out reconstructions.png
       vae-run reconstruct models/digits-mlp models/digits-mlp/reference.npz --seed 0 --out loc_img.npy
     """
-    rows = open_observations(inputs, model.manifest.model, y, labels)
+    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
     batches = _reconstructions(model, rows, seed, batch_size)
     count = rows.count
     if out.suffix.lower() == ".png":
-        x, _ = rows.first(_PAIRS_SHOWN)
+        x, _ = model.observations(*rows.first(_PAIRS_SHOWN))
         count = len(x)
         save_pairs(out, x, _first(batches, count), model.data_shape, _PAIR_COLUMNS)
     else:

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _inputs
+from .. import _inputs, _observations
 from .._errors import InputError
 from .._latents import Latents
 from .._model_spec import ModelSpec
+from .._preprocessing import PreprocessingSpec
 from ._sources import Source, open_array_source, open_observations_source, read_labels
 
 FloatArray = NDArray[np.float32]
@@ -109,8 +110,16 @@ class Rows:
         return np.concatenate(found)
 
 
-def open_observations(paths: Sequence[Path], model: ModelSpec, y: int | None, labels: Path | None) -> Rows:
+def open_observations(
+    paths: Sequence[Path],
+    model: ModelSpec,
+    y: int | None,
+    labels: Path | None,
+    preprocessing: PreprocessingSpec | None = None,
+) -> Rows:
     """Open files and folders as observations, shape `(rows, data_dim)`, with labels where the model sees labels.
+
+    They stay in the scale of `preprocessing`, as `Model` takes them; `Model.observations` returns what its graphs see.
 
     Raises:
         InputError: One cannot be read or does not fit; the message names it.
@@ -119,8 +128,8 @@ def open_observations(paths: Sequence[Path], model: ModelSpec, y: int | None, la
     sources = []
     for path in paths:
         with _naming(path):
-            sources.append((path, open_observations_source(path, model.data_shape)))
-    return Rows(sources, lambda array: _inputs.observations(array, model), model, y, labels)
+            sources.append((path, open_observations_source(path, model.data_shape, preprocessing)))
+    return Rows(sources, lambda array: _observations.unscaled(array, model, preprocessing), model, y, labels)
 
 
 def open_latents(path: Path, model: ModelSpec, y: int | None, labels: Path | None) -> Rows:

@@ -69,7 +69,7 @@ def score(
     if known and rate is None:
         rate = _RATE
     limit = None if rate is None else model.threshold(rate)
-    rows = open_observations(inputs, model.manifest.model, y, labels)
+    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
     parts = list(_scores(model, rows, seed, limit))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if out is not None:

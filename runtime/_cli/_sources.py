@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._errors import InputError
+from .._preprocessing import PreprocessingSpec
 from ._idx import is_idx, open_idx
 
 _NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK"
@@ -29,16 +30,22 @@ class Source:
         read: Returns the rows from one number up to another, which it takes from the disk at that moment.
         y: Labels that the file holds, as it holds them.
         latent_space_id: The latent space that the file names.
+        is_reference: Whether the file is a bundle's reference, whose observations are as the graphs take them.
     """
 
     shape: tuple[int, ...]
     read: Callable[[int, int], NDArray[Any]]
     y: NDArray[Any] | None = None
     latent_space_id: str | None = None
+    is_reference: bool = False
 
 
-def open_observations_source(path: Path, data_shape: tuple[int, ...]) -> Source:
+def open_observations_source(
+    path: Path, data_shape: tuple[int, ...], preprocessing: PreprocessingSpec | None = None
+) -> Source:
     """Return the observations in a file, or in a folder of images.
+
+    Image files are resized as `preprocessing` says, and their pixels brought into its scale, black being its low end.
 
     Raises:
         InputError: It cannot be read, or holds no observations.
@@ -46,12 +53,16 @@ def open_observations_source(path: Path, data_shape: tuple[int, ...]) -> Source:
         OSError: It cannot be read.
     """
     if path.is_dir():
-        return _images(_files_of(path), data_shape, named=True)
+        return _images(_files_of(path), data_shape, preprocessing, named=True)
     if is_idx(path):
         return _mapped(lambda: open_idx(path)) if path.suffix.lower() != ".gz" else _array(open_idx(path))
     if path.suffix.lower() in {".npy", ".npz"}:
-        return open_array_source(path, ("x",))
-    return _images([path], data_shape, named=False)
+        source = open_array_source(path, ("x",))
+        if preprocessing is None or not source.is_reference:
+            return source
+        raw = preprocessing.raw
+        return dataclasses.replace(source, read=lambda start, stop: raw(source.read(start, stop)))
+    return _images([path], data_shape, preprocessing, named=False)
 
 
 def open_array_source(path: Path, names: Sequence[str]) -> Source:
@@ -74,7 +85,10 @@ def open_array_source(path: Path, names: Sequence[str]) -> Source:
     if found is None:
         raise InputError(f"must hold an array {' or '.join(names)}, got {', '.join(there) or 'nothing'}")
     space = str(arrays[_LATENT_SPACE_ID]) if _LATENT_SPACE_ID in arrays else None
-    return dataclasses.replace(_array(arrays[found]), y=arrays.get("y"), latent_space_id=space)
+    is_reference = {"case", "z_loc"} <= set(there)
+    return dataclasses.replace(
+        _array(arrays[found]), y=arrays.get("y"), latent_space_id=space, is_reference=is_reference
+    )
 
 
 def read_labels(path: Path) -> NDArray[Any]:
@@ -117,21 +131,25 @@ def _mapped(mapped: Callable[[], NDArray[Any]]) -> Source:
     return dataclasses.replace(_array(mapped()), read=lambda start, stop: mapped()[start:stop])
 
 
-def _images(files: Sequence[Path], data_shape: tuple[int, ...], *, named: bool) -> Source:
+def _images(
+    files: Sequence[Path], data_shape: tuple[int, ...], preprocessing: PreprocessingSpec | None, *, named: bool
+) -> Source:
     """Images of one observation each, as floats: those of a folder may have different depths."""
     from ..images import read_image  # Pillow, which only pictures need
+
+    resize = preprocessing is not None and preprocessing.resize is not None
 
     def read(start: int, stop: int) -> NDArray[np.float32]:
         rows = np.empty((stop - start, *data_shape), np.float32)
         for row, file in zip(rows, files[start:stop], strict=True):
             try:
-                pixels = read_image(file, data_shape)
+                pixels = read_image(file, data_shape, resize=resize)
             except InputError as error:
                 if not named:
                     raise
                 raise InputError(f"{file.name}: {error}") from error
             row[...] = pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
-        return rows
+        return rows if preprocessing is None else preprocessing.raw(rows)
 
     return Source((len(files), *data_shape), read)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -39,17 +37,26 @@ def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
     assert all(line.complete for line in run.metrics)
     assert run.test_elbos is not None
     assert run.test_elbos.shape == (360,)
-    assert float(run.test_elbos.mean()) == pytest.approx(run.metrics[-1].test_elbo_nats, rel=1e-5)
+    assert run.test_elbo[0] == pytest.approx(float(run.test_elbos.mean()), rel=1e-5)
+    assert run.test_elbo[1] == 10
     for picture in ("loss.png", "reconstructions.png"):
         with Image.open(tmp_path / "run" / picture) as image:
             assert len(image.convert("L").getcolors() or []) > 16  # something is drawn
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint.safetensors",
         "config.json",
+        "evaluation.json",
+        "kl.png",
+        "latent_map.png",
         "loss.png",
         "metrics.jsonl",
         "reconstructions.png",
+        "report.html",
+        "samples.png",
         "samples.safetensors",
+        "settings.toml",
         "test_elbos.safetensors",
+        "traversals.png",
         "weights.safetensors",
     ]
 
@@ -57,9 +64,10 @@ def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
 def test_without_a_terminal_there_is_a_plain_line_an_epoch(tmp_path: Path) -> None:
     result = train("--epochs", 2, "--out", tmp_path / "run")
     lines = result.output.splitlines()
-    assert lines[0].startswith("digits: 1437 training and 360 test images, shape (1, 8, 8); mlp VAE 64-8-3")
-    assert [line.split()[:2] for line in lines[1:3]] == [["epoch", "1/2"], ["epoch", "2/2"]]
-    assert "test ELBO -" in lines[1]
+    assert [line.split()[0] for line in lines[:5]] == ["data", "model", "training", "device", "run"]
+    assert lines[0].endswith("digits: 1,437 training, 360 test images, shape (1, 8, 8)")
+    assert [line.split()[:2] for line in lines[5:7]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert "test ELBO -" in lines[5]
     assert lines[-1].startswith("Test ELBO -")
     assert "\x1b" not in result.output
 
@@ -111,7 +119,7 @@ def test_choices_name_the_run_and_are_kept_in_it(
     monkeypatch.chdir(tmp_path)
     result = train("--epochs", 1, *options)
     assert result.exit_code == 0, result.output
-    assert line in result.output.splitlines()[0]
+    assert line in result.output.splitlines()[1]
     run = load_run(Path("runs") / name)
     assert (run.labels is not None) == ("--conditional" in options)
     assert run.config.model.num_classes == (10 if "--conditional" in options else 0)
@@ -175,7 +183,7 @@ def test_a_training_that_diverges_is_one_message_and_keeps_the_old_run(tmp_path:
     options = ["--learning-rate", 1e6, "--batch-size", batch_size, "--out", tmp_path / "run", "--force"]
     result = train("--epochs", 1, *options)
     assert result.exit_code == 2
-    assert "try a lower" in result.output
+    assert "Try a lower" in result.output
     assert load_run(tmp_path / "run").metrics == before
 
 
@@ -185,20 +193,73 @@ def test_jit_trains_too(tmp_path: Path) -> None:
     assert losses[1] < losses[0]
 
 
-def test_ctrl_c_ends_with_a_checkpoint_that_loads(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "train", *SMALL, "--epochs", "100000", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
-    assert "the checkpoint is saved" in output
+def test_a_run_goes_on_with_the_options_that_it_began_with(tmp_path: Path) -> None:
+    options = ["--epochs", 2, "--batch-size", 100, "--binarize", "threshold", "--out", tmp_path / "run"]
+    assert train(*options, "--no-report").exit_code == 0
+    more = CliRunner().invoke(main, ["--resume", "--epochs", "3", "--out", str(tmp_path / "run")])
+    assert more.exit_code == 0, more.output
+    assert f"{tmp_path / 'run'} (there already: 2 of 3 epochs, 30 steps made)" in more.output
     run = load_run(tmp_path / "run")
-    assert f"Interrupted in epoch {run.metrics[-1].epoch};" in output
-    assert (tmp_path / "run" / "loss.png").exists()
-    assert json.loads(metrics.read_text().splitlines()[-1])["complete"] is False
+    assert (len(run.metrics), run.config.training.batch_size, run.config.training.binarize) == (3, 100, "threshold")
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert train(*options, "--epochs", 3, "--out", tmp_path / "whole").exit_code == 0
+    expected = load_run(tmp_path / "whole").vae.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in run.vae.state_dict().items())
+
+
+def test_a_run_does_not_go_on_as_another(tmp_path: Path) -> None:
+    assert train("--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
+    other = train("--resume", "--seed", 3, "--out", tmp_path / "run")
+    assert other.exit_code == 2
+    assert "was begun with seed 0, got 3" in other.output
+    both = train("--resume", "--force", "--out", tmp_path / "run")
+    assert "give one of them" in both.output
+
+
+def test_resume_begins_where_there_is_nothing_yet(tmp_path: Path) -> None:
+    assert train("--resume", "--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
+    assert len(load_run(tmp_path / "run").metrics) == 1
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(tmp_path: Path) -> None:
+    result = train("--dry-run", "--epochs", 7, "--schedule", "cosine", "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert "7 epochs of 6 steps, batch size 256, Adam 0.001, cosine, seed 0" in result.output
+    assert "mlp VAE 64-8-3, bernoulli, normal latent; 1,182 parameters" in result.output
+    assert "Nothing was trained" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_come_from_a_file_and_the_command_line_goes_before_it(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("[training]\nepochs = 1\nseed = 4\n[model]\nz-dims = [2]\n", encoding="utf-8")
+    options = ["--dataset", "digits", "--hidden-dim", "8", "--no-report", "--seed", "5"]
+    command = [*options, "--config", str(tmp_path / "my.toml"), "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    config = load_run(tmp_path / "run").config
+    assert (config.training.epochs, config.training.seed, config.model.z_dims) == (1, 5, (2,))
+    again = ["--config", str(tmp_path / "run" / "settings.toml"), "--out", str(tmp_path / "again")]
+    assert CliRunner().invoke(main, again).exit_code == 0
+    assert load_run(tmp_path / "again").config == config
+
+
+def test_own_data_are_trained_on_from_a_file(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(5, 3, (200, 6)).astype(np.float32)
+    np.save(tmp_path / "sensors.npy", rows)
+    options = ["--data", str(tmp_path / "sensors.npy"), "--likelihood", "normal", "--z-dim", "2", "--hidden-dim", "8"]
+    steering = ["--validation-fraction", "0.2", "--patience", "2", "--epochs", "3", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, options + steering)
+    assert result.exit_code == 0, result.output
+    assert "sensors: 140 training, 40 validation, 20 test rows, shape (6,)" in result.output
+    model = load_run(tmp_path / "run").config.model
+    assert model.data_loc == pytest.approx(tuple(rows.mean(0)), abs=1)
+    assert len(run_metrics := load_run(tmp_path / "run").metrics) == 3
+    assert all(line.validation_elbo_nats is not None for line in run_metrics)
+
+
+def test_data_that_do_not_fit_are_one_message(tmp_path: Path) -> None:
+    np.save(tmp_path / "sensors.npy", np.full((20, 6), 7, np.float32))
+    result = CliRunner().invoke(main, ["--data", str(tmp_path / "sensors.npy"), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "or take --likelihood normal" in result.output
+    assert not (tmp_path / "run").exists()

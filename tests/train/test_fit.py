@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,60 +12,206 @@ import torch
 from PIL import Image
 
 from train import (
+    ConfigError,
     Dataset,
-    DatasetInfo,
     EpochMetrics,
-    ModelConfig,
-    RunWriter,
-    Trainer,
+    LabelError,
+    Observer,
+    Run,
+    RunError,
     TrainingConfig,
     binarize_once,
     elbo_of_each,
+    evaluate,
     fit,
+    load_dataset,
     load_run,
-    run_config,
+    model_for,
 )
 
 
-class Silent:
-    def on_step(self, loss: torch.Tensor) -> None: ...
+def fit_small(
+    folder: Path, dataset: Dataset, training: TrainingConfig, architecture: str = "mlp", **choices: object
+) -> Run:
+    model = model_for(dataset, training, architecture=architecture, z_dim=3, hidden_dim=8)
+    return fit(dataset, folder, model, training, **{"report": False, **choices})  # type: ignore[arg-type]  # by their names
 
-    def on_epoch(self, metrics: EpochMetrics) -> None: ...
+
+def after(steps: int) -> Callable[[], bool]:
+    """Stop after a number of steps."""
+    calls = itertools.count(1)
+    return lambda: next(calls) >= steps
 
 
-def fit_small(folder: Path, dataset: Dataset, training: TrainingConfig, architecture: str = "mlp") -> Trainer:
-    model = ModelConfig(dataset.data_shape, 3, 8, architecture)
-    trainer = Trainer(model, training, torch.device("cpu"))
-    info = DatasetInfo(dataset.name, len(dataset.train), len(dataset.test))
-    writer = RunWriter(folder, run_config(model, training, info), dataset.test)
-    fit(trainer, dataset, training.epochs, writer, Silent())
-    return trainer
+def with_validation(digits: Dataset) -> Dataset:
+    return Dataset("digits", digits.train[:900], digits.test, validation=digits.train[900:1100])
+
+
+def assert_same_weights(first: Run, second: Run) -> None:
+    expected = second.vae.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in first.vae.state_dict().items())
 
 
 def test_binarized_training_reports_and_keeps_binarized_test_images(tmp_path: Path, digits: Dataset) -> None:
-    training = TrainingConfig(epochs=1, binarize="stochastic")
-    trainer = fit_small(tmp_path / "run", digits, training)
-    run = load_run(tmp_path / "run")
+    run = fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1, binarize="stochastic"))
     assert set(run.samples.unique().tolist()) == {0.0, 1.0}
-    expected = elbo_of_each(trainer.vae, binarize_once(digits.test, "stochastic"), 10).mean()
-    assert run.metrics[-1].test_elbo_nats == pytest.approx(float(expected), rel=1e-6)
-    grey = elbo_of_each(trainer.vae, digits.test, 10).mean()
-    assert run.metrics[-1].test_elbo_nats != pytest.approx(float(grey), rel=1e-4)
+    expected = elbo_of_each(run.vae, binarize_once(digits.test, "stochastic"), 10).mean()
+    assert run.test_elbo[0] == pytest.approx(float(expected), rel=1e-6)
+    assert run.test_elbo[1] == 10
+    grey = elbo_of_each(run.vae, digits.test, 10).mean()
+    assert run.test_elbo[0] != pytest.approx(float(grey), rel=1e-4)
 
 
-@pytest.mark.parametrize(("shape", "drawn"), [((3, 8, 8), True), ((64,), True), ((8, 8), True), ((2, 8, 8), False)])
-def test_data_of_any_shape_is_fitted_and_drawn_where_it_is_a_picture(
-    tmp_path: Path, shape: tuple[int, ...], drawn: bool
-) -> None:
+@pytest.mark.parametrize("shape", [(3, 8, 8), (64,), (8, 8), (2, 8, 8)])
+def test_data_of_any_shape_is_fitted_and_drawn(tmp_path: Path, shape: tuple[int, ...]) -> None:
     images = torch.rand((50, *shape), generator=torch.Generator().manual_seed(0))
-    fit_small(tmp_path / "run", Dataset("rows", images, images), TrainingConfig(epochs=1))
-    assert (tmp_path / "run" / "reconstructions.png").exists() == drawn
+    fit_small(tmp_path / "run", Dataset("rows", images, images), TrainingConfig(epochs=1), report=True)
+    assert all((tmp_path / "run" / file).exists() for file in ("report.html", "loss.png", "reconstructions.png"))
 
 
 def test_colours_stay_colours(tmp_path: Path) -> None:
     red = torch.zeros(50, 3, 8, 8)
     red[:, 0] = 1
-    fit_small(tmp_path / "run", Dataset("red", red, red), TrainingConfig(epochs=1), architecture="conv")
+    fit_small(tmp_path / "run", Dataset("red", red, red), TrainingConfig(epochs=1), "conv", report=True)
     with Image.open(tmp_path / "run" / "reconstructions.png") as image:
-        colours = {colour for _, colour in image.convert("RGB").getcolors(100_000) or []}
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1_000_000) or []}
     assert (255, 0, 0) in colours
+
+
+@pytest.mark.parametrize("stops", [[1], [6], [4, 9], [2, 6, 5]])
+@pytest.mark.parametrize("checkpoint_every", [0, 4])
+def test_a_resumed_run_ends_with_the_same_files_as_one_that_was_never_stopped(
+    tmp_path: Path, digits: Dataset, stops: list[int], checkpoint_every: int
+) -> None:
+    training = TrainingConfig(epochs=3, batch_size=300, schedule="cosine", binarize="stochastic")
+    whole = fit_small(tmp_path / "whole", digits, training)
+    for steps in stops:
+        stopped = fit_small(
+            tmp_path / "run",
+            digits,
+            training,
+            resume=True,
+            should_stop=after(steps),
+            checkpoint_every=checkpoint_every,
+        )
+    assert not stopped.evaluations
+    run = fit_small(tmp_path / "run", digits, training, resume=True)
+    assert_same_weights(run, whole)
+    assert [(line.epoch, line.train_loss_nats, line.test_elbo_nats, line.step) for line in run.metrics] == [
+        (line.epoch, line.train_loss_nats, line.test_elbo_nats, line.step) for line in whole.metrics
+    ]
+    for file in ("checkpoint.safetensors", "evaluation.json", "test_elbos.safetensors", "config.json"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
+
+def test_a_finished_run_can_be_given_more_epochs(tmp_path: Path, digits: Dataset) -> None:
+    whole = fit_small(tmp_path / "whole", digits, TrainingConfig(epochs=3))
+    fit_small(tmp_path / "run", digits, TrainingConfig(epochs=2))
+    run = fit_small(tmp_path / "run", digits, TrainingConfig(epochs=3), resume=True)
+    assert_same_weights(run, whole)
+    assert run.config.training.epochs == 3
+
+
+def test_a_run_that_was_resumed_at_its_end_stays_as_it_is(tmp_path: Path, digits: Dataset) -> None:
+    first = fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1))
+    again = fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1), resume=True)
+    assert_same_weights(first, again)
+    assert again.metrics == first.metrics
+    assert again.evaluations == first.evaluations
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (TrainingConfig(epochs=2, seed=1), "was begun with seed 0, got 1"),
+        (TrainingConfig(epochs=2, batch_size=8), "was begun with batch_size 256, got 8"),
+    ],
+)
+def test_a_run_goes_on_as_it_began_or_not_at_all(
+    tmp_path: Path, digits: Dataset, training: TrainingConfig, message: str
+) -> None:
+    fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1))
+    with pytest.raises(RunError, match=message):
+        fit_small(tmp_path / "run", digits, training, resume=True)
+    with pytest.raises(RunError, match="already holds a run; go on with it by --resume"):
+        fit_small(tmp_path / "run", digits, training)
+
+
+def test_a_cosine_goes_on_to_the_end_that_it_began_with(tmp_path: Path, digits: Dataset) -> None:
+    fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1, schedule="cosine"))
+    with pytest.raises(RunError, match="was begun with epochs 1, got 2"):
+        fit_small(tmp_path / "run", digits, TrainingConfig(epochs=2, schedule="cosine"), resume=True)
+
+
+def test_the_weights_of_a_run_with_validation_are_its_best_epochs(tmp_path: Path, digits: Dataset) -> None:
+    dataset = with_validation(digits)
+    training = TrainingConfig(epochs=40, batch_size=20, learning_rate=0.1, patience=2)
+    run = fit_small(tmp_path / "run", dataset, training)
+    elbos = [line.validation_elbo_nats or 0.0 for line in run.metrics]
+    best = elbos.index(max(elbos))
+    assert best == len(elbos) - 3, "it ends when its patience does"
+    assert len(elbos) < 40
+    assert dataset.validation is not None
+    assert evaluate(run.vae, dataset.validation).elbo_nats == pytest.approx(elbos[best], rel=1e-6)
+    assert set(run.evaluations) == {"train", "validation", "test"}
+
+
+def test_a_plateau_lowers_the_learning_rate(tmp_path: Path, digits: Dataset) -> None:
+    training = TrainingConfig(epochs=12, batch_size=20, learning_rate=0.1, schedule="plateau", plateau_epochs=1)
+    run = fit_small(tmp_path / "run", with_validation(digits), training)
+    rates = [line.learning_rate or 0.0 for line in run.metrics]
+    assert rates[0] == 0.1
+    assert rates[-1] < 0.1
+    assert all(later in (rate, rate / 2) for rate, later in itertools.pairwise(rates))
+
+
+def test_what_goes_by_validation_needs_validation_images(tmp_path: Path, digits: Dataset) -> None:
+    for training in (TrainingConfig(patience=1), TrainingConfig(schedule="plateau")):
+        with pytest.raises(ConfigError, match="goes by the validation ELBO; set validation images aside"):
+            fit_small(tmp_path / "run", digits, training)
+    assert not (tmp_path / "run").exists()
+
+
+def test_observers_are_told_the_beginning_the_steps_the_epochs_and_the_end(tmp_path: Path, digits: Dataset) -> None:
+    told: list[object] = []
+
+    class Watch(Observer):
+        def on_begin(self, folder: Path, vae: object, dataset: object, metrics: object) -> None:
+            told.append(("begin", folder.name, metrics))
+
+        def on_step(self, loss: torch.Tensor) -> None:
+            told.append("step")
+
+        def on_epoch(self, metrics: EpochMetrics) -> None:
+            told.append(metrics.epoch)
+
+        def on_end(self) -> None:
+            told.append("end")
+
+    fit_small(tmp_path / "run", digits, TrainingConfig(epochs=2, batch_size=1000), observers=[Watch()])
+    assert told == [("begin", "run", ()), "step", "step", 1, "step", "step", 2, "end"]
+
+
+def test_labels_that_the_model_does_not_see_change_nothing(tmp_path: Path, digits: Dataset) -> None:
+    labelled = load_dataset("digits", labels=True)
+    seen, unseen = (
+        fit_small(tmp_path / str(i), each, TrainingConfig(epochs=1)) for i, each in enumerate((labelled, digits))
+    )
+    assert_same_weights(seen, unseen)
+    assert seen.labels is None
+    conditional = model_for(labelled, TrainingConfig(epochs=1), conditional=True, z_dim=3, hidden_dim=8)
+    assert fit(labelled, tmp_path / "c", conditional, TrainingConfig(epochs=1), report=False).labels is not None
+    with pytest.raises(LabelError, match="needs labels, and digits was loaded without any"):
+        model_for(digits, TrainingConfig(), conditional=True)
+
+
+def test_the_evaluation_has_the_parts_of_the_elbo_and_the_importance_weighted_bound(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1), iw_particles=20)
+    content = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    test = load_run(tmp_path / "run").evaluations["test"]
+    assert test.elbo_nats == pytest.approx(test.reconstruction_nats - test.kl_nats)
+    assert content["test"]["iw_particles"] == test.iw_particles == 20
+    assert test.iw_bound_nats is not None
+    assert test.iw_bound_nats > test.elbo_nats

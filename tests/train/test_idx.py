@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train import DatasetError
-from train._idx import read_idx
+from train._data._idx import read_idx
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -113,3 +113,59 @@ def test_more_particles_have_the_same_mean_and_less_noise(vae: VAE, digits: Data
 def test_objectives_that_make_no_sense_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**options)  # type: ignore[arg-type]  # that is the point
+
+
+def test_free_bits_make_every_dimension_cost_at_least_its_share(vae: VAE, digits: Dataset) -> None:
+    x = digits.test[:20]
+    model, elbo = objective_of(vae, free_bits=1.0)
+    plain_model, plain = objective_of(vae)
+    loss_of: Any = elbo.differentiable_loss
+    plain_loss_of: Any = plain.differentiable_loss
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(3)
+        loss = loss_of(model, vae.guide, x)
+        torch.manual_seed(3)
+        expected = plain_loss_of(plain_model, vae.guide, x)
+        z_loc, z_scale = vae.encoder(x)
+    prior, posterior = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(z_loc, z_scale)
+    kl = torch.distributions.kl_divergence(posterior, prior).mean(0)
+    assert kl.min() < 1 < kl.max(), "there is a dimension that gets something back"
+    paid = torch.maximum(kl, torch.tensor(1.0)).sum() - kl.sum()
+    assert float(loss - expected) == pytest.approx(20 * float(paid), rel=1e-3)
+
+
+def test_free_bits_keep_dimensions_alive_that_the_elbo_gives_up(digits: Dataset) -> None:
+    def active(free_bits: float) -> int:
+        trainer, _ = fit(digits, 25, beta=2.0, free_bits=free_bits)
+        with torch.no_grad():
+            z_loc, z_scale = trainer.vae.encoder(digits.test)
+        kl = ((z_loc**2 + z_scale**2 - 1) / 2 - z_scale.log()).mean(0)
+        return int((kl > 0.2).sum())
+
+    assert (active(0.5), active(0.0)) == (4, 0)
+
+
+@pytest.mark.parametrize("choices", [{"latent": "hierarchical", "upper_dims": (4, 2)}, {"latent": "mixture"}])
+def test_free_bits_are_for_latents_whose_kl_has_a_closed_form(choices: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="free_bits go with latent normal"):
+        objective_of(VAE(ModelConfig((1, 8, 8), 5, 16, **choices)), free_bits=0.1)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 3.0])
+def test_the_gradient_of_the_mean_loss_is_scaled_down_to_its_largest_norm(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, clip_norm: float
+) -> None:
+    norms: list[float] = []
+    trainer = Trainer(MODEL, TrainingConfig(batch_size=100, clip_norm=clip_norm), torch.device("cpu"))
+    gradients = [parameter for parameter in trainer.vae.parameters() if parameter.requires_grad]
+
+    def watched(*_arguments: Any) -> None:
+        norms.append(float(torch.stack([each.grad.norm() for each in gradients if each.grad is not None]).norm()))
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    trainer.fit_epoch(digits.train[:500])
+    assert len(norms) == 5
+    if clip_norm:
+        assert norms == pytest.approx([300.0] * 5, rel=1e-4)  # of the sum over a batch of 100
+    else:
+        assert min(norms) > 300

@@ -17,6 +17,7 @@ from train import (
     Decoder,
     Encoder,
     EpochMetrics,
+    Evaluation,
     ModelConfig,
     RunConfig,
     RunError,
@@ -28,6 +29,7 @@ from train import (
     newest_run,
     run_config,
 )
+from train._checkpoint import Checkpoint
 
 SAMPLES = torch.rand(300, 1, 8, 8)
 
@@ -38,11 +40,19 @@ def config() -> RunConfig:
     return run_config(model, TrainingConfig(epochs=2, seed=9), DatasetInfo("digits", 1437, 360))
 
 
+def moment(vae: VAE, epoch: int = 1) -> Checkpoint:
+    return Checkpoint({f"vae.{name}": tensor for name, tensor in vae.state_dict().items()}, {"epoch": epoch})
+
+
+def evaluation(elbo: float) -> Evaluation:
+    return Evaluation(elbo, elbo + 5, 5.0, (1.0, 4.0), 2, 360, 10)
+
+
 def write(path: Path, config: RunConfig, epochs: int = 2) -> VAE:
     vae = VAE(config.model)
     writer = RunWriter(path, config, SAMPLES)
     for epoch in range(1, epochs + 1):
-        writer.save(vae.state_dict(), EpochMetrics(epoch, 30.0 - epoch, -29.0, 1, 0.5))
+        writer.save_epoch(moment(vae, epoch), EpochMetrics(epoch, 30.0 - epoch, -29.0, 1, 0.5))
     return vae
 
 
@@ -60,13 +70,13 @@ def test_a_run_reads_back_as_it_was_written(tmp_path: Path, config: RunConfig) -
 
 def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path, config: RunConfig) -> None:
     write(tmp_path / "run", config)
-    with pytest.raises(RunError, match="already holds a run; choose another --out, or give --force"):
+    with pytest.raises(RunError, match="already holds a run; go on with it by --resume, choose another"):
         RunWriter(tmp_path / "run", config, SAMPLES)
     (tmp_path / "run" / "loss.png").touch()
     before = (tmp_path / "run" / "weights.safetensors").read_bytes()
     writer = RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before  # until there is a new checkpoint
-    writer.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     assert [line.epoch for line in load_run(tmp_path / "run").metrics] == [1]
     assert not (tmp_path / "run" / "loss.png").exists()  # the old run's picture is not the new one's
 
@@ -154,14 +164,14 @@ def test_statistics_of_norms_survive_and_evaluation_does_not_touch_them(
     assert trainer.vae.training
     assert all(torch.equal(tensor, trained[name]) for name, tensor in trainer.vae.state_dict().items())
     writer = RunWriter(tmp_path / "run", config, SAMPLES)
-    writer.save(trainer.vae.state_dict(), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    writer.save_epoch(trainer.checkpoint(), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     loaded = load_run(tmp_path / "run").vae.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in trained.items())
 
 
 def test_labels_of_the_samples_are_kept_with_them(tmp_path: Path, config: RunConfig) -> None:
     writer = RunWriter(tmp_path / "run", config, SAMPLES, torch.arange(300))
-    writer.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     labels = load_run(tmp_path / "run").labels
     assert labels is not None
     assert labels.tolist() == list(range(256))
@@ -170,12 +180,35 @@ def test_labels_of_the_samples_are_kept_with_them(tmp_path: Path, config: RunCon
 def test_the_elbo_of_each_test_image_is_kept_and_goes_with_a_new_run(tmp_path: Path, config: RunConfig) -> None:
     elbos = torch.linspace(-40, -20, 360)
     writer = RunWriter(tmp_path / "run", config, SAMPLES)
-    writer.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
+    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
     assert load_run(tmp_path / "run").test_elbos is None  # until the training has come to its end
-    writer.save_test_elbos(elbos)
-    found = load_run(tmp_path / "run").test_elbos
-    assert found is not None
-    torch.testing.assert_close(found, elbos)
+    assert load_run(tmp_path / "run").test_elbo == (-30.0, 10)
+    writer.save_evaluations({"test": evaluation(-28.0)}, elbos)
+    run = load_run(tmp_path / "run")
+    assert run.test_elbos is not None
+    torch.testing.assert_close(run.test_elbos, elbos)
+    assert run.evaluations == {"test": evaluation(-28.0)}
+    assert run.test_elbo == (-28.0, 10)
     again = RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
-    again.save(VAE(config.model).state_dict(), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
+    again.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
     assert load_run(tmp_path / "run").test_elbos is None
+    assert not load_run(tmp_path / "run").evaluations
+
+
+def test_a_run_goes_on_after_its_last_whole_epoch(tmp_path: Path, config: RunConfig) -> None:
+    vae = write(tmp_path / "run", config)
+    interrupted = RunWriter(tmp_path / "run", config, SAMPLES, resume=True)
+    assert [line.epoch for line in interrupted.metrics] == [1, 2]
+    interrupted.save_checkpoint(moment(vae, 2))
+    interrupted.save_epoch(moment(vae, 2), EpochMetrics(3, 20.0, -20.0, 1, 0.5, complete=False))
+    assert len(load_run(tmp_path / "run").metrics) == 3
+    again = RunWriter(tmp_path / "run", config, SAMPLES, resume=True)
+    assert [line.epoch for line in again.metrics] == [1, 2]
+    assert again.checkpoint is not None
+    assert again.checkpoint.notes == {"epoch": 2}
+
+
+def test_a_run_without_a_whole_epoch_says_how_to_get_one(tmp_path: Path, config: RunConfig) -> None:
+    RunWriter(tmp_path / "run", config, SAMPLES).save_checkpoint(moment(VAE(config.model), 0))
+    with pytest.raises(RunError, match="has not come to the end of an epoch; go on with it by --resume"):
+        load_run(tmp_path / "run")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from train._config import ModelConfig
 from train._likelihoods._base import Likelihood
+from train._standardisation import Standardisation
 
 _MIN_SCALE = 1e-2  # of the data's own scale: below it a density on grey-scale pixels grows without bound
 
@@ -18,7 +19,8 @@ _MIN_SCALE = 1e-2  # of the data's own scale: below it a density on grey-scale p
 class Normal(Likelihood):
     """p(x|z) = N(loc_img, scale²), with one learned scale, bounded below.
 
-    The networks see standardised data, (x - data_loc) / data_scale; the parameters come out in the data's own units.
+    The networks see standardised data, (x - data_loc) / data_scale, where each value of an observation may have its own
+    mean and scale; the parameters come out in the data's own units.
     """
 
     parameter_names: ClassVar[tuple[str, ...]] = ("loc_img", "scale")
@@ -27,11 +29,12 @@ class Normal(Likelihood):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.raw_scale = nn.Parameter(torch.zeros(()))
+        self.standardisation = Standardisation(config.data_loc, config.data_scale)
 
     def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        """Return `loc_img`, the mean, and `scale`, the standard deviation, the same for all values."""
-        loc_img = self.config.data_loc + self.config.data_scale * outputs
-        scale = self.config.data_scale * (_MIN_SCALE + nn.functional.softplus(self.raw_scale))
+        """Return `loc_img`, the mean, and `scale`, the standard deviation: the same for all standardised values."""
+        loc_img = self.standardisation.loc_of(outputs)
+        scale = self.standardisation.scale_of(_MIN_SCALE + nn.functional.softplus(self.raw_scale))
         return loc_img, scale.expand(loc_img.shape)
 
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:

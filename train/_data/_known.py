@@ -1,8 +1,7 @@
-"""The images to train and test on, whole in memory."""
+"""Data sets that everybody knows, whole in memory."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train._data._dataset import Dataset
+from train._data._idx import read_idx
 from train._errors import DatasetError
-from train._idx import read_idx
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASET_NAMES: tuple[DatasetName, ...] = get_args(DatasetName)
@@ -32,41 +32,6 @@ _TEST_PIXELS = {
     "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161": "mnist",
     "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a": "fashion-mnist",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Images in memory, float32 in [0, 1].
-
-    Args:
-        name: What the set is called in files and tables.
-        train: Training images, shape `(num_train, channels, height, width)`.
-        test: Test images, shape `(num_test, channels, height, width)`.
-        train_labels: Their classes, int64 from 0, shape `(num_train,)`; `None` where they were not asked for.
-        test_labels: Those of the test images, shape `(num_test,)`.
-    """
-
-    name: str
-    train: Tensor
-    test: Tensor
-    train_labels: Tensor | None = None
-    test_labels: Tensor | None = None
-
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        """Shape of one image, `(channels, height, width)`."""
-        return tuple(self.train.shape[1:])
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, 0 without labels."""
-        labels = [part for part in (self.train_labels, self.test_labels) if part is not None]
-        return int(torch.cat(labels).max()) + 1 if labels else 0
-
-    def to(self, device: torch.device) -> Dataset:
-        """Return the same set with its tensors on `device`."""
-        labels = (None if part is None else part.to(device) for part in (self.train_labels, self.test_labels))
-        return Dataset(self.name, self.train.to(device), self.test.to(device), *labels)
 
 
 def load_dataset(name: DatasetName, data_dir: Path | None = None, *, labels: bool = False) -> Dataset:
@@ -107,7 +72,7 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None, *, labels: boo
             f"and {test.shape[1:]} in {test_path}"
         )
     found_labels = [_labels(path, len(images)) for path, images in zip(label_paths, (train, test), strict=False)]
-    return Dataset(name, _to_tensor(train), _to_tensor(test), *found_labels)
+    return _dataset(name, [_to_tensor(train), _to_tensor(test)], found_labels)
 
 
 def _digits(labels: bool) -> Dataset:
@@ -115,9 +80,15 @@ def _digits(labels: bool) -> Dataset:
 
     digits = load_digits()
     pixels = digits.images.astype(np.float32) / np.float32(_DIGITS_MAX)
-    tensors = [torch.from_numpy(pixels).unsqueeze(1)] + [torch.from_numpy(digits.target.astype(np.int64))] * labels
-    parts = [part for tensor in tensors for part in (tensor[:-_DIGITS_TEST_SIZE], tensor[-_DIGITS_TEST_SIZE:])]
-    return Dataset("digits", *parts)
+    images = torch.from_numpy(pixels).unsqueeze(1)
+    found_labels = [torch.from_numpy(digits.target.astype(np.int64))] if labels else []
+    parts = (slice(None, -_DIGITS_TEST_SIZE), slice(-_DIGITS_TEST_SIZE, None))
+    return _dataset("digits", [images[part] for part in parts], [y[part] for y in found_labels for part in parts])
+
+
+def _dataset(name: str, images: Sequence[Tensor], labels: Sequence[Tensor]) -> Dataset:
+    train_labels, test_labels = labels or (None, None)
+    return Dataset(name, images[0], images[1], train_labels, test_labels)
 
 
 def _candidates(folder: Path, name: str, file: str) -> list[Path]:

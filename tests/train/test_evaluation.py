@@ -1,0 +1,133 @@
+"""What a model is worth, in the numbers that papers report."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+
+from tests.train.models import LATENTS, SMALL, spread
+from train import VAE, ConfigError, Dataset, DatasetError, LabelError, elbo_of_each, elbo_terms, objective_of
+from train._elbo import evaluate_each, evaluating
+from train._evaluation import Evaluation, evaluate
+from train._importance import importance_weighted_bound
+
+
+class Slices:
+    """Images that are no tensor."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self._images = images
+        self.shape, self.device = images.shape, images.device
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: slice | torch.Tensor, /) -> torch.Tensor:
+        assert isinstance(index, slice)
+        return self._images[index]
+
+
+@pytest.mark.parametrize("choices", LATENTS)
+def test_the_elbo_is_pyros_and_falls_into_its_parts(digits: Dataset, choices: dict[str, Any]) -> None:
+    vae, x = spread(dataclasses.replace(SMALL, **choices)), digits.test[:30]
+    found = evaluate(vae, x, num_particles=3)
+    elbo = (TraceEnum_ELBO if vae.latent.enumerated else Trace_ELBO)(num_particles=3, max_plate_nesting=1)
+    total_loss: Any = elbo.loss
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        loss = total_loss(objective_of(vae)[0], vae.guide, x)
+    assert found.elbo_nats == pytest.approx(-loss / 30, rel=1e-5)
+    assert found.elbo_nats == pytest.approx(float(elbo_of_each(vae, x, 3).mean()), rel=1e-12)
+    assert found.reconstruction_nats - found.kl_nats == pytest.approx(found.elbo_nats, rel=1e-12)
+    assert found.reconstruction_nats < 0 < found.kl_nats
+    assert (found.num_images, found.num_particles, found.iw_bound_nats, found.iw_particles) == (30, 3, None, 0)
+
+
+def test_the_kl_of_each_dimension_is_the_closed_form_and_adds_up_to_the_whole(digits: Dataset, vae: VAE) -> None:
+    found = evaluate(vae, digits.test, num_particles=200)
+    with torch.no_grad():
+        z_loc, z_scale = (each.double() for each in vae.encoder(digits.test))
+    prior = torch.distributions.Normal(torch.zeros(5).double(), torch.ones(5).double())
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(z_loc, z_scale), prior).mean(0)
+    assert found.kl_per_dim_nats == pytest.approx(kl.tolist(), rel=1e-6)
+    assert sum(found.kl_per_dim_nats) == pytest.approx(found.kl_nats, rel=0.01)
+
+
+def test_a_hierarchys_levels_add_up_to_the_whole_kl(digits: Dataset) -> None:
+    vae, x = spread(dataclasses.replace(SMALL, latent="hierarchical", upper_dims=(3,))), digits.test[:60]
+    each = evaluate_each(vae, x)
+    with torch.random.fork_rng([]), evaluating(vae):
+        torch.manual_seed(0)
+        terms = elbo_terms(vae, x, [torch.randn(60, size) for size in (5, 3)])
+        above = torch.distributions.Normal(terms.z_loc[1], terms.z_scale[1]).log_prob(terms.z[1])
+        upper = (above - torch.distributions.Normal(0, 1).log_prob(terms.z[1])).sum(1).mean()
+    assert each.kl_per_dim.shape == (5,)
+    assert float(each.kl_per_dim.sum()) + float(upper) == pytest.approx(float(each.kl.mean()), rel=1e-5)
+
+
+def test_a_mixtures_dimensions_are_held_against_their_marginals(digits: Dataset) -> None:
+    vae = spread(dataclasses.replace(SMALL, latent="mixture", components=4))
+    x = digits.test[:1].expand(5000, -1, -1, -1)
+    found = evaluate(vae, x, num_particles=2).kl_per_dim_nats
+    latent: Any = vae.latent
+    with torch.no_grad():
+        z_loc, z_scale = vae.encoder(x[:1])
+        grid = torch.linspace(-60, 60, 20_001, dtype=torch.float64)[:, None]
+        q = torch.distributions.Normal(z_loc.double(), z_scale.double()).log_prob(grid)
+        given_c = torch.distributions.Normal(latent.loc, latent.log_scale.exp()).log_prob(grid[:, None])
+        p = torch.logsumexp(torch.log(latent.component_probs)[:, None] + given_c, dim=1)
+        expected = (q.exp() * (q - p)).sum(0) * float(grid[1, 0] - grid[0, 0])
+    assert found == pytest.approx(expected.tolist(), rel=0.05)
+
+
+def test_units_are_active_where_their_mean_varies(digits: Dataset) -> None:
+    vae = spread(SMALL)
+    with torch.no_grad():
+        vae.encoder.fc21.weight[1:3] = 0
+        variance = vae.encoder(digits.test)[0].double().var(0, correction=0)
+    found = evaluate_each(vae, digits.test, num_particles=2)
+    torch.testing.assert_close(found.z_loc_variance, variance, rtol=1e-5, atol=1e-9)
+    assert found.active_units == int((variance > 0.01).sum()) == 3
+    assert evaluate(vae, digits.test[:1]).active_units == 0
+
+
+def test_images_may_be_anything_that_gives_slices(digits: Dataset, vae: VAE) -> None:
+    found = evaluate(vae, Slices(digits.test), num_particles=2, iw_particles=5)
+    assert found == evaluate(vae, digits.test, num_particles=2, iw_particles=5)
+
+
+def test_evaluation_touches_nothing(digits: Dataset) -> None:
+    vae = spread(SMALL).train()
+    weights = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    torch.manual_seed(3)
+    generator = torch.get_rng_state()
+    first = evaluate(vae, digits.test, iw_particles=4)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert vae.training
+    assert len(pyro.get_param_store()) == 0
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in vae.state_dict().items())
+    torch.manual_seed(4)
+    assert evaluate(vae, digits.test, iw_particles=4) == first
+
+
+def test_what_cannot_be_evaluated_is_refused(digits: Dataset, vae: VAE) -> None:
+    with pytest.raises(DatasetError, match="at least one image to evaluate on, got none"):
+        evaluate(vae, digits.test[:0])
+    for call in (evaluate, importance_weighted_bound):
+        with pytest.raises(ConfigError, match="num_particles must be at least 1, got 0"):
+            call(vae, digits.test, None, 0)
+        with pytest.raises(LabelError, match="made for no labels"):
+            call(vae, digits.test[:2], torch.zeros(2, dtype=torch.int64), 1)
+
+
+def test_an_evaluation_with_the_bound_says_its_particles(digits: Dataset, vae: VAE) -> None:
+    found = evaluate(vae, digits.test[:50], num_particles=2, iw_particles=20)
+    expected = importance_weighted_bound(vae, digits.test[:50], None, 20).mean()
+    assert found.iw_bound_nats == pytest.approx(float(expected), rel=1e-12)
+    assert found.iw_particles == 20
+    assert found == Evaluation(**dataclasses.asdict(found))

@@ -1,0 +1,9 @@
+"""What a finished run shows: pictures, and one page with all of them."""
+
+from train._report._page import REPORT_FILE
+from train._report._write import PICTURES, write_report
+
+REPORT_FILES = (*PICTURES, REPORT_FILE)
+"""Every file that a report may consist of."""
+
+__all__ = ["PICTURES", "REPORT_FILE", "REPORT_FILES", "write_report"]

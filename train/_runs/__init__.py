@@ -1,0 +1,1 @@
+"""What there is to say about runs without reading their weights: `python -m train.runs`."""
