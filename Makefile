@@ -48,11 +48,11 @@ pytest: $(DEV)/installed $(BARE)/installed
 slow: $(DEV)/installed
 	$(PYTEST) -m slow
 
-# What the project claims about speed, beside the other ways to run the same model; a quarter of an hour on two cores.
+# What the project claims about speed, beside the other ways to run the same model; half an hour on two cores.
 bench: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[bench]'
 	$(DEV)/bin/python -W ignore -m benchmarks.inference --json docs/inference.json --chart docs/inference.svg
-	$(DEV)/bin/python -m benchmarks.start --chart docs/start.svg
+	$(DEV)/bin/python -m benchmarks.start
 
 clean:
 	rm -rf $(DEV) $(BARE) demo build *.egg-info

@@ -20,10 +20,14 @@ import train
 from export._cli import main as export_main
 from runtime._cli import main as run_main
 from train._cli import main as train_main
+from train._runs._cli import main as runs_main
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TRAINING = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, click.Command] = {
+    "python -m train.runs compare": runs_main.commands["compare"],
+    "python -m train.runs": runs_main,
     "python -m train": train_main,
     "vae-train": train_main,
     "vae-export": export_main,
@@ -67,7 +71,7 @@ def examples(command: click.Command) -> list[str]:
 
 def documented_commands() -> list[str]:
     """Every command line of this project in the README and in the help texts, in that order."""
-    console = "\n".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
+    console = "\n".join(re.findall(r"```console\n(.*?)```", README + TRAINING, re.DOTALL))
     helps = "\n".join(command.help or "" for command in [*COMMANDS.values(), run_main])
     lines = (line.split("#")[0].strip() for line in (console + "\n" + helps).splitlines())
     return list(dict.fromkeys(line for line in lines if line.startswith(("vae-", "python -m train"))))

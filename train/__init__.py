@@ -32,7 +32,18 @@ from train._data import (
 )
 from train._device import select_device
 from train._elbo import elbo_of_each, evaluate_elbo, evaluating
-from train._errors import ConfigError, DatasetError, DeviceError, DivergedError, LabelError, RunError, TrainError
+from train._errors import (
+    ConfigError,
+    DatasetError,
+    DeviceError,
+    DivergedError,
+    FirstFailedError,
+    InstallError,
+    LabelError,
+    ProcessError,
+    RunError,
+    TrainError,
+)
 from train._evaluation import Evaluation, evaluate
 from train._fit import fit
 from train._images import Images
@@ -40,13 +51,17 @@ from train._importance import importance_weighted_bound
 from train._labels import check_label_values
 from train._latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from train._likelihoods import LIKELIHOODS, Likelihood
+from train._mlflow import MlflowLog
 from train._model_for import model_for
 from train._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
 from train._objective import objective_of
 from train._observer import Observer
+from train._processes import Processes
 from train._run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
 from train._run_writer import RunWriter
+from train._tensorboard import TensorBoardLog
 from train._terms import ElboTerms, GivenNoise, elbo_terms
+from train._torchrun import joined
 from train._trainer import Trainer
 from train._vae import VAE
 
@@ -74,19 +89,25 @@ __all__ = [
     "Encoder",
     "EpochMetrics",
     "Evaluation",
+    "FirstFailedError",
     "GivenNoise",
     "Images",
+    "InstallError",
     "LabelError",
     "Latent",
     "Likelihood",
+    "MlflowLog",
     "ModelConfig",
     "Observer",
     "Preprocessing",
+    "ProcessError",
+    "Processes",
     "Rows",
     "Run",
     "RunConfig",
     "RunError",
     "RunWriter",
+    "TensorBoardLog",
     "TrainError",
     "Trainer",
     "TrainingConfig",
@@ -102,6 +123,7 @@ __all__ = [
     "evaluating",
     "fit",
     "importance_weighted_bound",
+    "joined",
     "load_data",
     "load_dataset",
     "load_run",

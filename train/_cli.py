@@ -15,14 +15,14 @@ from click.core import ParameterSource
 
 from train._config import TrainingConfig
 from train._data import DataConfig, Dataset, load_data
-from train._errors import DatasetError, TrainError
+from train._errors import DatasetError, FirstFailedError, TrainError
 from train._fit import fit
 from train._images import Images
 from train._model_for import model_for
 from train._observer import Observer
 from train._options import data_options, model_options, run_options, training_options
 from train._plan import plan_of
-from train._processes import FirstFailedError, Processes
+from train._processes import Processes
 from train._progress import Shown
 from train._run import CHECKPOINT_FILE, SETTINGS_FILE
 from train._run_writer import check_writable

@@ -7,6 +7,8 @@ TrainError
 ├── DivergedError  the loss is no longer a number
 ├── InstallError   a package that was asked for is not installed
 ├── LabelError     a conditional model got no labels, or another one did
+├── ProcessError   processes that were to train together did not find each other, or lost one
+│   └── FirstFailedError  the first of them failed, and says why
 └── RunError       a run folder is missing, damaged, or in the way
 """
 
@@ -41,3 +43,11 @@ class LabelError(TrainError, ValueError):
 
 class RunError(TrainError):
     """A run folder is missing, damaged, or would be overwritten."""
+
+
+class ProcessError(TrainError):
+    """Processes that were to train together could not find each other, or one was lost."""
+
+
+class FirstFailedError(ProcessError):
+    """The first process failed, and says why; the others end."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from train._errors import ConfigError
 from train._latents import COMPONENT_SITE, LATENT_SITE
+from train._processes import ALONE, Processes
 from train._vae import VAE
 
 Objective = Trace_ELBO | TraceEnum_ELBO
@@ -20,10 +21,10 @@ Objective = Trace_ELBO | TraceEnum_ELBO
 class DeviceELBO(Trace_ELBO):
     """`Trace_ELBO`, its differentiable loss left on the device: Pyro's asks the device for the value of each site."""
 
-    def __init__(self, num_particles: int, free_bits: float = 0.0) -> None:
+    def __init__(self, num_particles: int, free_bits: float = 0.0, processes: Processes = ALONE) -> None:
         # With a max_plate_nesting, Pyro would not validate shapes left of it.
         super().__init__(num_particles)  # type: ignore[no-untyped-call]  # Pyro's has no types
-        self._free_bits = free_bits
+        self._free_bits, self._processes = free_bits, processes
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Tensor) -> Tensor:
         """Return the loss in nats, summed over the batch, a scalar whose gradient is the ELBO's."""
@@ -34,27 +35,28 @@ class DeviceELBO(Trace_ELBO):
         sampled = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
         if all(site["fn"].has_rsample for site in sampled):
             loss: Tensor = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
-            return loss + _given_back(guide_trace, self._free_bits) if self._free_bits else loss
+            return loss + self._given_back(guide_trace) if self._free_bits else loss
         with_score_function: Any = self._differentiable_loss_particle
         value, surrogate = with_score_function(model_trace, guide_trace)
         return torch.as_tensor(value + (surrogate - surrogate.detach()))
 
+    def _given_back(self, guide_trace: Any) -> Tensor:
+        """Return what free bits add to the loss, in nats, summed over the rows of this process.
 
-def _given_back(guide_trace: Any, free_bits: float) -> Tensor:
-    """Return what free bits take off the objective, in nats, summed over the batch.
-
-    Dimension j of the latent costs max(free_bits, KL_j), its KL averaged over the batch (Kingma et al., "Improved
-    Variational Inference with Inverse Autoregressive Flow", 2016, equation 15). The loss holds KL_j already, so that
-    max(free_bits - KL_j, 0) makes it whole: below the threshold the gradients of the two cancel.
-    """
-    site = guide_trace.nodes[LATENT_SITE]
-    q = site["fn"].base_dist
-    kl = (q.loc**2 + q.scale**2 - 1) / 2 - q.scale.log()
-    return site["scale"] * len(kl) * torch.relu(free_bits - kl.mean(0)).sum()
+        Dimension j of the latent costs max(free_bits, KL_j), its KL averaged over the batch (Kingma et al., "Improved
+        Variational Inference with Inverse Autoregressive Flow", 2016, equation 15). The loss holds KL_j already, so
+        that max(free_bits - KL_j, 0) makes it whole: below the threshold the gradients of the two cancel.
+        """
+        site = guide_trace.nodes[LATENT_SITE]
+        q = site["fn"].base_dist
+        kl = (q.loc**2 + q.scale**2 - 1) / 2 - q.scale.log()
+        missing = torch.relu(self._free_bits - self._processes.mean(kl)).sum()
+        added: Tensor = site["scale"] * len(kl) * missing
+        return added
 
 
 def objective_of(
-    vae: VAE, num_particles: int = 1, jit: bool = False, free_bits: float = 0.0
+    vae: VAE, num_particles: int = 1, jit: bool = False, free_bits: float = 0.0, processes: Processes = ALONE
 ) -> tuple[Callable[..., Tensor], Objective]:
     """Return the model to train or evaluate, and the ELBO that is right for it.
 
@@ -66,6 +68,7 @@ def objective_of(
         num_particles: Draws of z an observation.
         jit: Compile the ELBO.
         free_bits: Nats of each latent dimension's KL that cost nothing.
+        processes: That have a part of the batch each.
 
     Raises:
         ConfigError: `jit`, and the model has a discrete site: Pyro's compiled enumeration breaks on a batch of one; or
@@ -79,7 +82,7 @@ def objective_of(
         return config_enumerate(vae.model), TraceEnum_ELBO(num_particles, max_plate_nesting=1)
     if jit:
         return vae.model, JitTrace_ELBO(num_particles, ignore_jit_warnings=True)
-    return vae.model, DeviceELBO(num_particles, free_bits)
+    return vae.model, DeviceELBO(num_particles, free_bits, processes)
 
 
 class ScaleLatent(Messenger):

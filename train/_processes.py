@@ -15,20 +15,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from train._config import MAX_SEED
-from train._errors import ConfigError, TrainError
+from train._errors import ConfigError, FirstFailedError
 
 _Result = TypeVar("_Result")
 
 _CPU = torch.device("cpu")
 _SEED_STRIDE = 2_654_435_761  # odd, so that no two ranks have the same seed; about 2**32 divided by the golden ratio
-
-
-class ProcessError(TrainError):
-    """Processes that were to train together could not find each other, or one was lost."""
-
-
-class FirstFailedError(ProcessError):
-    """The first process failed, and says why; the others end."""
 
 
 class Processes:

@@ -13,7 +13,6 @@ from torch import Tensor
 from train._config import TrainingConfig
 from train._objective import ScaleLatent, objective_of
 from train._processes import ALONE, Processes
-from train._shared_elbo import SharedFreeBits
 from train._vae import VAE
 
 
@@ -31,9 +30,7 @@ class Step:
     """
 
     def __init__(self, vae: VAE, config: TrainingConfig, processes: Processes = ALONE) -> None:
-        model, elbo = objective_of(vae, config.num_particles, config.jit, config.free_bits)
-        if config.free_bits and not processes.is_alone:
-            elbo = SharedFreeBits(config.num_particles, config.free_bits, processes)
+        model, elbo = objective_of(vae, config.num_particles, config.jit, config.free_bits, processes)
         self.latent = ScaleLatent(config.beta)
         differentiable_loss: Any = elbo.differentiable_loss  # Pyro's has no types
         loss = functools.partial(differentiable_loss, self.latent(model), self.latent(vae.guide))

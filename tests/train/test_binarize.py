@@ -39,7 +39,7 @@ def test_training_sees_binary_images_that_change_with_the_epoch(
     config = TrainingConfig(binarize="stochastic", batch_size=2000)
     trainer = Trainer(ModelConfig((1, 8, 8), 3, 8), config, torch.device("cpu"))
 
-    def step(_self: Step, x: torch.Tensor, _y: torch.Tensor | None) -> torch.Tensor:
+    def step(_self: Step, x: torch.Tensor, *_others: object) -> torch.Tensor:
         seen.append(x)
         return torch.tensor(1.0)
 

@@ -37,7 +37,8 @@ from train import (
 )
 from train._checkpoint import Checkpoint
 from train._cli import main
-from train._processes import ALONE, FirstFailedError, ProcessError, Processes
+from train._errors import FirstFailedError, ProcessError
+from train._processes import ALONE, Processes
 from train._run_writer import RunWriter
 from train._step import Step
 from train._torchrun import joined
