@@ -1,7 +1,5 @@
 """`manifest.json`: what a bundle says about itself, written by the exporter and read by the runtime through this."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from typing import Annotated, Literal
@@ -35,7 +33,7 @@ class FileEntry(Record, frozen=True, kw_only=True):
     size_bytes: Annotated[int, msgspec.Meta(ge=0)]
 
     @classmethod
-    def of(cls, file: str, content: bytes) -> FileEntry:
+    def of(cls, file: str, content: bytes) -> "FileEntry":
         """Return the entry of a file with this name and content."""
         return cls(file=file, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
@@ -179,7 +177,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
     @staticmethod
-    def decode(content: bytes) -> Manifest:
+    def decode(content: bytes) -> "Manifest":
         """Read a manifest.
 
         Raises:

@@ -1,7 +1,5 @@
 """What a manifest says of the model: its choices and sizes."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal
 
@@ -11,7 +9,11 @@ Size = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the manifest; unknown fields are refused, so that nothing in it goes unread."""
+    """A part of the manifest; unknown fields are refused, so that nothing in it goes unread.
+
+    Files with records do not postpone their annotations: msgspec would evaluate each of them as text when a process
+    reads its first manifest, for longer than a session takes to load.
+    """
 
 
 class ModelSpec(Record, frozen=True, kw_only=True):

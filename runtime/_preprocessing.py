@@ -1,7 +1,5 @@
 """What is done to the values that callers hand in, as it was done to the training data."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

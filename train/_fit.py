@@ -208,7 +208,9 @@ class _Fitting:
             evaluations["validation"] = evaluate(vae, self._validation, labels, _FINAL_PARTICLES)
         some = seen.train[:_NUM_TRAINING]
         labels = None if seen.train_labels is None else seen.train_labels[:_NUM_TRAINING]
-        evaluations["train"] = evaluate(vae, binarize_once(some, self._trainer.config.binarize), labels)
+        evaluations["train"] = evaluate(
+            vae, binarize_once(some, self._trainer.config.binarize), labels, _FINAL_PARTICLES
+        )
         self._writer.save_evaluations(evaluations, test.elbo)
         if report:
             data, folder = self.dataset, self._writer.path
