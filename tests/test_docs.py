@@ -27,6 +27,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 TRAINING = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, click.Command] = {
     "python -m train.runs compare": runs_main.commands["compare"],
+    "python -m train.runs list": runs_main.commands["list"],
     "python -m train.runs": runs_main,
     "python -m train": train_main,
     "vae-train": train_main,
