@@ -81,6 +81,14 @@ def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path, config: RunCon
     assert not (tmp_path / "run" / "loss.png").exists()  # the old run's picture is not the new one's
 
 
+def test_a_run_without_a_checkpoint_cannot_go_on(tmp_path: Path, config: RunConfig) -> None:
+    write(tmp_path / "run", config)
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()  # as runs were before there were checkpoints
+    assert len(load_run(tmp_path / "run").metrics) == 2
+    with pytest.raises(RunError, match="left no checkpoint to go on from; choose another --out"):
+        RunWriter(tmp_path / "run", config, SAMPLES, resume=True)
+
+
 def test_a_training_that_ends_before_its_first_checkpoint_leaves_no_trace(tmp_path: Path, config: RunConfig) -> None:
     RunWriter(tmp_path / "run", config, SAMPLES)
     assert list(tmp_path.iterdir()) == []
