@@ -23,7 +23,7 @@ from export._wheel import build_wheel, wheel_file
 from export._whole import check_writable
 from runtime import PARTS, DatasetSpec, EdgeVAEError, Part, Precision, Tolerances
 from train import DATASET_NAMES, VAE, DatasetName, TrainError, load_dataset, load_run, newest_run
-from train._sizes import Sizes
+from train._numbers import Sizes
 
 _RUNS = Path("runs")
 _MODELS = Path("models")

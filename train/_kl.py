@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal as NormalDistribution
 
-from train._latents import Hierarchical, Latent, Mixture
+from train._latents import Hierarchical, Latent, Mixture, kl_to_standard_normal
 from train._terms import ElboTerms
 
 
@@ -33,7 +33,7 @@ def kl_of_dims(latent: Latent, terms: ElboTerms) -> Tensor:
     if isinstance(latent, Mixture):
         given_c = _log_normal(z[:, None], latent.loc, latent.log_scale.exp())
         return log_qz_x - torch.logsumexp(torch.log_softmax(latent.logits, dim=0)[:, None] + given_c, dim=1)
-    return (loc.square() + scale.square() - 1) / 2 - scale.log()
+    return kl_to_standard_normal(loc, scale)
 
 
 def _log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:

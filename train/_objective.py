@@ -11,7 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from train._errors import ConfigError
-from train._latents import COMPONENT_SITE, LATENT_SITE
+from train._latents import COMPONENT_SITE, LATENT_SITE, kl_to_standard_normal
 from train._processes import ALONE, Processes
 from train._vae import VAE
 
@@ -49,7 +49,7 @@ class DeviceELBO(Trace_ELBO):
         """
         site = guide_trace.nodes[LATENT_SITE]
         q = site["fn"].base_dist
-        kl = (q.loc**2 + q.scale**2 - 1) / 2 - q.scale.log()
+        kl = kl_to_standard_normal(q.loc, q.scale)
         missing = torch.relu(self._free_bits - self._processes.mean(kl)).sum()
         added: Tensor = site["scale"] * len(kl) * missing
         return added

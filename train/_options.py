@@ -15,7 +15,7 @@ from train._errors import ConfigError
 from train._latents import LATENTS
 from train._likelihoods import LIKELIHOODS
 from train._networks import ARCHITECTURES
-from train._sizes import Sizes
+from train._numbers import Numbers, Sizes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -44,8 +44,8 @@ def data_options(command: _Command) -> _Command:
         click.option("--test-fraction", type=_FRACTION, default=0.1, help="Part of --data to test on."),
         click.option("--validation-fraction", type=_FRACTION, default=0.0, help="Part of the data to validate on."),
         click.option("--split-seed", type=_AT_LEAST_0, default=0, help="Seed of the parts."),
-        click.option("--scale", type=Numbers(2), help="Values LOW,HIGH of own data that become 0 and 1."),
-        click.option("--resize", type=Sizes("28,28"), help="HEIGHT,WIDTH that image files are brought to."),
+        click.option("--scale", type=Numbers("0,16", count=2), help="Values LOW,HIGH of own data that become 0 and 1."),
+        click.option("--resize", type=Sizes("28,28", count=2), help="HEIGHT,WIDTH that image files are brought to."),
         click.option("--grey", is_flag=True, help="Make colour images grey."),
     )
 
@@ -155,33 +155,6 @@ class Architecture(click.ParamType):  # type: ignore[type-arg]  # generic in new
         except ConfigError as error:
             self.fail(str(error), param, ctx)
         return value
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
-    """Numbers with commas between them, like `0,16`.
-
-    Args:
-        count: How many.
-    """
-
-    name = "numbers"
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def convert(
-        self, value: str | tuple[float, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """Return the numbers; what they must be is the caller's to say."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(float(number) for number in value.split(","))
-        except ValueError:
-            numbers = ()
-        if len(numbers) != self._count:
-            self.fail(f"expected {self._count} numbers with commas between them, got {value!r}", param, ctx)
-        return numbers
 
 
 def _all(command: _Command, *options: Callable[[_Command], _Command]) -> _Command:

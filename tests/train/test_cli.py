@@ -162,6 +162,8 @@ def test_cuda_without_a_device_is_exit_code_2_and_writes_nothing(
         (["--levels", "4"], "--levels goes with --likelihood categorical"),
         (["--latent", "hierarchical"], "has two or more sizes of at least 1, like z_dims 32,16"),
         (["--tf32"], "--tf32 goes with --cuda: the CPU has no TF32"),
+        (["--resize", "28"], "expected 2 sizes with commas between them, like 28,28, got '28'"),
+        (["--scale", "0,1,2"], "expected 2 numbers with commas between them, like 0,16, got '0,1,2'"),
         (["--z-dims", "a"], "expected sizes with commas between them, like 32,16, got 'a'"),
     ],
 )

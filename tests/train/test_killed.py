@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
-import torch
 
+from tests.train.same_run import assert_same_run
 from train import load_run
 
 COMMAND = [sys.executable, "-W", "error", "-m", "train", "--dataset", "digits", "--epochs", "100", "--batch-size", "20"]
@@ -38,14 +38,6 @@ def steps_of(out: Path) -> int:
     with safetensors.safe_open(out / "checkpoint.safetensors", framework="pt") as file:
         notes: str = file.metadata()["notes"]
     return int(notes.split('"steps": ')[1].split(",", maxsplit=1)[0].rstrip("}"))
-
-
-def assert_same_run(found: Path, expected: Path) -> None:
-    for file in ("weights.safetensors", "checkpoint.safetensors"):
-        ours, theirs = (safetensors.torch.load_file(folder / file) for folder in (found, expected))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items()), file
-    assert load_run(found).evaluations == load_run(expected).evaluations
 
 
 @pytest.mark.slow

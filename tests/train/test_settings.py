@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train._cli import main
+from train._numbers import Sizes
 from train._settings import config_option, dump_settings, read_settings, settings_for
-from train._sizes import Sizes
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

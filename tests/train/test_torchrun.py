@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
 
+from tests.train.same_run import assert_same_run
 from train import load_run
 from train._checkpoint import Checkpoint
 
@@ -60,14 +59,6 @@ def worker_of(process: subprocess.Popen[str], rank: int) -> int:
         if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
             return int(child)
     raise AssertionError(f"no process of rank {rank} among {children}")
-
-
-def assert_same_run(found: Path, expected: Path) -> None:
-    for file in ("weights.safetensors", "checkpoint.safetensors"):
-        ours, theirs = (safetensors.torch.load_file(folder / file) for folder in (found, expected))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items()), file
-    assert load_run(found).evaluations == load_run(expected).evaluations
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,18 @@
 from train._latents._base import COMPONENT_SITE, LATENT_SITE, Latent, site_names
 from train._latents._hierarchical import Hierarchical
 from train._latents._mixture import Mixture
-from train._latents._normal import Normal
+from train._latents._normal import Normal, kl_to_standard_normal
 
 LATENTS: dict[str, type[Latent]] = {"normal": Normal, "hierarchical": Hierarchical, "mixture": Mixture}
 
-__all__ = ["COMPONENT_SITE", "LATENTS", "LATENT_SITE", "Hierarchical", "Latent", "Mixture", "Normal", "site_names"]
+__all__ = [
+    "COMPONENT_SITE",
+    "LATENTS",
+    "LATENT_SITE",
+    "Hierarchical",
+    "Latent",
+    "Mixture",
+    "Normal",
+    "kl_to_standard_normal",
+    "site_names",
+]

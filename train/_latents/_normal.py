@@ -11,6 +11,17 @@ from torch import Tensor
 from train._latents._base import LATENT_SITE, Latent
 
 
+def kl_to_standard_normal(loc: Tensor, scale: Tensor) -> Tensor:
+    """Return KL(N(loc, scale²) ‖ N(0, 1)) of each value, in nats (Kingma & Welling, 2013, appendix B).
+
+    Args:
+        loc: Means, any shape.
+        scale: Standard deviations, positive, of the same shape.
+    """
+    kl: Tensor = (loc.square() + scale.square() - 1) / 2 - scale.log()
+    return kl
+
+
 class Normal(Latent):
     """p(z) = N(0, I), q(z|x) = N(z_loc, z_scale²)."""
 
