@@ -76,7 +76,8 @@ class Peers:
         self.stock = folder / "stock.onnx"
         images = torch.rand(64, *DATA_SHAPE, generator=torch.Generator().manual_seed(0))
         limits = dict.fromkeys(precisions, _NO_LIMIT_NATS)
-        export_bundle(Source("peers", vae, images, "noise", None), self.bundle, ["onnx"], precisions=limits)
+        source = Source("peers", vae, images, "noise", None, train_samples=images)
+        export_bundle(source, self.bundle, ["onnx"], precisions=limits)
         self._export_stock()
 
     def ways(self, names: tuple[str, ...], batch: int) -> Iterator[tuple[str, Way]]:

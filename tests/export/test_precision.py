@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -86,6 +87,42 @@ def test_int8_takes_the_large_products_and_leaves_those_of_the_latent(reduced: P
     assert products(reduced / "reconstruct.onnx") == {"Gemm": 4, "MatMul": 0, "MatMulInteger": 0}
     left = products(reduced / "reconstruct.int8.onnx")
     assert left["Gemm"] + left["MatMul"] == 2
+
+
+@pytest.fixture(scope="module")
+def convolutional(digits: Dataset) -> Source:
+    trainer = Trainer(
+        ModelConfig((1, 8, 8), 4, 32, architecture="conv"), TrainingConfig(batch_size=64), torch.device("cpu")
+    )
+    for _ in range(5):
+        trainer.fit_epoch(digits.train)
+    source = Source("small", trainer.vae.eval(), digits.test, "test images of digits", None)
+    return dataclasses.replace(source, train_samples=digits.train[:256])
+
+
+def integer_weights_of_convolutions(path: Path) -> list[np.ndarray]:
+    """Return the weights that come to a convolution out of integers."""
+    graph = onnx.load(path).graph
+    weights = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    widened = {node.output[0]: weights.get(node.input[0]) for node in graph.node if node.op_type == "DequantizeLinear"}
+    found = [widened.get(node.input[1]) for node in graph.node if node.op_type == "Conv"]
+    return [weight for weight in found if weight is not None]
+
+
+def test_int8_takes_convolutions_too_where_training_data_calibrate_them(convolutional: Source, tmp_path: Path) -> None:
+    export_bundle(convolutional, tmp_path / "with", precisions={"int8": 0.5})
+    weights = integer_weights_of_convolutions(tmp_path / "with" / "encoder.int8.onnx")
+    assert [weight.dtype for weight in weights] == [np.int8] * 3
+    assert max(np.abs(weight.astype(int)).max() for weight in weights) <= 64, "seven bits, as for products"
+    exact, model = (load(tmp_path / "with", provider="cpu", precision=name) for name in ("fp32", "int8"))
+    x = convolutional.samples[:50].numpy()
+    assert 0 < np.abs(model.encode(x).z_loc - exact.encode(x).z_loc).max() < 0.2
+
+
+def test_convolutions_stay_in_float32_without_training_data(convolutional: Source, tmp_path: Path) -> None:
+    export_bundle(dataclasses.replace(convolutional, train_samples=None), tmp_path / "out", precisions={"int8": 0.5})
+    assert integer_weights_of_convolutions(tmp_path / "out" / "encoder.int8.onnx") == []
+    assert products(tmp_path / "out" / "encoder.int8.onnx")["MatMulInteger"] == 1
 
 
 def test_fp16_halves_the_weights(reduced: Path) -> None:
