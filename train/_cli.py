@@ -68,13 +68,13 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry
       python -m train --resume --out runs/mnist-mlp
       torchrun --nproc-per-node 4 --max-restarts 3 -m train --out runs/mnist --resume
     """
-    if options["data"] is not None and ctx.get_parameter_source("dataset") is ParameterSource.DEFAULT:
-        options["dataset"] = None
+    _without_default_dataset(ctx, options)
     out = out or Path("runs") / _default_name(options)
     if force and resume:
         raise click.UsageError("--force replaces a run and --resume goes on with it; give one of them")
     if resume:
         options = _as_begun(ctx, out, options)
+        _without_default_dataset(ctx, options)
     _check_usage(ctx, options)
     try:
         with joined(options["cuda"]) as processes:
@@ -130,7 +130,8 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     elif last.epoch < training.epochs:
         say(f"Ended after epoch {last.epoch}: {training.patience} epochs brought no better validation ELBO.")
     elbo, num_particles = run.test_elbo
-    say(f"Test ELBO {elbo:.2f} nats an image ({num_particles} particles). Export it with: vae-export {out}")
+    one = "an image" if len(dataset.data_shape) == 3 else "a row"
+    say(f"Test ELBO {elbo:.2f} nats {one} ({num_particles} particles). Export it with: vae-export {out}")
     return stopped_by() or (signal.SIGTERM if stopped else 0)
 
 
@@ -160,6 +161,12 @@ def _check_usage(ctx: click.Context, options: Mapping[str, Any]) -> None:
             raise click.UsageError(f"--{option} goes with --{choice} {value}, got --{choice} {options[choice]}")
     if options["tf32"] and not options["cuda"]:
         raise click.UsageError("--tf32 goes with --cuda: the CPU has no TF32")
+
+
+def _without_default_dataset(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Take away the data set that nobody asked for, where there are own data."""
+    if options["data"] is not None and ctx.get_parameter_source("dataset") is ParameterSource.DEFAULT:
+        options["dataset"] = None
 
 
 def _as_begun(ctx: click.Context, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from torch import Tensor
 
+from train._config import Binarize
 from train._elbo import EachEvaluated, evaluate_each
 from train._errors import DatasetError
 from train._images import Images
@@ -29,6 +30,8 @@ class Evaluation:
         num_particles: Draws of z an image, of which the mean is taken.
         iw_bound_nats: The importance-weighted bound on log p(x), at least the ELBO; `None` where it was not asked for.
         iw_particles: Draws of z an image in that bound, 0 where it was not asked for.
+        num_in_set: How many images the set has, where these are only the first of them; else 0.
+        binarize: What was made of grey values before, once: `none`, `threshold` or `stochastic`.
     """
 
     elbo_nats: float
@@ -40,6 +43,8 @@ class Evaluation:
     num_particles: int
     iw_bound_nats: float | None = None
     iw_particles: int = 0
+    num_in_set: int = 0
+    binarize: Binarize = "none"
 
     @classmethod
     def of(cls, each: EachEvaluated, iw_bounds: Tensor | None = None, iw_particles: int = 0) -> Evaluation:

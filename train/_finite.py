@@ -46,8 +46,8 @@ class FiniteLosses:
             if not -torch.inf < loss < torch.inf:
                 raise DivergedError(
                     f"the loss became {loss} at step {step}, learning rate {learning_rate:g}; the last checkpoint is "
-                    "from before it. Try a lower learning rate (--learning-rate), a slower start (--lr-warmup 5) or a "
-                    "bounded gradient (--clip-norm 100)"
+                    "from before it. Begin another run with a lower learning rate (--learning-rate), a slower start "
+                    "(--lr-warmup 5) or a bounded gradient (--clip-norm 100)"
                 )
         self._losses.clear()
         self._steps.clear()

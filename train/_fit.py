@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import time
@@ -14,11 +15,10 @@ from train._binarize import binarize_once
 from train._checkpoint import Checkpoint
 from train._config import ModelConfig, TrainingConfig
 from train._data import Dataset
-from train._elbo import evaluate_each, evaluate_elbo
+from train._elbo import evaluate_elbo
 from train._errors import ConfigError, DivergedError
-from train._evaluation import Evaluation, evaluate
+from train._final import final_evaluations
 from train._images import Images
-from train._importance import importance_weighted_bound
 from train._observer import Observer
 from train._processes import ALONE, Processes
 from train._report import write_report
@@ -26,12 +26,6 @@ from train._run import DatasetInfo, EpochMetrics, Run, load_run, run_config
 from train._run_writer import RunWriter
 from train._schedule import halvings_after, is_enough
 from train._trainer import Trainer
-
-_FINAL_PARTICLES = 10
-"""Particles of the finished run's evaluation: ten times those after an epoch, a third of their noise."""
-
-_NUM_TRAINING = 10_000
-"""Training images, the first, that the final evaluation looks at: enough to see how far they are from the rest."""
 
 _CPU = torch.device("cpu")
 
@@ -87,10 +81,20 @@ def fit(
     if dataset.validation is None and (training.patience or training.schedule == "plateau"):
         needs = f"patience {training.patience}" if training.patience else "schedule plateau"
         raise ConfigError(f"{needs} goes by the validation ELBO; set validation images aside (--validation-fraction)")
-    config = run_config(model, training, DatasetInfo.of(dataset))
-    test = dataset.test, dataset.test_labels if model.num_classes else None
+    seen = dataset if model.num_classes else dataset.without_labels()
+    config = run_config(model, training, DatasetInfo.of(seen))
     writer = processes.from_first(
-        lambda: RunWriter(out, config, *test, overwrite=overwrite, resume=resume, settings=settings)
+        lambda: RunWriter(
+            out,
+            config,
+            seen.test,
+            seen.test_labels,
+            train_samples=seen.train,
+            train_labels=seen.train_labels,
+            overwrite=overwrite,
+            resume=resume,
+            settings=settings,
+        )
     )
     trainer = Trainer(model, training, device, processes)
     if writer.checkpoint is not None:
@@ -104,7 +108,7 @@ def fit(
         for observer in observers:
             observer.on_epoch(metrics)
     if not processes.any(should_stop()):
-        processes.from_first(lambda: fitting.finish(iw_particles, report))
+        processes.from_first(lambda: fitting.finish(iw_particles, report, observers))
     for observer in observers:
         observer.on_end()
     return load_run(out)
@@ -193,25 +197,24 @@ class _Fitting:
         writer.save_epoch(checkpoint, metrics, keep=best and (metrics.complete or not elbos))
         return writer.metrics
 
-    def finish(self, iw_particles: int, report: bool) -> None:
-        """Evaluate the run's weights, which are the best epoch's, and draw the report."""
-        vae, seen = self._trainer.vae, self._seen
+    def finish(self, iw_particles: int, report: bool, observers: Sequence[Observer]) -> None:
+        """Evaluate the run's weights, which are the best epoch's, and draw the report, unless told to stop."""
+        vae, config = self._trainer.vae, self._trainer.config
         run = load_run(self._writer.path)
         vae.load_state_dict(run.vae.state_dict())
-        test = evaluate_each(vae, self._test, seen.test_labels, _FINAL_PARTICLES)
-        bounds = None
-        if iw_particles:
-            bounds = importance_weighted_bound(vae, self._test, seen.test_labels, iw_particles)
-        evaluations = {"test": Evaluation.of(test, bounds, iw_particles)}
-        if self._validation is not None:
-            labels = seen.validation_labels
-            evaluations["validation"] = evaluate(vae, self._validation, labels, _FINAL_PARTICLES)
-        some = seen.train[:_NUM_TRAINING]
-        labels = None if seen.train_labels is None else seen.train_labels[:_NUM_TRAINING]
-        evaluations["train"] = evaluate(
-            vae, binarize_once(some, self._trainer.config.binarize), labels, _FINAL_PARTICLES
-        )
-        self._writer.save_evaluations(evaluations, test.elbo)
+        scored = dataclasses.replace(self._seen, test=self._test, validation=self._validation)
+
+        def on_bound(done: int) -> None:
+            if self._should_stop():
+                raise InterruptedError
+            for observer in observers:
+                observer.on_bound(done, len(scored.test))
+
+        try:
+            evaluations, test_elbos = final_evaluations(vae, scored, config.binarize, iw_particles, on_bound)
+        except InterruptedError:
+            return
+        self._writer.save_evaluations(evaluations, test_elbos)
         if report:
             data, folder = self.dataset, self._writer.path
             shown = (vae, self._test, data.test_labels, run.metrics, evaluations, run.config, data.class_names)
@@ -228,7 +231,7 @@ class _Fitting:
         if not math.isfinite(elbo):
             raise DivergedError(
                 f"the {name} ELBO became {elbo} after epoch {self._trainer.epoch}; the last checkpoint is from before "
-                "it. Try a lower learning rate (--learning-rate)"
+                "it. Begin another run with a lower learning rate (--learning-rate)"
             )
         return elbo
 

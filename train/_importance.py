@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pyro
 import torch
@@ -25,7 +26,11 @@ _MAX_LOGIT = math.log1p(-torch.finfo(torch.float32).eps) - math.log(torch.finfo(
 
 
 def importance_weighted_bound(
-    vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 5000
+    vae: VAE,
+    images: Images,
+    labels: Tensor | None = None,
+    num_particles: int = 5000,
+    on_part: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Return the importance-weighted bound on log p(x) of each image (Burda, Grosse & Salakhutdinov, 2016).
 
@@ -38,6 +43,7 @@ def importance_weighted_bound(
         images: Shape `(num_images, ...)`; slices of it are taken, and moved to the model's device.
         labels: Shape `(num_images,)`, for a conditional model; the bound is on log p(x|y) then.
         num_particles: k, at least 1.
+        on_part: Is told after each part of the images how many are done; what it raises ends the computation.
 
     Returns:
         The bounds in nats, float64, shape `(num_images,)`, on the model's device.
@@ -57,6 +63,8 @@ def importance_weighted_bound(
         for rows in slices(len(images), at_once):
             x, y = images[rows].to(device), None if labels is None else labels[rows].to(device)
             bounds[rows] = _bounds(vae, x, y, num_particles, max(1, at_once // len(x)))
+            if on_part is not None:
+                on_part(rows.stop)
     return bounds
 
 

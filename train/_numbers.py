@@ -49,3 +49,10 @@ class Sizes(Numbers):
 
     def __init__(self, example: str, count: int | None = None) -> None:
         super().__init__(example, int, count)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Return the sizes, each at least 1."""
+        sizes = super().convert(value, param, ctx)
+        if min(sizes) < 1:
+            self.fail(f"expected sizes of at least 1, got {min(sizes)}", param, ctx)
+        return sizes

@@ -32,5 +32,8 @@ class Observer:
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """An epoch ended, and its checkpoint is saved."""
 
+    def on_bound(self, done: int, total: int) -> None:
+        """The importance-weighted bound, which takes long, is known of `done` of the `total` test images."""
+
     def on_end(self) -> None:
         """The training ended, or was interrupted; what the run's folder is to hold is there."""

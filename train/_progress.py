@@ -19,6 +19,8 @@ from train._observer import Observer
 from train._run import EpochMetrics
 from train._vae import VAE
 
+_BOUND_SECONDS = 10.0
+
 
 class Shown(Observer):
     """Shows a training on the standard output, in the way that fits it; a context manager.
@@ -32,7 +34,8 @@ class Shown(Observer):
         self._epochs, self._batch_size = epochs, batch_size
         self._bar: Progress | None = None
         self._images = self._before = 0
-        self._start = 0.0
+        self._start = self._said = 0.0
+        self._bound_start: float | None = None
         console = Console()
         if console.is_terminal:
             self._bar = Progress(
@@ -65,6 +68,7 @@ class Shown(Observer):
     ) -> None:
         """Begin at the first epoch that is not made yet."""
         self._images, self._before = len(dataset.train), len(metrics)
+        self._one, self._several = ("an image", "images") if len(dataset.data_shape) == 3 else ("a row", "rows")
         self._start = time.perf_counter()
         if self._bar is not None:
             steps = math.ceil(self._images / self._batch_size)
@@ -84,6 +88,18 @@ class Shown(Observer):
         if self._bar is not None:
             self._bar.update(self._task, advance=1, loss=loss)  # read when the bar is drawn, a few times a second
 
+    def on_bound(self, done: int, total: int) -> None:
+        """Say every ten seconds how far it is."""
+        now = time.perf_counter()
+        if self._bound_start is None:
+            self._bound_start = self._said = now
+            self._bounded = done
+        elif now - self._said >= _BOUND_SECONDS:
+            self._said = now
+            left = (now - self._bound_start) / (done - self._bounded) * (total - done)
+            line = f"importance-weighted bound of {done:,} of {total:,} {self._several}  left {left / 60:.1f} min"
+            click.echo(line) if self._bar is None else self._bar.console.print(line)
+
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Say what the epoch brought."""
         rate = self._images / max(metrics.epoch_seconds, 1e-9)
@@ -96,6 +112,6 @@ class Shown(Observer):
             return
         left = (time.perf_counter() - self._start) / (metrics.epoch - self._before) * (self._epochs - metrics.epoch)
         click.echo(
-            f"epoch {metrics.epoch}/{self._epochs}  loss {metrics.train_loss_nats:.2f}  {elbo} nats an image  "
-            f"{rate:,.0f} images/s  left {left / 60:.1f} min"
+            f"epoch {metrics.epoch}/{self._epochs}  loss {metrics.train_loss_nats:.2f}  {elbo} nats {self._one}  "
+            f"{rate:,.0f} {self._several}/s  left {left / 60:.1f} min"
         )

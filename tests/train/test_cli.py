@@ -185,7 +185,7 @@ def test_a_training_that_diverges_is_one_message_and_keeps_the_old_run(tmp_path:
     options = ["--learning-rate", 1e6, "--batch-size", batch_size, "--out", tmp_path / "run", "--force"]
     result = train("--epochs", 1, *options)
     assert result.exit_code == 2
-    assert "Try a lower" in result.output
+    assert "with a lower learning rate" in result.output
     assert load_run(tmp_path / "run").metrics == before
 
 
@@ -257,6 +257,30 @@ def test_own_data_are_trained_on_from_a_file(tmp_path: Path) -> None:
     assert model.data_loc == pytest.approx(tuple(rows.mean(0)), abs=1)
     assert len(run_metrics := load_run(tmp_path / "run").metrics) == 3
     assert all(line.validation_elbo_nats is not None for line in run_metrics)
+
+
+def test_a_run_on_own_data_goes_on_by_its_folder_alone_and_with_its_rows_only(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).random((200, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", rows)
+    options = ["--data", str(tmp_path / "x.npy"), "--z-dim", "2", "--hidden-dim", "8", "--no-report", "--epochs", "1"]
+    assert CliRunner().invoke(main, [*options, "--out", str(tmp_path / "run")]).exit_code == 0
+    again = ["--resume", "--out", str(tmp_path / "run"), "--epochs"]
+    result = CliRunner().invoke(main, [*again, "2"])
+    assert result.exit_code == 0, result.output
+    assert [line.epoch for line in load_run(tmp_path / "run").metrics] == [1, 2]
+    result = CliRunner().invoke(main, [*again, "3", "--split-seed", "5"])
+    assert result.exit_code == 2
+    assert "was begun with other rows of x: the data changed, or were split in another way" in result.output
+    np.save(tmp_path / "x.npy", rows * np.float32(0.5))
+    assert CliRunner().invoke(main, [*again, "3"]).exit_code == 2
+    np.save(tmp_path / "x.npy", rows)
+    assert CliRunner().invoke(main, [*again, "3"]).exit_code == 0
+
+
+def test_sizes_of_zero_are_refused_before_data_are_loaded(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--z-dims", "8,0", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 2
+    assert "expected sizes of at least 1, got 0" in result.output
 
 
 def test_data_that_do_not_fit_are_one_message(tmp_path: Path) -> None:

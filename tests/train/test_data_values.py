@@ -69,12 +69,22 @@ def test_values_in_range_are_taken(tmp_path: Path, array: np.ndarray, scale: tup
     check_range(opened(tmp_path / "x.npy", array, scale), True)
 
 
+def test_a_value_out_of_range_is_named_by_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_values, "_VALUES_AT_ONCE", 6)
+    table = np.full((90, 2), 0.5, np.float32)
+    table[77, 1] = 1.5
+    with pytest.raises(DatasetError, match=r"values from 0\.5 to 1\.5, first in row 77 \(counted from 0\)"):
+        check_range(opened(tmp_path / "x.npy", table), True)
+    with pytest.raises(DatasetError, match=r"as --scale says, got float32 values from 0\.5 to 1\.5, first in row 77"):
+        check_range(opened(tmp_path / "x.npy", table, (0, 1)), True)
+
+
 def test_tensors_are_looked_through_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_values, "_VALUES_AT_ONCE", 6)
     images = torch.zeros(10, 3)
     check_range(images, True)
     images[8, 1], images[1, 1] = 1.5, -0.5
-    with pytest.raises(DatasetError, match=r"in \[0, 1\] .*, got values from -0.5 to 1.5"):
+    with pytest.raises(DatasetError, match=r"in \[0, 1\] .*, got values from -0.5 to 1.5, first in row 1 "):
         check_range(images, True)
 
 

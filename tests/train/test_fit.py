@@ -20,6 +20,7 @@ from train import (
     Run,
     RunError,
     TrainingConfig,
+    _final,
     binarize_once,
     elbo_of_each,
     evaluate,
@@ -28,6 +29,7 @@ from train import (
     load_run,
     model_for,
 )
+from train._runs._reading import read_runs
 
 
 def fit_small(
@@ -154,6 +156,51 @@ def test_the_weights_of_a_run_with_validation_are_its_best_epochs(tmp_path: Path
     assert dataset.validation is not None
     assert evaluate(run.vae, dataset.validation).elbo_nats == pytest.approx(elbos[best], rel=1e-6)
     assert set(run.evaluations) == {"train", "validation", "test"}
+
+
+def test_a_training_that_is_told_to_stop_in_its_last_evaluation_stops_and_makes_it_when_it_goes_on(
+    tmp_path: Path, digits: Dataset
+) -> None:
+    bounded: list[tuple[int, int]] = []
+
+    class Bounds(Observer):
+        def on_bound(self, done: int, total: int) -> None:
+            bounded.append((done, total))
+
+    training, folder = TrainingConfig(epochs=1, batch_size=512), tmp_path / "run"
+    steps = 3
+    asked = itertools.count(1)
+    run = fit_small(folder, digits, training, should_stop=lambda: next(asked) > steps + 1, iw_particles=50_000)
+    assert not run.evaluations
+    run = fit_small(folder, digits, training, resume=True, iw_particles=5, observers=[Bounds()])
+    assert run.evaluations["test"].iw_particles == 5
+    assert bounded[-1] == (360, 360)
+
+
+def test_an_interrupted_run_says_the_elbo_of_the_weights_that_it_has(tmp_path: Path, digits: Dataset) -> None:
+    training = TrainingConfig(epochs=3, batch_size=256, learning_rate=0.3)
+    asked = itertools.count(1)
+    run = fit_small(tmp_path / "run", with_validation(digits), training, should_stop=lambda: next(asked) >= 11)
+    assert not run.evaluations
+    best = max(run.metrics, key=lambda line: line.validation_elbo_nats or 0)
+    assert best is not run.metrics[-1], "the test needs a training that gets worse"
+    assert run.test_elbo == (best.test_elbo_nats, 1)
+    (summary,) = read_runs(tmp_path / "run")
+    assert summary.test_elbo_nats == best.test_elbo_nats
+    assert summary.validation_elbo_nats == best.validation_elbo_nats
+
+
+def test_the_evaluation_says_which_images_there_were(
+    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_final, "_NUM_TRAINING", 500)
+    training = TrainingConfig(epochs=1, binarize="threshold")
+    found = fit_small(tmp_path / "run", digits, training).evaluations
+    assert {name: (each.num_images, each.num_in_set) for name, each in found.items()} == {
+        "test": (360, 0),
+        "train": (500, 1437),
+    }
+    assert {each.binarize for each in found.values()} == {"threshold"}
 
 
 def test_a_plateau_lowers_the_learning_rate(tmp_path: Path, digits: Dataset) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def test_arrays_are_read_plain_and_compressed(
         (b"\0\0\x0d\x01" + struct.pack(">I", 1) + b"\0" * 4, "IDX type 13; expected 8"),
         (b"\0\0\x08\x03\0\0", "ends inside its header"),
         (idx(np.zeros((2, 3), np.uint8))[:-1], r"should hold 6 values for shape \(2, 3\), got 5"),
-        (idx(np.zeros((2, 3), np.uint8)) + b"\0", r"should hold 6 values for shape \(2, 3\), got 7"),
+        (idx(np.zeros((2, 3), np.uint8)) + b"\0", r"should hold 6 values for shape \(2, 3\), got more than 6"),
+        (bytes([0, 0, 8, 65]) + struct.pack(">I", 1) * 65 + b"\0", "has 65 axes"),
+        (bytes([0, 0, 8, 0, 7]), "has 0 axes"),
+        (bytes([0, 0, 8, 8]) + struct.pack(">8I", 0, *[2**32 - 1] * 7), r"says that its shape is \(0, 4294967295"),
         (gzip.compress(idx(np.zeros((2, 3), np.uint8)), mtime=0)[:-9], "cannot be read"),
         (b"\x1f\x8b nonsense", "cannot be read"),
     ],
@@ -61,3 +65,20 @@ def test_any_bytes_give_an_array_or_a_dataset_error(tmp_path: Path, content: byt
     (tmp_path / "file").write_bytes(content)
     with contextlib.suppress(DatasetError):
         assert read_idx(tmp_path / "file").dtype == np.uint8
+
+
+def test_no_more_is_unpacked_than_the_header_says(tmp_path: Path) -> None:
+    packed = gzip.compress(idx(np.zeros((2, 3), np.uint8)) + bytes(2**28))
+    (tmp_path / "file.gz").write_bytes(packed)
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=r"should hold 6 values .* got more than 6"):
+        read_idx(tmp_path / "file.gz")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_a_header_that_promises_too_much_reserves_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", *[2**32 - 1] * 3) + bytes(100))
+    with pytest.raises(DatasetError, match="got 100; fetch it again"):
+        read_idx(tmp_path / "file")

@@ -2,6 +2,7 @@
 
 from train._data._config import DataConfig
 from train._data._dataset import Dataset
+from train._data._digest import digest_of
 from train._data._known import DATASET_NAMES, DatasetName, load_dataset
 from train._data._load import load_data
 from train._data._preprocessing import Preprocessing
@@ -16,6 +17,7 @@ __all__ = [
     "Preprocessing",
     "Rows",
     "check_range",
+    "digest_of",
     "load_data",
     "load_dataset",
     "standardisation_of",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,16 +128,25 @@ def _read_npz(path: Path, labels: bool) -> tuple[NDArray[Any], NDArray[Any] | No
                 raise DatasetError(
                     f"{path} must hold labels, an array y, got {there}; add them, or train without labels"
                 )
-            return content["x"], content["y"] if labels else None
+            arrays = [content[name] for name in ("x", "y")[: 1 + labels]]
+            if not all(isinstance(array, np.ndarray) for array in arrays):
+                raise ValueError("one of its files is no array")
+            return arrays[0], arrays[1] if labels else None
 
 
 @contextlib.contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # on damaged files NumPy and zipfile raise errors of many unrelated classes
         pickled = "pickle" in str(error) or "Python objects" in str(error)
-        why = "holds Python objects, which could run any code when they are read" if pickled else f"got: {error}"
+        why = (
+            "holds Python objects, as arrays of different shapes are saved, which could run any code when they are read"
+            if pickled
+            else f"got: {error}"
+        )
         raise DatasetError(f"{path} cannot be read as an array of numbers, {why}; save it again") from error
 
 

@@ -15,6 +15,7 @@ from train._images import Images
 
 ImagesT_co = TypeVar("ImagesT_co", bound=Images, default=Tensor, covariant=True)
 _NOTHING = Preprocessing()
+_SHARE = 0.5  # of a device's free memory, at most, for what is trained on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,5 +78,9 @@ _T = TypeVar("_T", bound=Images)
 
 
 def _moved(images: _T, device: torch.device) -> _T:
-    """Images on the device; a kind that is unknown here stays, and its batches are moved one by one."""
+    """Images on the device; what has no room there, or is unknown here, stays, and its batches are moved one by one."""
+    if isinstance(images, Rows) and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        num_bytes = images.shape.numel() * images.dtype.itemsize
+        return images if num_bytes > _SHARE * free else cast("_T", images.to(device))
     return cast("_T", images.to(device)) if isinstance(images, (Tensor, Rows)) else images

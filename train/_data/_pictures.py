@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from train._errors import DatasetError
 
 RESIZE_FILTER = Image.Resampling.BILINEAR
 """How images are resized, here and in `runtime.images`: it looks at all pixels when it makes an image smaller."""
+
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP") + (
+    ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()
+)
+"""What is read, here and in `runtime.images`: EPS, which Pillow knows too, is a program that Ghostscript would run."""
+
+MAX_PIXELS = 50_000_000
+"""Of an image, here and in `runtime.images`: a small file may hold more than fits into memory."""
 
 _LARGEST_16_BIT = 65535
 _DEEP = "I;16"
@@ -101,19 +110,23 @@ def _visible(folder: Path) -> list[Path]:
 def _known_image(file: Path) -> Path:
     if file.is_dir():
         raise DatasetError(f"{file} is a folder within a class; a class folder may hold images only")
-    if Image.registered_extensions().get(file.suffix.lower()) not in Image.OPEN:
+    if Image.registered_extensions().get(file.suffix.lower()) not in FORMATS:
         raise DatasetError(f"{file} is no image by its name; move it out of the folder")
     return file
 
 
 def _header(file: Path) -> _Header:
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             frames = getattr(image, "n_frames", 1)
             transparent = image.mode in {"LA", "PA", "RGBA", "La", "RGBa"} or "transparency" in image.info
             header = _Header(image.mode, image.height, image.width)
     except Exception as error:  # on damaged files Pillow's decoders raise errors of many unrelated classes
         raise DatasetError(f"{file} cannot be read as an image: {error}; replace it") from error
+    if header.height * header.width > MAX_PIXELS:
+        raise DatasetError(
+            f"{file} must have at most {MAX_PIXELS:,} pixels, got {header.width} by {header.height}; make it smaller"
+        )
     if frames > 1:
         raise DatasetError(f"{file} holds {frames} images, expected one; save each as a file of its own")
     if transparent:
@@ -136,9 +149,10 @@ def _check_sizes(files: Sequence[Path], headers: Sequence[_Header]) -> None:
 def _read(file: Path, channels: int, resize: tuple[int, int] | None, *, deep: bool) -> NDArray[np.generic]:
     """Read one image, shape `(channels, height, width)`: uint8, or float32 in [0, 1] where some have 16 bits."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             is_deep = image.mode.startswith(_DEEP)
-            plain = Image.fromarray(np.asarray(image).astype(np.float32)) if is_deep else _plain(image, channels)
+            mode = "F" if is_deep else "L" if channels == 1 else "RGB"
+            plain = image if image.mode == mode else image.convert(mode)  # a copy of a large image is as large
             if resize is not None:
                 plain = plain.resize(resize[::-1], RESIZE_FILTER)
             pixels = np.asarray(plain)
@@ -147,7 +161,3 @@ def _read(file: Path, channels: int, resize: tuple[int, int] | None, *, deep: bo
     if deep:
         pixels = pixels.astype(np.float32) / np.float32(_LARGEST_16_BIT if is_deep else 255)
     return pixels.clip(0, 1 if deep else 255).reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)
-
-
-def _plain(image: Image.Image, channels: int) -> Image.Image:
-    return image.convert("L" if channels == 1 else "RGB")

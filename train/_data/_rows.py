@@ -7,6 +7,8 @@ from torch import Tensor
 
 from train._data._preprocessing import Preprocessing
 
+_ROWS_AT_ONCE = 4096
+
 
 class Rows:
     """Observations in the dtype in which they are stored, in memory or in a mapped file; indexing converts them.
@@ -54,6 +56,11 @@ class Rows:
         return self._stored.dtype
 
     @property
+    def stored(self) -> Tensor:
+        """All that is stored, also what is not among these rows, shape `(num_stored, *data_shape)`."""
+        return self._stored
+
+    @property
     def device(self) -> torch.device:
         """Where the rows are, and come out."""
         return self._stored.device
@@ -75,6 +82,8 @@ class Rows:
         """Return the rows on a device, as they are stored; the same where they are there already."""
         if self.device == device:
             return self
-        stored = self._stored if self._index is None else self._stored[self._index]
-        moved = stored.contiguous().to(device)
+        moved = torch.empty(self.shape, dtype=self.dtype, device=device)
+        for start in range(0, len(self), _ROWS_AT_ONCE):  # a mapped file may be larger than the memory
+            some = slice(start, start + _ROWS_AT_ONCE)
+            moved[some] = (self._stored[some] if self._index is None else self._stored[self._index[some]]).to(device)
         return Rows(moved, self.preprocessing, name=self.name, value_range=self.value_range)

@@ -14,6 +14,8 @@ from torch import Tensor
 from train._data._rows import Rows
 from train._errors import DatasetError
 
+_LARGEST_LABEL = 2**63 - 1
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
@@ -41,7 +43,8 @@ def check_labels_of(path: Path, labels: NDArray[Any], num_rows: int) -> Tensor:
         num_rows: How many there must be.
 
     Raises:
-        DatasetError: Their number is another one, or one of them is no integer, or negative; the message names the row.
+        DatasetError: Their number is another one, or one of them is no integer, negative, or too large; the message
+            names the row.
     """
     if labels.shape != (num_rows,):
         raise DatasetError(f"{path} must hold a label for each of {num_rows} rows, got labels of shape {labels.shape}")
@@ -55,7 +58,8 @@ def check_labels_of(path: Path, labels: NDArray[Any], num_rows: int) -> Tensor:
             f"{path}: labels must be integers, got {labels[row]!s} in row {row} (counted from 0), dtype "
             f"{labels.dtype}; {what}"
         )
-    if labels.min() < 0:
-        row = int(np.argmax(labels < 0))
-        raise DatasetError(f"{path}: labels must not be negative, got {labels[row]} in row {row} (counted from 0)")
+    for what, wrong in (("be negative", labels < 0), (f"be above {_LARGEST_LABEL}", labels > _LARGEST_LABEL)):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DatasetError(f"{path}: labels must not {what}, got {labels[row]} in row {row} (counted from 0)")
     return torch.from_numpy(labels.astype(np.int64))

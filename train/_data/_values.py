@@ -55,30 +55,43 @@ def check_range(images: Images, unit_interval: bool) -> None:
     low, high = (float(low) for low in (min(end.min for end in ends), max(end.max for end in ends)))
     if not 0 <= low <= high <= 1:
         raise DatasetError(
-            f"images must be in [0, 1] for this likelihood, got values from {low:g} to {high:g}; divide pixels of 0 to "
+            f"images must be in [0, 1] for this likelihood, got values from {low:g} to {high:g}, first in row "
+            f"{_first_outside(images, 0, 1)} (counted from 0); divide pixels of 0 to "
             "255 by 255, or take --likelihood normal"
         )
 
 
 def _check_stored_range(rows: Rows, low: float, high: float) -> None:
     scale = rows.preprocessing.scale
+    if scale is None and rows.dtype == torch.uint8:
+        return
+    # As integers 0 and 1 are refused too: a bundle would not know whether 1 is the whole range or a part of it.
+    lowest, highest = torch.tensor(scale or (0, 1), dtype=torch.float32).tolist()
+    inside = lowest <= low <= high <= highest
+    if inside and (scale is not None or rows.dtype.is_floating_point):
+        return
     got = f"got {str(rows.dtype).removeprefix('torch.')} values from {low:g} to {high:g}"
+    if not inside:
+        got += f", first in row {_first_outside(rows.stored, lowest, highest)} (counted from 0)"
     if scale is not None:
-        lowest, highest = torch.tensor(scale, dtype=torch.float32).tolist()
-        if not lowest <= low <= high <= highest:
-            raise DatasetError(
-                f"{rows.name} must hold values in [{scale[0]:g}, {scale[1]:g}], as --scale says, {got}; "
-                f"give --scale {low:g},{high:g}, or leave it out and take --likelihood normal"
-            )
-        return
-    if rows.dtype == torch.uint8:
-        return
-    # 0 and 1 as integers are refused too: a bundle would not know whether 1 is the whole range or a part of it.
-    if not rows.dtype.is_floating_point or not 0 <= low <= high <= 1:
         raise DatasetError(
-            f"{rows.name} must hold floats in [0, 1] or uint8 for this likelihood, {got}; say with --scale LOW,HIGH "
-            f"which values become 0 and 1, like --scale {low:g},{high:g}, or take --likelihood normal"
+            f"{rows.name} must hold values in [{scale[0]:g}, {scale[1]:g}], as --scale says, {got}; "
+            f"give --scale {low:g},{high:g}, or leave it out and take --likelihood normal"
         )
+    raise DatasetError(
+        f"{rows.name} must hold floats in [0, 1] or uint8 for this likelihood, {got}; say with --scale LOW,HIGH "
+        f"which values become 0 and 1, like --scale {low:g},{high:g}, or take --likelihood normal"
+    )
+
+
+def _first_outside(images: Images, low: float, high: float) -> int:
+    """The number of the first row with a value outside of a range; there is one."""
+    for start, part in _parts(images):
+        values = part.to(torch.float32)
+        found = ((values < low) | (values > high)).flatten(1).any(1).nonzero()
+        if len(found):
+            return start + int(found[0])
+    raise AssertionError
 
 
 def standardisation_of(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from train._run import EpochMetrics, RunConfig
 
 REPORT_FILE = "report.html"
+_SHAPES = {"data_shape", "resize"}
 
 _BINARIZED = {
     "none": "Grey values are scored as they are.",
@@ -62,7 +63,7 @@ def page_of(
     body = [
         f"<header><h1>{escape(name)}</h1><p>{escape(_described(vae) + trained_on)}</p></header>",
         _figures_of_merit(vae, metrics, evaluations),
-        _section("Evaluation", _evaluation_table(evaluations), _how_evaluated(evaluations, config)),
+        _section("Evaluation", _evaluation_table(evaluations), _how_evaluated(evaluations, config, _one(vae))),
         *(_section(picture.title, _image(picture, png), picture.caption) for picture, png in pictures),
         _section("Configuration", _configuration(vae, config), ""),
     ]
@@ -87,10 +88,11 @@ def _figures_of_merit(vae: VAE, metrics: Sequence[EpochMetrics], evaluations: Ma
     """The few numbers that a person looks for first."""
     shown = evaluations.get("test")
     last = metrics[-1]
-    found = [("Test ELBO", _nats(last.test_elbo_nats if shown is None else shown.elbo_nats), "nats an image")]
+    unit = f"nats {_one(vae)}"
+    found = [("Test ELBO", _nats(last.test_elbo_nats if shown is None else shown.elbo_nats), unit)]
     if shown is not None:
         if shown.iw_bound_nats is not None:
-            found.append((f"log p(x), k = {shown.iw_particles:,}", _nats(shown.iw_bound_nats), "nats an image"))
+            found.append((f"log p(x), k = {shown.iw_particles:,}", _nats(shown.iw_bound_nats), unit))
         found.append(("Active units", f"{shown.active_units}", f"of {vae.config.z_dim}"))
     found.append(("Epochs", f"{last.epoch}", f"{_duration(sum(line.epoch_seconds for line in metrics))} of steps"))
     found.append(("Parameters", f"{sum(each.numel() for each in vae.parameters()):,}", "weights and biases"))
@@ -108,7 +110,9 @@ def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> str:
     head = ["Set", "Images", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
     rows = []
     for name, each in evaluations.items():
-        cells = [name, f"{each.num_images:,}", *map(_nats, (each.elbo_nats, each.reconstruction_nats, each.kl_nats))]
+        first = f"the first {each.num_images:,} of {each.num_in_set:,}"
+        count = first if each.num_in_set > each.num_images else f"{each.num_images:,}"
+        cells = [name, count, *map(_nats, (each.elbo_nats, each.reconstruction_nats, each.kl_nats))]
         if bounded:
             cells.append("–" if each.iw_bound_nats is None else _nats(each.iw_bound_nats))
         cells.append(f"{each.active_units}" + (f" of {len(each.kl_per_dim_nats)}" if each.kl_per_dim_nats else ""))
@@ -116,12 +120,17 @@ def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> str:
     return _table(rows, head)
 
 
-def _how_evaluated(evaluations: Mapping[str, Evaluation], config: RunConfig | None) -> str:
+def _one(vae: VAE) -> str:
+    """What one observation is called."""
+    return "an image" if len(vae.config.data_shape) == 3 else "a row"
+
+
+def _how_evaluated(evaluations: Mapping[str, Evaluation], config: RunConfig | None, one: str) -> str:
     if not evaluations:
         return ""
     some = next(iter(evaluations.values()))
     draws = "one draw" if some.num_particles == 1 else f"{some.num_particles} draws"
-    said = [f"Nats an image, higher is better but for the KL. ELBO = reconstruction − KL, from {draws} of z an image."]
+    said = [f"Nats {one}, higher is better but for the KL. ELBO = reconstruction − KL, from {draws} of z {one}."]
     said += [
         f"The importance-weighted bound is that of Burda et al. (2016) with k = {each.iw_particles:,}."
         for each in [next((each for each in evaluations.values() if each.iw_particles), some)]
@@ -147,7 +156,7 @@ def _configuration(vae: VAE, config: RunConfig | None) -> str:
 
 def _row(option: tuple[str, object]) -> tuple[str, str]:
     name, value = option
-    return name, _plain(value)
+    return name, _plain(value, " × " if name in _SHAPES else ", ")
 
 
 def _section(title: str, content: str, caption: str) -> str:
@@ -174,11 +183,11 @@ def _nats(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 
 
-def _plain(value: object) -> str:
+def _plain(value: object, between: str = ", ") -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+        return ", ".join(f"{key} {_row((key, each))[1]}" for key, each in value.items() if each) or "–"
     if isinstance(value, (tuple, list)):
-        return " × ".join(map(_plain, value)) or "–"
+        return between.join(map(_plain, value)) or "–"
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -131,7 +131,7 @@ def _of_images(model: _Model) -> Iterator[tuple[Picture, Figure]]:
         _pictures.samples_figure(_generation.sampled(vae, _pictures.COLUMNS, model.class_names), shape, shades),
     )
     yield (
-        Picture(TRAVERSALS, "Traversals", "The active dimensions whose posterior means vary most, up to eight."),
+        Picture(TRAVERSALS, "Traversals", "The dimensions whose posterior means vary most, up to eight."),
         _pictures.traversals_figure(_traversed(model), shape, shades),
     )
 

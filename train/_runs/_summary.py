@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -105,7 +106,7 @@ class RunSummary:
 
     @property
     def test_elbo_nats(self) -> float | None:
-        """The final evaluation's test ELBO, or else the last epoch's; nats an observation."""
+        """The final evaluation's test ELBO, or else that of the epoch that the weights are of; nats an observation."""
         return self._evaluated[0]
 
     @property
@@ -118,10 +119,20 @@ class RunSummary:
         """As `test_elbo_nats`, of the validation set; `None` where there is none."""
         if self.evaluations and self.evaluations.validation.elbo_nats is not None:
             return self.evaluations.validation.elbo_nats
-        return self.last.validation_elbo_nats if self.last else None
+        return self._kept.validation_elbo_nats if self._kept else None
 
     @property
     def _evaluated(self) -> tuple[float | None, int | None]:
         if self.evaluations and self.evaluations.test.elbo_nats is not None:
             return self.evaluations.test.elbo_nats, self.evaluations.test.num_particles
-        return (self.last.test_elbo_nats, self.last.num_particles) if self.last else (None, None)
+        return (self._kept.test_elbo_nats, self._kept.num_particles) if self._kept else (None, None)
+
+    @property
+    def _kept(self) -> EpochLine | None:
+        """The epoch whose weights the run has: the best by validation ELBO, or without validation the last."""
+        if self.last is None or self.last.validation_elbo_nats is None:
+            return self.last
+        whole = [line for line in self.lines if line.complete] or self.lines
+        return max(
+            whole, key=lambda line: -math.inf if line.validation_elbo_nats is None else line.validation_elbo_nats
+        )
