@@ -1,51 +1,72 @@
-"""Files and folders that are written whole or not at all."""
+"""Bundles and wheels that are written whole or not at all."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from export._errors import ExportError
 from runtime import MANIFEST_FILE
+from train import _whole
 
 
 def check_writable(out: Path, overwrite: bool) -> None:
     """Raise `ExportError` if a bundle cannot be written to `out` without losing what is there."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MANIFEST_FILE).is_file():
-        raise ExportError(f"{out} is there and is not a bundle; choose another --out")
+    with _errors(out):
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+        if not (out / MANIFEST_FILE).is_file():
+            raise ExportError(f"{out} is there and is not a bundle; choose another --out")
     if not overwrite:
         raise ExportError(f"{out} already holds a bundle; choose another --out, or give --force to replace it")
 
 
-def replace_folder(temporary: Path, out: Path) -> None:
-    """Put `temporary` in the place of `out`; the folder that was there goes only when the new one stands."""
-    if not out.exists():
-        temporary.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-    out.rename(old / out.name)
-    try:
-        temporary.rename(out)
-    except BaseException:  # Ctrl-C included: the old bundle goes back to its place
-        (old / out.name).rename(out)
-        old.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+@contextlib.contextmanager
+def whole_bundle(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a folder beside `out` to write a bundle to; it takes the place of `out` when the block ends.
+
+    Whatever happens, a kill included, `out` holds what it held before, or the new bundle, or nothing if there was none.
+
+    Args:
+        out: The bundle's folder, an absolute path.
+        overwrite: Whether a bundle that is there may be replaced.
+
+    Raises:
+        ExportError: `out` is in the way or cannot be written, or another export to it is under way.
+    """
+    check_writable(out, overwrite)
+    with _errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with _whole.whole_folder(out, replace=overwrite) as folder:
+            check_writable(out, overwrite)  # again: nobody else writes it now
+            try:
+                yield folder
+            except Exception as error:
+                if folder.is_dir():
+                    raise
+                raise ExportError(f"{folder} was removed while the bundle was written there; export again") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that it is never there in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            Path(file.name).chmod(0o644)
-            os.replace(file.name, path)  # noqa: PTH105 - file.name is a string
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    """Write a file beside its place and rename it, so that it is never there in part.
+
+    Raises:
+        ExportError: It cannot be written; what was there before stays.
+    """
+    with _errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _whole.write_whole(path, content)
+
+
+@contextlib.contextmanager
+def _errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except _whole.BusyError as error:
+        raise ExportError(f"another export to {out} is under way; wait for it, or choose another --out") from error
+    except OSError as error:
+        raise ExportError(
+            f"{out} could not be written: {error}; what was there before stays. Make room, see to the folder's "
+            "permissions, or choose another --out"
+        ) from error

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from train import _whole
 from train._errors import RunError
 
 _NOTES = "notes"
@@ -68,17 +68,24 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         RunError: It could not be written; nothing of it is left.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    with run_errors(path):
+        _whole.write_whole(path, content)
+
+
+@contextlib.contextmanager
+def run_errors(path: Path) -> Iterator[None]:
+    """Say of a file or folder that could not be written why, and what to do.
+
+    Raises:
+        RunError: In the place of an `OSError`.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        reason, remedy = error.strerror or str(error), "Make room, or see to the folder's permissions"
+        if not path.parent.is_dir():
+            reason, remedy = f"the folder {path.parent} is not there any more", "See to it that it stays"
         raise RunError(
-            f"{path} could not be written: {error.strerror or error}; what it held before is still there. "
-            "Make room, or see to the folder's permissions, and go on with --resume"
+            f"{path} could not be written: {reason}; what it held before is still there. {remedy}, and go on with "
+            "--resume"
         ) from error

@@ -4,7 +4,7 @@ settings.toml           every option of the command that trained it; of `python 
 config.json             the model's sizes, the training's options, the data set, the versions
 checkpoint.safetensors  the training's last saved moment, from which it goes on
 weights.safetensors     the VAE's state_dict: the best epoch's by validation ELBO, or without validation the last one's
-samples.safetensors     the first test images, and their labels where the model sees labels, to verify and draw with
+samples.safetensors     the first test and training images, to verify, draw and calibrate with; labels a model sees
 metrics.jsonl           one line an epoch
 evaluation.json         what the weights are worth on each set of images; of a finished training
 test_elbos.safetensors  the ELBO of each test image, in nats; likewise
@@ -25,7 +25,7 @@ import safetensors.torch
 from torch import Tensor
 
 from train._config import ModelConfig, TrainingConfig
-from train._data import Dataset, Preprocessing
+from train._data import Dataset, Preprocessing, digest_of
 from train._errors import RunError
 from train._evaluation import Evaluation
 from train._images import Images
@@ -43,8 +43,10 @@ EVALUATION_FILE = "evaluation.json"
 TEST_ELBOS_FILE = "test_elbos.safetensors"
 SETTINGS_FILE = "settings.toml"
 
-IMAGES, LABELS, ELBOS = "test", "labels", "elbos"
+IMAGES, LABELS, TRAIN_IMAGES, TRAIN_LABELS, ELBOS = "test", "labels", "train", "train_labels", "elbos"
 """Names of the tensors in the files."""
+
+STEP = "step"  # beside the weights: that they are of
 
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl")
 _NOTHING_DONE = Preprocessing()
@@ -61,6 +63,7 @@ class DatasetInfo:
         num_validation: Number of validation images, 0 where there were none.
         preprocessing: What was done to the stored values.
         class_names: The classes' names, in the order of their numbers; empty where they have none.
+        digest: `digest_of` the rows; empty in a run of a version that did not take it.
     """
 
     name: str
@@ -69,6 +72,7 @@ class DatasetInfo:
     num_validation: int = 0
     preprocessing: Preprocessing = _NOTHING_DONE
     class_names: tuple[str, ...] = ()
+    digest: str = ""
 
     @classmethod
     def of(cls, dataset: Dataset[Images]) -> DatasetInfo:
@@ -80,6 +84,7 @@ class DatasetInfo:
             num_validation=0 if dataset.validation is None else len(dataset.validation),
             preprocessing=dataset.preprocessing,
             class_names=dataset.class_names,
+            digest=digest_of(dataset),
         )
 
 
@@ -135,9 +140,11 @@ class Run:
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
         labels: Their classes, int64, shape `(num_samples,)`; `None` where the model is not conditional.
         metrics: One entry an epoch, in order.
-        evaluations: What the weights are worth, by the name of the set: `train`, `validation`, `test`; empty where the
-            training did not come to its end.
+        evaluations: What the weights are worth, by the name of the set; empty where the training did not end.
         test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` likewise.
+        train_samples: The first training images, as `samples`; `None` where an older version did not keep them.
+        train_labels: Their classes, as `labels`.
+        step: That of the weights; `None` likewise.
     """
 
     path: Path
@@ -148,12 +155,15 @@ class Run:
     metrics: tuple[EpochMetrics, ...]
     evaluations: Mapping[str, Evaluation]
     test_elbos: Tensor | None
+    train_samples: Tensor | None = None
+    train_labels: Tensor | None = None
+    step: int | None = None
 
     @property
     def test_elbo(self) -> tuple[float, int]:
         """Mean ELBO of the test images, nats an image, and the particles that it is estimated from."""
         found = self.evaluations.get("test")
-        last = self.metrics[-1]
+        last = next((line for line in reversed(self.metrics) if line.step == self.step), self.metrics[-1])
         return (last.test_elbo_nats, last.num_particles) if found is None else (found.elbo_nats, found.num_particles)
 
 
@@ -178,8 +188,11 @@ def load_run(path: Path) -> Run:
     vae = VAE(config.model).eval()
     try:
         vae.load_state_dict(safetensors.torch.load_file(path / WEIGHTS_FILE))
+        with safetensors.safe_open(path / WEIGHTS_FILE, framework="pt") as file:
+            step = int(notes[STEP]) if STEP in (notes := file.metadata() or {}) else None
         samples = safetensors.torch.load_file(path / SAMPLES_FILE)
         images, labels = samples[IMAGES], samples.get(LABELS)
+        train_images, train_labels = samples.get(TRAIN_IMAGES), samples.get(TRAIN_LABELS)
         elbos, evaluation = path / TEST_ELBOS_FILE, path / EVALUATION_FILE
         test_elbos = safetensors.torch.load_file(elbos)[ELBOS] if elbos.is_file() else None
         content = evaluation.read_bytes() if evaluation.is_file() else b"{}"
@@ -189,7 +202,7 @@ def load_run(path: Path) -> Run:
     metrics = read_metrics(path)
     if not metrics:
         raise RunError(f"the run in {path} is damaged: {METRICS_FILE} is empty")
-    return Run(path, config, vae, images, labels, metrics, evaluations, test_elbos)
+    return Run(path, config, vae, images, labels, metrics, evaluations, test_elbos, train_images, train_labels, step)
 
 
 def read_metrics(path: Path) -> tuple[EpochMetrics, ...]:
@@ -212,7 +225,7 @@ def newest_run(folder: Path) -> Path:
     Raises:
         RunError: There is none.
     """
-    checkpoints = sorted(folder.glob(f"*/{WEIGHTS_FILE}"), key=lambda path: path.stat().st_mtime_ns)
+    checkpoints = sorted(folder.glob(f"[!.]*/{WEIGHTS_FILE}"), key=lambda path: path.stat().st_mtime_ns)
     if not checkpoints:
         raise RunError(f"there is no run in {folder}/; train one with python -m train, or name a run's folder")
     return checkpoints[-1].parent

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from train._binarize import binarize_once
-from train._checkpoint import Checkpoint, write_whole
+from train._checkpoint import Checkpoint, run_errors, write_whole
 from train._errors import RunError
 from train._evaluation import Evaluation
 from train._images import Images
@@ -28,7 +31,10 @@ from train._run import (
     NUM_SAMPLES,
     SAMPLES_FILE,
     SETTINGS_FILE,
+    STEP,
     TEST_ELBOS_FILE,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
     WEIGHTS_FILE,
     EpochMetrics,
     RunConfig,
@@ -36,16 +42,29 @@ from train._run import (
     read_metrics,
 )
 from train._trainer import WEIGHTS
+from train._whole import whole_folder
+
+_LEFTOVERS = ".*.part"  # what somebody who was killed had not finished
+_LOGS = {"tensorboard", "mlflow_run_id"}
+_OF_A_RUN = {
+    *(CONFIG_FILE, SETTINGS_FILE, SAMPLES_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE),
+    *(TEST_ELBOS_FILE, *REPORT_FILES, *_LOGS),
+}
 
 
 class RunWriter:
     """Writes a run folder; each file whole or not at all, the checkpoint last of what belongs to one moment.
+
+    A run that replaces another one takes its place in one step, with its first moment, if the folder holds nothing but
+    the old run; where something else lies there, only the old run's files are removed, before the new ones are written.
 
     Args:
         path: The folder; made with the first checkpoint, so that a training that fails before it leaves no trace.
         config: Goes into `config.json`.
         samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
         labels: Their classes, shape `(num_images,)`, for a conditional model.
+        train_samples: Training images to keep, likewise.
+        train_labels: Their classes.
         overwrite: Whether a run that is already there may be replaced.
         resume: Whether to go on with a run that is already there; `checkpoint` is its last moment then.
         settings: Goes into `settings.toml`; empty for no such file.
@@ -66,6 +85,8 @@ class RunWriter:
         samples: Images,
         labels: Tensor | None = None,
         *,
+        train_samples: Images | None = None,
+        train_labels: Tensor | None = None,
         overwrite: bool = False,
         resume: bool = False,
         settings: str = "",
@@ -73,10 +94,15 @@ class RunWriter:
         self.path = path
         self.checkpoint: Checkpoint | None = None
         self.metrics: list[EpochMetrics] = []
-        self._config, self._settings = config, settings
-        kept = {IMAGES: binarize_once(samples[:NUM_SAMPLES], config.training.binarize)}
-        kept |= {} if labels is None else {LABELS: labels[:NUM_SAMPLES]}
-        self._samples = {name: tensor.cpu().contiguous() for name, tensor in kept.items()}
+        self._config, self._settings, self._overwrite = config, settings, overwrite
+        self._samples: dict[str, Tensor] = {}  # each with memory of its own, as the file needs it
+        for name, images in ((IMAGES, samples), (TRAIN_IMAGES, train_samples)):
+            if images is not None:
+                kept = binarize_once(images[:NUM_SAMPLES], config.training.binarize)
+                self._samples[name] = kept.cpu().clone(memory_format=torch.contiguous_format)
+        for name, classes in ((LABELS, labels), (TRAIN_LABELS, train_labels)):
+            if classes is not None:
+                self._samples[name] = classes[:NUM_SAMPLES].cpu().clone()
         if resume and (path / CHECKPOINT_FILE).exists():
             self.checkpoint = Checkpoint.read(path / CHECKPOINT_FILE)
             self._config = _continued(path, config)
@@ -88,8 +114,8 @@ class RunWriter:
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Save a moment within an epoch."""
-        self._begin()
-        checkpoint.write(self.path / CHECKPOINT_FILE)
+        with self._folder() as folder:
+            checkpoint.write(folder / CHECKPOINT_FILE)
 
     def save_epoch(self, checkpoint: Checkpoint, metrics: EpochMetrics, *, keep: bool = True) -> None:
         """Save the moment after an epoch, and its metrics.
@@ -99,14 +125,15 @@ class RunWriter:
             metrics: The epoch's.
             keep: Whether its weights become those of the run.
         """
-        self._begin()
         self.metrics.append(metrics)
-        if keep:
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.named(WEIGHTS).items()}
-            write_whole(self.path / WEIGHTS_FILE, safetensors.torch.save(weights))
         lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
-        write_whole(self.path / METRICS_FILE, lines.encode())
-        checkpoint.write(self.path / CHECKPOINT_FILE)
+        with self._folder() as folder:
+            write_whole(folder / METRICS_FILE, lines.encode())  # before the weights, which say whose they are
+            if keep:
+                vae = checkpoint.named(WEIGHTS)
+                weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.items()}
+                write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(weights, {STEP: str(metrics.step)}))
+            checkpoint.write(folder / CHECKPOINT_FILE)
 
     def save_evaluations(self, evaluations: Mapping[str, Evaluation], test_elbos: Tensor) -> None:
         """Save what the run's weights are worth.
@@ -115,30 +142,50 @@ class RunWriter:
             evaluations: By the name of the set: `train`, `validation`, `test`.
             test_elbos: The ELBO of each test image, in nats, shape `(num_test,)`.
         """
-        content: dict[str, Any] = {name: dataclasses.asdict(each) for name, each in evaluations.items()}
-        write_whole(self.path / EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
         elbos = {ELBOS: test_elbos.float().cpu().contiguous()}
         write_whole(self.path / TEST_ELBOS_FILE, safetensors.torch.save(elbos))
+        content: dict[str, Any] = {name: dataclasses.asdict(each) for name, each in evaluations.items()}
+        write_whole(self.path / EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
 
-    def _begin(self) -> None:
-        """Make the folder, or what of a former run or a former end does not hold any more away."""
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Give the folder to write a moment to: the run's. A new run's first moment takes its place all at once."""
         if self._begun:
-            return
+            yield self.path
+        elif self.checkpoint is None and _is_replaceable(self.path):
+            with run_errors(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    with whole_folder(self.path.resolve(), replace=self._overwrite) as folder:
+                        self._write_head(folder)
+                        yield folder
+                except RunError as error:  # of a file in a folder that nobody knows
+                    raise error.__cause__ or error from None
+        else:
+            self._clear()
+            self._write_head(self.path)
+            yield self.path
         self._begun = True
+
+    def _clear(self) -> None:
+        """Make the folder, or what of a former run or a former end does not hold any more away."""
         outdated = [EVALUATION_FILE, TEST_ELBOS_FILE, *REPORT_FILES]
         if self.checkpoint is None:
             outdated += [CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, SETTINGS_FILE]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for file in outdated:
-                (self.path / file).unlink(missing_ok=True)
+            for file in (*(self.path / name for name in outdated), *self.path.glob(_LEFTOVERS)):
+                file.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"the run's folder {self.path} cannot be written to: {error.strerror or error}") from error
+
+    def _write_head(self, folder: Path) -> None:
+        """Write what stands there from the beginning."""
         content = json.dumps(dataclasses.asdict(self._config), indent=2).encode()
-        write_whole(self.path / CONFIG_FILE, content + b"\n")
+        write_whole(folder / CONFIG_FILE, content + b"\n")
         if self._settings:
-            write_whole(self.path / SETTINGS_FILE, self._settings.encode())
-        write_whole(self.path / SAMPLES_FILE, safetensors.torch.save(self._samples))
+            write_whole(folder / SETTINGS_FILE, self._settings.encode())
+        write_whole(folder / SAMPLES_FILE, safetensors.torch.save(self._samples))
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
@@ -154,6 +201,16 @@ def check_writable(path: Path, overwrite: bool) -> None:
         raise RunError(f"{path} already holds a run, of an edgevae that left no checkpoint to go on from; {remedy}")
 
 
+def _is_replaceable(path: Path) -> bool:
+    """Whether another folder may take the place of this one: it is not there, or holds nothing but a run."""
+    if not path.exists():
+        return True
+    names = {file.name for file in path.iterdir() if not file.match(_LEFTOVERS)}
+    place = path.resolve()
+    held = place.is_mount() or Path.cwd().is_relative_to(place) or not os.access(place.parent, os.W_OK | os.X_OK)
+    return names <= _OF_A_RUN and not held
+
+
 def _continued(path: Path, config: RunConfig) -> RunConfig:
     """Return the configuration of a run that goes on: as it was, but for the number of epochs.
 
@@ -164,10 +221,16 @@ def _continued(path: Path, config: RunConfig) -> RunConfig:
     for part in ("model", "training", "dataset"):
         was, now = (dataclasses.asdict(getattr(each, part)) for each in (before, config))
         for name in was:
-            free = name == "epochs" and was["schedule"] != "cosine"
-            if was[name] != now[name] and not free:
+            free = (name == "epochs" and was["schedule"] != "cosine") or (name == "digest" and not was["digest"])
+            if was[name] == now[name] or free:
+                continue
+            if name == "digest":
                 raise RunError(
-                    f"{path} was begun with {name} {was[name]}, got {now[name]}; a run goes on as it began: give the "
-                    "same, or begin another with --out"
+                    f"{path} was begun with other rows of {now['name']}: the data changed, or were split in another "
+                    "way; give it the same (--data, --split-seed, --scale, ...), or begin another with --out"
                 )
+            raise RunError(
+                f"{path} was begun with {name} {was[name]}, got {now[name]}; a run goes on as it began: give the "
+                "same, or begin another with --out"
+            )
     return dataclasses.replace(before, training=config.training)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import os
-import secrets
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -19,6 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from .._errors import InputError
+from .._whole import writing, written_whole
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -35,18 +33,6 @@ class _File(Protocol):
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to, and rename it at the end; nothing is left where something goes wrong."""
-    target = Path(os.path.realpath(path))
-    unfinished = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-    try:
-        yield unfinished
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
 def rows_file(path: Path, count: int, others: Arrays | None = None) -> Iterator[Callable[..., None]]:
     """Write columns of `count` rows as they come; memory does not grow with them, except for `.json`.
 
@@ -58,9 +44,16 @@ def rows_file(path: Path, count: int, others: Arrays | None = None) -> Iterator[
     """
     kinds: dict[str, Callable[..., _File]] = {".npy": _Npy, ".npz": _Npz, ".csv": _Csv, ".json": _Json}
     with written_whole(path) as unfinished, contextlib.ExitStack() as stack:
-        file = kinds[path.suffix.lower()](unfinished, count, stack)
-        yield file.append
-        file.finish(others or {})
+        with writing(path):
+            file = kinds[path.suffix.lower()](unfinished, count, stack)
+
+        def append(**columns: NDArray[Any]) -> None:
+            with writing(path):
+                file.append(**columns)
+
+        yield append
+        with writing(path):
+            file.finish(others or {})
 
 
 def save_rows(path: Path, others: Arrays | None = None, **columns: NDArray[Any]) -> None:
@@ -86,7 +79,7 @@ def save_picture(path: Path, values: FloatArray, data_shape: tuple[int, ...], co
     """Draw images, shape `(count, data_dim)`, side by side."""
     from ..images import save_grid  # Pillow, which only pictures need
 
-    with written_whole(path) as unfinished:
+    with written_whole(path) as unfinished, writing(path):
         save_grid(unfinished, values, data_shape, columns)
 
 
@@ -98,11 +91,18 @@ def save_pairs(path: Path, x: FloatArray, loc_img: FloatArray, data_shape: tuple
     save_picture(path, np.stack(rows, axis=1).reshape(-1, x.shape[1]), data_shape, columns)
 
 
+def _close(file: IO[Any]) -> None:
+    """Close a file that is given up, or closed already; what it still holds need not reach a disk that is full."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
 class _Npy:
     """Written one part after the other, so that none stays in memory, and a full disk is an error like any other."""
 
     def __init__(self, path: Path, count: int, stack: contextlib.ExitStack) -> None:
-        self._file = stack.enter_context(path.open("wb"))
+        self._file = path.open("wb")
+        stack.callback(_close, self._file)
         self._count, self._done = count, 0
 
     def append(self, **columns: NDArray[Any]) -> None:
@@ -125,8 +125,10 @@ class _Npz:
 
     def __init__(self, path: Path, count: int, stack: contextlib.ExitStack) -> None:
         self._path, self._count, self._stack = path, count, stack
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}.")
-        self._folder = Path(stack.enter_context(folder))
+        self._folder = path.with_name(f"{path.name}.d")
+        shutil.rmtree(self._folder, ignore_errors=True)  # of somebody who was killed
+        stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder.mkdir()
         self._files: dict[str, _Npy] = {}
 
     def append(self, **columns: NDArray[Any]) -> None:
@@ -152,7 +154,9 @@ class _Npz:
 
 class _Csv:
     def __init__(self, path: Path, _count: int, stack: contextlib.ExitStack) -> None:
-        self._writer = csv.writer(stack.enter_context(path.open("w", encoding="utf-8", newline="")))
+        self._file = path.open("w", encoding="utf-8", newline="")
+        stack.callback(_close, self._file)
+        self._writer = csv.writer(self._file)
         self._has_header = False
 
     def append(self, **columns: NDArray[Any]) -> None:
@@ -168,7 +172,8 @@ class _Csv:
             self._writer.writerow(value for values in row for value in values)
 
     def finish(self, _others: Arrays) -> None:
-        """Nothing is left to do; what stands once has no column."""
+        """Write the rest; what stands once has no column."""
+        self._file.close()
 
 
 class _Json:

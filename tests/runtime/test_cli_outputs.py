@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime import InputError
-from runtime._cli._outputs import check_picture, rows_file, save_rows, written_whole
+from runtime._cli._outputs import check_picture, rows_file, save_rows
+from runtime._whole import written_whole
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])

@@ -61,7 +61,7 @@ def test_a_run_that_is_killed_twenty_times_ends_with_the_weights_of_one_that_was
     print("\n".join(log))  # noqa: T201 - shown by pytest -s
     finish(start(tmp_path / "run", "--resume"))
     assert_same_run(tmp_path / "run", tmp_path / "whole")
-    assert not list((tmp_path / "run").glob("*.tmp")), "what a kill left half-written is gone"
+    assert not list((tmp_path / "run").glob(".*")), "what a kill left half-written is gone"
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

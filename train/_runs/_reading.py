@@ -58,7 +58,7 @@ def read_runs(folder: Path) -> list[RunSummary]:
         RunError: `folder` is not there, or not readable.
     """
     try:
-        places = [folder] if _holds_run(folder) else sorted(path for path in folder.iterdir() if _holds_run(path))
+        places = [folder] if _holds_run(folder) else sorted(path for path in folder.iterdir() if _is_run_in_list(path))
     except OSError as error:
         raise RunError(
             f"the folder {folder} cannot be read ({error.strerror}); "
@@ -136,6 +136,10 @@ def _defaults(section: Any) -> dict[str, Any]:
         return {}
     with_default = [field for field in dataclasses.fields(section) if field.default is not dataclasses.MISSING]
     return {field.name: msgspec.json.decode(msgspec.json.encode(field.default)) for field in with_default}
+
+
+def _is_run_in_list(path: Path) -> bool:
+    return not path.name.startswith(".") and _holds_run(path)  # hidden: what somebody who was killed left
 
 
 def _holds_run(path: Path) -> bool:

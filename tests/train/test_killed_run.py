@@ -1,0 +1,190 @@
+"""Runs: after a kill or a full disk at any step, the old one or the new one, whole, and it goes on."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.killing import DONE, contents, killed_at_each_step, refused_at_each_step
+from train import (
+    VAE,
+    DatasetInfo,
+    EpochMetrics,
+    Evaluation,
+    ModelConfig,
+    RunConfig,
+    RunError,
+    RunWriter,
+    TrainingConfig,
+    load_run,
+    newest_run,
+    run_config,
+)
+from train._checkpoint import Checkpoint
+from train._runs._cli import main as list_runs
+
+SAMPLES = torch.zeros(4, 1, 2, 2)
+EPOCHS = 2
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that need not turn: what is killed here is a process, not the power."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+@functools.cache
+def config(seed: int) -> RunConfig:
+    model = ModelConfig((1, 2, 2), z_dim=1, hidden_dim=1)
+    return run_config(model, TrainingConfig(epochs=EPOCHS, seed=seed), DatasetInfo("digits", 8, 4))
+
+
+def train(path: Path, seed: int, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Train a run whose weights are all `seed * 10 + epoch`, and its ELBOs the same, negative."""
+    writer = RunWriter(path, config(seed), SAMPLES, overwrite=overwrite, resume=resume, settings=f"seed = {seed}")
+    done = 0 if writer.checkpoint is None else int(writer.checkpoint.notes["epoch"])
+    vae = VAE(config(seed).model)
+    for epoch in range(done + 1, EPOCHS + 1):
+        value = seed * 10.0 + epoch
+        weights = {f"vae.{name}": torch.full_like(tensor, value) for name, tensor in vae.state_dict().items()}
+        if epoch == 1:
+            writer.save_checkpoint(Checkpoint(weights, {"epoch": 0}))
+        writer.save_epoch(Checkpoint(weights, {"epoch": epoch}), EpochMetrics(epoch, value, -value, 1, 0.5, step=epoch))
+    last = -(seed * 10.0 + EPOCHS)
+    evaluation = Evaluation(last, last + 1, 1.0, (1.0,), 1, 4, 10)
+    writer.save_evaluations({"test": evaluation}, torch.full((4,), last))
+
+
+def state(path: Path) -> tuple[int, int]:
+    """Return seed and epoch of a run whose parts agree."""
+    run = load_run(path)
+    value = float(next(iter(run.vae.state_dict().values())).flatten()[0])
+    assert all((tensor == value).all() for tensor in run.vae.state_dict().values())
+    assert run.test_elbo[0] == -value, "an ELBO of other weights"
+    assert int(value // 10) == run.config.training.seed
+    assert run.test_elbos is None or (run.test_elbos == -value).all()
+    assert bool(run.evaluations) <= (run.test_elbos is not None)
+    return run.config.training.seed, int(value % 10)
+
+
+def what_is_there(path: Path) -> tuple[int, int] | str:
+    """Return seed and epoch, or what `load_run` says."""
+    try:
+        found = state(path)
+    except RunError as error:
+        return str(error)
+    settings = path / "settings.toml"  # of an old run that is being removed, the first to go
+    assert not settings.exists() or settings.read_text() == f"seed = {found[0]}"
+    return found
+
+
+def test_a_new_run_is_there_from_its_first_checkpoint_on_and_goes_on(tmp_path: Path, quick: None) -> None:
+    path, seen = tmp_path / "run", []
+    for _ in killed_at_each_step(lambda: train(path, 1), tmp_path):
+        assert path.exists() == (path / "checkpoint.safetensors").exists()
+        seen.append(what_is_there(path))
+        train(path, 1, resume=True)
+        assert state(path) == (1, EPOCHS)
+        assert names(tmp_path) == ["run"]
+        assert not list(path.glob(".*"))
+        shutil.rmtree(path)
+    print(f"{len(seen)} kills of a new run")  # noqa: T201 - shown by pytest -s
+    assert len(seen) >= 50
+    assert {found for found in seen if not isinstance(found, str)} == {(1, 1), (1, 2)}
+
+
+def test_a_run_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path, quick: None) -> None:
+    path, seen = tmp_path / "run", []
+    train(tmp_path / "old", 1)
+    (tmp_path / "old" / "tensorboard").mkdir()
+    (tmp_path / "old").rename(path)
+    old = contents(path)
+    for _ in killed_at_each_step(lambda: train(path, 2, overwrite=True), tmp_path):
+        found = what_is_there(path)
+        seen.append(found)
+        assert found != (1, EPOCHS) or contents(path) == old
+        assert isinstance(found, tuple) or "has not come to the end of an epoch; go on with it by --resume" in found
+        train(path, 2, overwrite=True)
+        assert state(path) == (2, EPOCHS)
+        assert names(tmp_path) == ["run"], "the next one takes over what a kill left"
+        put(path, old)
+    print(f"{len(seen)} kills of a run that replaces another one")  # noqa: T201 - shown by pytest -s
+    assert len(seen) >= 50
+    assert {found for found in seen if not isinstance(found, str)} == {(1, EPOCHS), (2, 1), (2, EPOCHS)}
+
+
+@pytest.mark.slow
+def test_beside_other_files_a_run_is_replaced_without_ever_being_mixed(tmp_path: Path, quick: None) -> None:
+    path, seen = tmp_path / "run", []
+    train(path, 1)
+    (path / "notes.txt").write_text("precious")
+    old = contents(path)
+    for _ in killed_at_each_step(lambda: train(path, 2, overwrite=True), tmp_path):
+        seen.append(what_is_there(path))
+        train(path, 2, overwrite=True)
+        assert state(path) == (2, EPOCHS)
+        assert not list(path.glob(".*"))
+        assert (path / "notes.txt").read_text() == "precious"
+        put(path, old)
+    assert len(seen) >= 50
+    assert {found for found in seen if not isinstance(found, str)} == {(1, EPOCHS), (2, 1), (2, EPOCHS)}
+
+
+def put(path: Path, files: dict[str, bytes]) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_written_says_so_and_the_old_one_stays(tmp_path: Path, quick: None) -> None:
+    path = tmp_path / "run"
+    train(path, 1)
+    old, outcomes = contents(path), []
+    for outcome in refused_at_each_step(lambda: train(path, 2, overwrite=True), tmp_path, errno.ENOSPC):
+        outcomes.append(outcome)
+        assert not list(tmp_path.rglob(".*"))
+        found = what_is_there(path)
+        assert found != (1, EPOCHS) or contents(path) == old
+        if outcome != DONE:
+            assert outcome.startswith(f"RunError: {path}")
+            assert "No space left on device; what it held before is still there. Make room" in outcome
+            train(path, 2, overwrite=found == (1, EPOCHS), resume=found != (1, EPOCHS))
+        assert state(path) == (2, EPOCHS)
+        put(path, old)
+    assert len(outcomes) >= 50
+
+
+def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    writer = RunWriter(path, config(1), SAMPLES)
+    writer.save_checkpoint(Checkpoint({"vae.x": torch.ones(1)}, {"epoch": 0}))
+    shutil.rmtree(path)
+    with pytest.raises(RunError, match=r"the folder .*run is not there any more"):
+        writer.save_checkpoint(Checkpoint({"vae.x": torch.ones(1)}, {"epoch": 0}))
+
+
+def test_what_a_kill_left_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path / "runs" / ".digits.part", 1)
+    with pytest.raises(RunError, match="there is no run"):
+        newest_run(tmp_path / "runs")
+    list_runs([str(tmp_path / "runs")], standalone_mode=False)
+    assert "There are no runs" in capsys.readouterr().err
+
+
+def test_of_two_trainings_that_begin_a_run_at_once_the_second_is_refused(tmp_path: Path) -> None:
+    first, second = (RunWriter(tmp_path / "run", config(seed), SAMPLES) for seed in (1, 2))
+    first.save_checkpoint(Checkpoint({"vae.x": torch.ones(1)}, {"epoch": 0}))
+    with pytest.raises(RunError, match="could not be written"):
+        second.save_checkpoint(Checkpoint({"vae.x": torch.zeros(1)}, {"epoch": 0}))
+    assert Checkpoint.read(tmp_path / "run" / "checkpoint.safetensors").tensors["vae.x"].item() == 1
