@@ -27,9 +27,10 @@ import click
 import numpy as np
 import uvicorn
 from batching import Batcher, ClosedError
+from connections import impatient
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import JSONResponse, Response
-from formats import ARRAYS, IMAGES, decode, encode
+from formats import ARRAYS, IMAGES, decode, encode, max_image_bytes
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
@@ -37,6 +38,7 @@ from starlette.requests import ClientDisconnect
 import runtime
 
 RETRY = {"Retry-After": "1"}
+KEEP_ALIVE_S = HEAD_S = 5  # seconds that a client may be silent between requests, and take to send the head of one
 BODY = {"requestBody": {"required": True, "content": {media_type: {} for media_type in (*IMAGES, *ARRAYS)}}}
 
 
@@ -45,11 +47,11 @@ class Limits:
     """What a request may cost.
 
     Args:
-        max_body_bytes: Size of a body; 413 above.
+        max_body_bytes: Size of a body; 413 above. For an image it is less, by the size of an observation.
         max_rows: Rows in a request, and in a run that requests share; 413 above.
         max_requests: Requests that are being read or wait for the model; 503 above. With `max_body_bytes` it bounds the
             memory.
-        timeout_s: From the first byte of the body to the answer; 504 after.
+        timeout_s: From the end of the head to the answer; 504 after.
     """
 
     max_body_bytes: int = 8 * 2**20
@@ -140,8 +142,11 @@ class Service:
 
     async def _observations(self, request: Request) -> NDArray[Any]:
         data_shape = self._model.data_shape
+        kind, max_bytes = media_type(request), self.limits.max_body_bytes
+        if kind in IMAGES:
+            max_bytes = min(max_bytes, max_image_bytes(data_shape))
         # While it decodes, the event loop stands still; the limit on the body is a limit on that too.
-        x = decode(await read_body(request, self.limits), media_type(request), data_shape)
+        x = decode(await read_body(request, max_bytes), kind, data_shape)
         rows = x.size // math.prod(data_shape)
         if rows > self.limits.max_rows:
             raise HTTPException(413, f"a request may have {self.limits.max_rows} rows, got {rows}; send several")
@@ -173,7 +178,7 @@ def create_app(
     return app
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
     """Return the body of a request, if it is of a type and size that is taken."""
     kind = media_type(request)
     if kind not in IMAGES and kind not in ARRAYS:
@@ -181,10 +186,10 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     body = bytearray()
     async for chunk in request.stream():  # counted as it comes: what Content-Length says may be wrong, or missing
         body += chunk
-        if len(body) > limits.max_body_bytes:
+        if len(body) > max_bytes:
             # The rest of the body is still coming, and the connection is of no more use.
             closing = {"Connection": "close"}
-            raise HTTPException(413, f"the body may have {limits.max_body_bytes} bytes; send less at once", closing)
+            raise HTTPException(413, f"the body may have {max_bytes} bytes; send less at once", closing)
     return bytes(body)
 
 
@@ -219,7 +224,18 @@ def main(bundle: Path, host: str, port: int, threads: int, rate: float, batching
             model.warm_up()
             app = create_app(model, Limits(**limits), rate=rate, batching=batching)
             grace_s = math.ceil(limits["timeout_s"])  # for what is still open when the signal comes
-            uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=grace_s)
+            uvicorn.run(
+                app,
+                host=host,
+                port=port,
+                # Applications see neither heads nor whether an answer is taken: these limits are the server's.
+                http=impatient(KEEP_ALIVE_S + HEAD_S + limits["timeout_s"], 2 * limits["max_body_bytes"] + 2**16),
+                ws="none",
+                limit_concurrency=4 * limits["max_requests"],
+                timeout_keep_alive=KEEP_ALIVE_S,
+                access_log=False,
+                timeout_graceful_shutdown=grace_s,
+            )
     except runtime.EdgeVAEError as error:
         raise click.ClickException(str(error)) from error
 

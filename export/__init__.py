@@ -15,12 +15,14 @@ On the command line: `vae-export --help`.
 from export import _requirements  # noqa: F401 - checks, before anything else is imported
 
 # isort: split
-from export._bundle_writer import FORMATS, Format, Source, export_bundle, latent_space_id
+from export._bundle_writer import FORMATS, Format, export_bundle, latent_space_id
 from export._errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
 from export._precision import LIMITS_NATS
 from export._preprocessing import preprocessing_spec
 from export._reference import make_reference
+from export._sign import SigningKey
+from export._source import Source
 from export._state_dict import load_state_dict
 from export._wheel import build_wheel
 
@@ -32,6 +34,7 @@ __all__ = [
     "Format",
     "GraphError",
     "PrecisionError",
+    "SigningKey",
     "Source",
     "StateDictError",
     "VerificationError",

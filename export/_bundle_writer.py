@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import onnx
-from torch import Tensor
 
 from export._card import write_card
 from export._errors import VerificationError
@@ -23,19 +20,19 @@ from export._precision import add_precisions
 from export._programs import Program, make_programs, model_spec
 from export._reference import make_reference
 from export._release import check_license, check_version
+from export._sign import SigningKey
+from export._source import Source
 from export._torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
-from export._whole import check_writable, replace_folder
+from export._whole import whole_bundle
 from runtime import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
     Bundle,
-    DatasetSpec,
     FileEntry,
     GraphName,
     GraphSpec,
     Manifest,
     Part,
-    PreprocessingSpec,
     ReducedPrecision,
     Report,
     Tolerances,
@@ -54,36 +51,6 @@ _TORCH_SUFFIX = {"torchscript": ".ts", "pt2": ".pt2"}
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl", "onnx", "onnxscript")
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What is exported.
-
-    Args:
-        name: The model's name.
-        vae: The trained model, on the CPU.
-        samples: Observations to verify with, shape `(num_samples, *data_shape)`; at least one.
-        labels: Their classes, shape `(num_samples,)`; `None` where the model is not conditional.
-        samples_note: What they are, for the model card: `test images of mnist`.
-        dataset: What the model was trained on; `None` where that is not known.
-        training: How, by the names of the options; empty where that is not known.
-        version: The model's version, as Python packages count.
-        license: The model's license, an SPDX expression; empty for none stated.
-        preprocessing: What the runtime is to do to values before a graph gets them, as it was done to `samples`; `None`
-            for nothing.
-    """
-
-    name: str
-    vae: VAE
-    samples: Tensor
-    samples_note: str
-    dataset: DatasetSpec | None
-    labels: Tensor | None = None
-    training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
-    version: str = "1.0.0"
-    license: str = ""
-    preprocessing: PreprocessingSpec | None = None
-
-
 def export_bundle(
     source: Source,
     out: Path,
@@ -95,11 +62,12 @@ def export_bundle(
     optimize: bool = True,
     tolerances: Tolerances | None = None,
     overwrite: bool = False,
+    sign: SigningKey | None = None,
 ) -> tuple[Report, ...]:
     """Export a model, verify it against Pyro, and write it to the folder `out`.
 
-    Everything is written to a temporary folder beside `out`, verified there, and renamed. Whatever fails, nothing of it
-    is left, and a bundle that was there before stays.
+    Everything is written to a hidden folder beside `out`, verified there, and put in its place in one step. Whatever
+    fails, nothing of it is left, and a bundle that was there before stays.
 
     Args:
         source: The model.
@@ -113,32 +81,29 @@ def export_bundle(
         optimize: Whether to rewrite the ONNX graphs for speed.
         tolerances: How far the outputs may be from Pyro's; by default 1e-5, absolute and relative.
         overwrite: Whether a bundle that is already there may be replaced.
+        sign: Key to sign it with, after all else; `runtime.load(..., public_key=...)` checks that.
 
     Returns:
         The verifications, one a format and one a lower precision; all passed.
 
     Raises:
-        ExportError: `out` is in the way, or the version or the license is none.
+        ExportError: `out` is in the way, cannot be written, or another export to it is under way; or the version or the
+            license is none.
         GraphError: The networks cannot become graphs that give the same numbers everywhere.
         PrecisionError: A lower precision loses more than it may.
         VerificationError: They became graphs that do not.
     """
     out = out.resolve()
-    check_writable(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
     source = dataclasses.replace(
         source,
         version=check_version(source.version),
         license=check_license(source.license) if source.license else "",
     )
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        options = _Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
-        reports = _write(temporary, source, options)
-        temporary.chmod(0o755)  # mkdtemp makes it private to the user
-        replace_folder(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    options = _Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
+    with whole_bundle(out, overwrite) as folder:
+        reports = _write(folder, source, options)
+        if sign is not None:
+            sign.sign_bundle(folder)
     return reports
 
 
@@ -197,7 +162,7 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
     reports = tuple(_verify(folder, programs, format_name) for format_name in FORMATS if format_name in formats)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
-    manifest = add_precisions(folder, manifest, options.precisions, source.samples, source.labels)
+    manifest = add_precisions(folder, manifest, options.precisions, source)
     reports += tuple(load(folder, provider="cpu", precision=name).verify() for name in manifest.precisions)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)

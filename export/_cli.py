@@ -5,31 +5,31 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 from pathlib import Path
 from typing import get_args
 
 import click
 import onnx
-import torch
 
-from export._bundle_writer import FORMATS, Format, Source, export_bundle
+from export._bundle_writer import FORMATS, Format, export_bundle
 from export._errors import ExportError, VerificationError
 from export._onnx_format import DEFAULT_OPSET
 from export._precision import LIMITS_NATS
-from export._preprocessing import preprocessing_spec
 from export._release import check_license, check_version
+from export._sign import SigningKey
+from export._source import source_of_run, source_of_state_dict
 from export._state_dict import load_state_dict
 from export._wheel import build_wheel, wheel_file
 from export._whole import check_writable
-from runtime import PARTS, DatasetSpec, EdgeVAEError, Part, Precision, Tolerances
-from train import DATASET_NAMES, VAE, DatasetName, TrainError, load_dataset, load_run, newest_run
+from runtime import PARTS, EdgeVAEError, Part, Precision, Tolerances
+from train import DATASET_NAMES, DatasetName, TrainError, newest_run
 from train._numbers import Sizes
 
 _RUNS = Path("runs")
 _MODELS = Path("models")
 _ALL, _ONNX, _WHEEL = "all", "onnx", "wheel"
-_PRIOR_DRAWS = 254
-_PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+_PASSPHRASE = "EDGEVAE_SIGN_PASSPHRASE"  # noqa: S105 - the name of a variable of the environment
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -66,6 +66,14 @@ _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.9
     f"[default: {', '.join(f'{limit} for {name}' for name, limit in LIMITS_NATS.items())}]",
 )
 @click.option("--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
+@click.option(
+    "--sign",
+    "sign_with",
+    metavar="KEY",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Sign the bundle with this private key, Ed25519 in a PEM file; the passphrase of an encrypted one is in "
+    f"{_PASSPHRASE}, or asked for.",
+)
 @click.option("--model-version", default="1.0.0", help="The model's version.")
 @click.option("--license", "license_", default="", help="The model's license, an SPDX expression like Apache-2.0.")
 @click.option(
@@ -106,6 +114,7 @@ def main(
     max_elbo_lost: float | None,
     out: Path | None,
     force: bool,
+    sign_with: Path | None,
     model_version: str,
     license_: str,
     opset: int,
@@ -129,6 +138,7 @@ def main(
       vae-export runs/mnist-mlp --format wheel --model-version 1.2.0 --license Apache-2.0
       vae-export runs/mnist-mlp --precision int8 --precision fp16
       vae-export runs/mnist-mlp --graphs encoder --out models/mnist-encoder
+      vae-export runs/mnist-mlp --sign key.pem
       vae-export --state-dict vae.pt --dataset mnist --data-dir ~/mnist
     """
     if run is not None and state_dict is not None:
@@ -139,12 +149,15 @@ def main(
         origin = state_dict or run or newest_run(_RUNS)
         out = (out or _MODELS / (origin.stem if state_dict else origin.resolve().name)).resolve()
         check_writable(out, force)
+        key = SigningKey(sign_with, _passphrase) if sign_with is not None else None
         wheel = _check_wheel(out, model_version, force) if _WHEEL in formats else None
         if state_dict is None:
-            source = _from_run(origin, out.name)
+            source = source_of_run(origin, out.name)
         else:
-            source = _from_state_dict(load_state_dict(origin, data_shape), out.name, dataset, data_dir)
+            source = source_of_state_dict(load_state_dict(origin, data_shape), out.name, dataset, data_dir)
         click.echo(f"{origin}: verified with {source.samples_note}")
+        if "int8" in precisions and source.train_samples is None and source.vae.config.architecture != "mlp":
+            click.echo(f"{origin}: keeps no training data to calibrate convolutions with; they stay in float32 in int8")
         reports = export_bundle(
             dataclasses.replace(source, version=model_version, license=license_),
             out,
@@ -159,6 +172,7 @@ def main(
             optimize=not no_optimize,
             tolerances=Tolerances(atol=atol, rtol=rtol),
             overwrite=force,
+            sign=key,
         )
         if wheel is not None:
             build_wheel(out, out.parent)
@@ -191,6 +205,15 @@ def _check_usage(
         raise click.UsageError("--data-dir goes with --dataset")
 
 
+def _passphrase() -> str:
+    """Return the passphrase of the signing key, from the environment or from the person at the terminal."""
+    if (given := os.environ.get(_PASSPHRASE)) is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise ExportError(f"the signing key is encrypted; set {_PASSPHRASE} to its passphrase")
+    return str(click.prompt("Passphrase of the signing key", hide_input=True))
+
+
 def _chosen(formats: tuple[str, ...]) -> list[Format]:
     wanted = {*formats, *([_ONNX] if _WHEEL in formats else [])}
     return [name for name in FORMATS if name in wanted or _ALL in wanted]
@@ -202,44 +225,3 @@ def _check_wheel(out: Path, version: str, force: bool) -> Path:
     if path.exists() and not force:
         raise ExportError(f"{path} is already there; choose another --model-version, or give --force to replace it")
     return path
-
-
-def _from_run(path: Path, name: str) -> Source:
-    run = load_run(path)
-    info = run.config.dataset
-    test_elbo_nats, num_particles = run.test_elbo
-    spec = DatasetSpec(
-        name=info.name,
-        num_train=info.num_train,
-        num_test=info.num_test,
-        test_elbo_nats=test_elbo_nats,
-        num_particles=num_particles,
-        binarize=run.config.training.binarize,
-        elbo_quantiles=_quantiles(run.test_elbos),
-        class_names=info.class_names,
-    )
-    training = dataclasses.asdict(run.config.training)
-    source = Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
-    return dataclasses.replace(source, preprocessing=preprocessing_spec(info.preprocessing))
-
-
-def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:
-    if elbos is None:
-        return ()
-    values = torch.quantile(elbos, torch.tensor(_PROBABILITIES))
-    return tuple(zip(_PROBABILITIES, values.tolist(), strict=True))
-
-
-def _from_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_dir: Path | None) -> Source:
-    if dataset is not None:
-        images = load_dataset(dataset, data_dir)
-        if images.data_shape != vae.config.data_shape:
-            raise ExportError(
-                f"the images of {dataset} have shape {images.data_shape}, the state_dict's {vae.config.data_shape}"
-            )
-        return Source(name, vae, images.test, f"test images of {dataset}", None)
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        z = torch.randn((_PRIOR_DRAWS, vae.config.z_dim), generator=generator)
-        images = vae.decoder(z).reshape(-1, *vae.config.data_shape)
-    return Source(name, vae, images, "images drawn from the model's own prior (no data set was given)", None)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
 import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from export._errors import GraphError
-
-_RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-_STANDARD_DOMAINS = {"", "ai.onnx"}
+from runtime import BundleError, check_graph
 
 
 def lint_program(name: str, program: ExportedProgram) -> None:
@@ -36,39 +32,18 @@ def lint_onnx(name: str, model: onnx.ModelProto) -> None:
     """Refuse what would make an ONNX graph random, unportable, or bound to one batch size.
 
     Raises:
-        GraphError: A random operator, dropout, a training-mode norm, an operator outside of ONNX's standard, weights in
-            another file, or a frozen batch axis; the message names it.
+        GraphError: The runtime would refuse the graph, for which `runtime.check_graph` has the reasons; or its batch
+            axis is frozen. The message names what it is.
     """
-    for node in _nodes(model):
-        if node.op_type in _RANDOM_OPS:
-            raise GraphError(f"{name}: {node.op_type} draws random numbers; noise must be an input of the graph")
-        if node.op_type == "Dropout":
-            raise GraphError(f"{name}: Dropout must not be in an exported graph; call .eval() before exporting")
-        if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
-            raise GraphError(f"{name}: {node.op_type} is in training mode; call .eval() before exporting")
-        if node.domain not in _STANDARD_DOMAINS:
-            raise GraphError(f"{name}: {node.domain}::{node.op_type} is not a standard ONNX operator")
-    for initializer in model.graph.initializer:
-        if initializer.data_location == onnx.TensorProto.EXTERNAL:
-            raise GraphError(f"{name}: {initializer.name} lies in another file; a graph must be one file")
+    try:
+        check_graph(model.SerializeToString(), name)
+    except BundleError as error:
+        raise GraphError(str(error)) from error
     for value in [*model.graph.input, *model.graph.output]:
         batch = value.type.tensor_type.shape.dim[0] if value.type.tensor_type.shape.dim else None
         if batch is None or not batch.dim_param:
             size = "no axis" if batch is None else batch.dim_value
             raise GraphError(f"{name}: the batch axis of {value.name} is frozen at {size}; it must be dynamic")
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those in subgraphs and in functions included."""
-    pending = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    functions = {(function.domain, function.name) for function in model.functions}
-    while pending:
-        node = pending.pop()
-        for attribute in node.attribute:
-            for graph in [attribute.g, *attribute.graphs]:
-                pending.extend(graph.node)
-        if (node.domain, node.op_type) not in functions:  # a call: the function's own nodes are looked at
-            yield node
 
 
 def _argument(node: torch.fx.Node, operator: OpOverload, *names: str) -> object:

@@ -33,3 +33,23 @@ def check_license(expression: str) -> str:
             f"the model's license must be an SPDX expression like Apache-2.0 or CC-BY-SA-4.0, or LicenseRef- and a "
             f"name of your own, got {expression!r}"
         ) from error
+
+
+def check_spelling(version: str, license_: str) -> None:
+    """Refuse what is not spelled as the two checks above return it.
+
+    Parsers pass over line breaks, and a line break would begin a line of its own in a wheel's metadata.
+
+    Args:
+        version: The model's version.
+        license_: The model's license; empty for none stated.
+
+    Raises:
+        ExportError: One is none, or is spelled in another way.
+    """
+    for what, stated, spelled in (
+        ("version", version, check_version(version)),
+        ("license", license_, check_license(license_) if license_ else ""),
+    ):
+        if stated != spelled:
+            raise ExportError(f"the model's {what} must be spelled {spelled!r}, got {stated!r}; export the model again")

@@ -17,8 +17,9 @@ from packaging.requirements import Requirement
 
 import runtime
 from export._errors import ExportError
+from export._release import check_spelling
 from export._whole import write_whole
-from runtime import MANIFEST_FILE, Bundle, FileEntry, Manifest
+from runtime import MANIFEST_FILE, SIGNATURE_FILE, Bundle, FileEntry, Manifest
 
 _OURS = "edgevae"
 _OUR_LICENSE = "Apache-2.0"
@@ -40,6 +41,7 @@ _INIT = '''\
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,10 +62,17 @@ def load(
     providers: Sequence[runtime.ProviderOptions] | None = None,
     session_options: Any = None,
     precision: runtime.Precision = "fp32",
+    public_key: str | os.PathLike[str] | bytes | None = None,
 ) -> runtime.Model:
     """Load the model; the arguments are those of `runtime.load` behind its path."""
     return runtime.load(
-        BUNDLE, provider, threads, providers=providers, session_options=session_options, precision=precision
+        BUNDLE,
+        provider,
+        threads,
+        providers=providers,
+        session_options=session_options,
+        precision=precision,
+        public_key=public_key,
     )
 '''
 
@@ -106,7 +115,8 @@ def wheel_file(name: str, version: str) -> str:
 def build_wheel(bundle: Path, folder: Path) -> Path:
     """Write the wheel of a bundle: the bundle, without its programs for PyTorch, and this runtime.
 
-    The same bundle and the same runtime give the same file, byte for byte. Its license is the model's together with
+    The same bundle and the same runtime give the same file, byte for byte. A signature goes along, and with it the
+    manifest as it was signed, programs for PyTorch listed. Its license is the model's together with
     Apache-2.0, the runtime's; without the model's it states none.
 
     Args:
@@ -118,13 +128,15 @@ def build_wheel(bundle: Path, folder: Path) -> Path:
 
     Raises:
         BundleError: There is no bundle, or a file of it is missing or was changed.
-        ExportError: The bundle holds no ONNX graphs, or its name is none for a package.
+        ExportError: The bundle holds no ONNX graphs, its name, version or license is none for a package, or a file for
+            people in it is a link.
     """
     source = Bundle(bundle)
     manifest = source.manifest
     if not manifest.graphs:
         raise ExportError(f"{bundle} has no ONNX graphs, and a wheel runs nothing else; export it with --format onnx")
     package = import_name(manifest.name)
+    check_spelling(manifest.version, manifest.license)
     files = {f"{package}/{name}": content for name, content in _package_files(source, package).items()}
     info = f"{package}-{manifest.version}.dist-info"
     license_text = _our_license()
@@ -162,13 +174,19 @@ def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
     entries += [entry for spec in manifest.precisions.values() for entry in spec.graphs.values()]
     for entry in (*entries, manifest.reference):
         files[f"bundle/{entry.file}"] = source.read(entry)
-    for name in _CARD_FILES:
-        if (source.path / name).is_file():
-            files[f"bundle/{name}"] = (source.path / name).read_bytes()
+    for name in (*_CARD_FILES, SIGNATURE_FILE):
+        path = source.path / name
+        if path.is_symlink():  # it may lead to what is nobody else's business, and the wheel is for others
+            raise ExportError(f"{path} is a link; put the file itself there, or remove it")
+        if path.is_file():
+            files[f"bundle/{name}"] = path.read_bytes()
+    if f"bundle/{SIGNATURE_FILE}" in files:  # it holds for these bytes, and no others
+        files[f"bundle/{MANIFEST_FILE}"] = (source.path / MANIFEST_FILE).read_bytes()
     return files
 
 
 def _metadata(manifest: Manifest, package: str) -> str:
+    made_by = manifest.producers.get(_OURS, "of an unknown version")
     lines = [
         "Metadata-Version: 2.4",
         f"Name: {package}",
@@ -180,7 +198,7 @@ def _metadata(manifest: Manifest, package: str) -> str:
         f"Requires-Python: {importlib.metadata.metadata(_OURS)['Requires-Python']}",
         "Description-Content-Type: text/markdown",
         "",
-        f"`import {package}; model = {package}.load()`. Made by EdgeVAE {manifest.producers[_OURS]}.",
+        f"`import {package}; model = {package}.load()`. Made by EdgeVAE {made_by}.",
         "",
         "For CUDA, install it with `--no-deps`, and `onnxruntime-gpu`, `numpy` and `msgspec` beside it: the two wheels",
         "of ONNX Runtime overwrite each other.",

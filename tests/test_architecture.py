@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 MAY_IMPORT = {"train": {"train"}, "export": {"train", "export", "runtime"}, "runtime": set()}
 RUNTIME_PACKAGES = {"numpy", "onnxruntime", "msgspec"}
-COMMAND_LINE_PACKAGES = {"runtime/_cli/": {"click"}, "runtime/images.py": {"PIL"}}
+OPTIONAL_PACKAGES = {"runtime/_cli/": {"click"}, "runtime/images.py": {"PIL"}, "runtime/_trust.py": {"cryptography"}}
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
@@ -41,7 +41,7 @@ def test_the_runtime_imports_only_what_it_may() -> None:
 
     for path in modules("runtime"):
         name = path.relative_to(REPOSITORY).as_posix()
-        more = [packages for place, packages in COMMAND_LINE_PACKAGES.items() if name.startswith(place)]
+        more = [packages for place, packages in OPTIONAL_PACKAGES.items() if name.startswith(place)]
         allowed = RUNTIME_PACKAGES.union(*more)
         others = {name for name, level in imports(path) if level == 0} - set(sys.stdlib_module_names)
         assert others <= allowed, path

@@ -6,12 +6,14 @@ import asyncio
 import io
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 import runtime
 
@@ -149,6 +151,66 @@ def test_a_body_is_read_no_further_than_its_limit_whatever_length_it_claims(mode
 
     assert serve(model, talk, max_body_bytes=32768).status_code == 413
     assert sent <= 34
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def png_of(width: int, height: int, *more: bytes) -> bytes:
+    """A PNG, grey in 8 bits, of zeros."""
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\0\0\0\0"
+    pixels = zlib.compress(bytes(min(10**6, (width + 1) * height)))
+    chunks = [chunk(b"IHDR", header), *more, chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def jpeg_of_many_scans(scans: int) -> bytes:
+    """A progressive JPEG which says the last of its pixels again and again."""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * scans + content[-2:]
+
+
+MUCH = zlib.compress(bytes(10**8))
+MOST = "may have 265280 bytes"
+BOMBS: dict[str, tuple[bytes, str, int, str]] = {
+    "more pixels than memory": (png_of(2**31 - 1, 2**31 - 1), "image/png", 422, "cannot be read as an image"),
+    "many pixels": (png_of(9000, 9000), "image/png", 422, "must be 28 wide and 28 high, got 9000 by 9000"),
+    "a hundred million bytes of text": (png_of(28, 28, chunk(b"zTXt", b"a\0\0" + MUCH)), "image/png", 422, "too large"),
+    "as many of colour profile": (png_of(28, 28, chunk(b"iCCP", b"a\0\0" + MUCH)), "image/png", 422, "too large"),
+    "a hundred million bytes of pixels": (png_of(28, 28, chunk(b"IDAT", MUCH)), "image/png", 200, ""),
+    "as many chunks as fit": (png_of(28, 28, *[chunk(b"teXt", b"")] * 21_000), "image/png", 200, ""),
+    "more chunks than that": (
+        png_of(28, 28, *[chunk(b"teXt", b"")] * 30_000),
+        "image/png",
+        413,
+        "may have 265280 bytes",
+    ),
+    "a file far larger than its pixels": (png(X[0]) + bytes(2**19), "image/png", 413, "may have 265280 bytes"),
+    "many scans": (jpeg_of_many_scans(20_000), "image/jpeg", 422, "scans, expected at most 100; save it again"),
+    "some more scans": (jpeg_of_many_scans(50), "image/jpeg", 200, ""),
+}
+
+
+@pytest.mark.parametrize("what", BOMBS)
+def test_an_image_that_is_made_to_cost_much_costs_little(what: str, model: runtime.Model) -> None:
+    body, media_type, status, message = BOMBS[what]
+    took: list[float] = []
+
+    async def talk(client: Client) -> httpx.Response:
+        start = time.process_time()
+        answer = await post(client, "/score", body, media_type)
+        took.append(time.process_time() - start)
+        return answer
+
+    answer = serve(model, talk)
+    assert answer.status_code == status, answer.text
+    assert message in answer.text
+    assert "Traceback" not in answer.text
+    assert took[0] < 2
 
 
 def test_more_requests_than_allowed_are_sent_away_for_a_while() -> None:

@@ -12,13 +12,14 @@ from .._manifest import Manifest
 from .._model import Model
 from .._preprocessing import values_text
 from .._verification import BATCH_SIZES
-from ._options import FAILED, answer, bundle_argument, json_option, messages, runs_a_model
+from ._options import FAILED, answer, bundle_argument, json_option, messages, public_key_option, runs_a_model
 
 
 @click.command(short_help="Say what a bundle is.")
 @bundle_argument
+@public_key_option
 @json_option
-def info(bundle: Path, as_json: bool) -> None:
+def info(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     """Say what a bundle is: the model, its graphs, its data, its quality.
 
     With --json that is the content of its manifest.json.
@@ -29,7 +30,7 @@ def info(bundle: Path, as_json: bool) -> None:
       vae-run info models/digits-mlp --json
     """
     with messages():
-        manifest = Bundle(bundle).manifest
+        manifest = Bundle(bundle, public_key).manifest
     if as_json:
         click.echo(manifest.encode(), nl=False)
         return

@@ -25,6 +25,7 @@ from ._options import (
     precision_option,
     progress,
     provider_option,
+    public_key_option,
     threads_option,
 )
 
@@ -60,6 +61,7 @@ class Timing:
 @provider_option
 @threads_option
 @precision_option
+@public_key_option
 @click.option(
     "--batch-size", "batch_sizes", multiple=True, default=[_SIZES], help="Rows in a call; several with commas."
 )
@@ -70,6 +72,7 @@ def bench(
     provider: str,
     threads: int | None,
     precision: Precision,
+    public_key: Path | None,
     batch_sizes: tuple[str, ...],
     seconds: float,
     as_json: bool,
@@ -84,7 +87,7 @@ def bench(
       vae-run bench models/digits-mlp --seconds 0.1
       vae-run bench models/digits-mlp --batch-size 1,64 --seconds 0.05 --threads 1 --json
     """
-    with messages(), load(bundle, provider, threads, precision=precision) as model:
+    with messages(), load(bundle, provider, threads, precision=precision, public_key=public_key) as model:
         sizes = _sizes(batch_sizes)
         used = threads or usable_cpus()
         calls = [(name, size, call) for size in sizes for name, call in _calls(model, size)]

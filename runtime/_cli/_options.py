@@ -96,6 +96,13 @@ threads_option = click.option(
 precision_option = click.option(
     "--precision", type=click.Choice(get_args(Precision)), default="fp32", help="Precision of the networks."
 )
+public_key_option = click.option(
+    "--public-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="EDGEVAE_PUBLIC_KEY",
+    show_envvar=True,
+    help="Refuse the bundle unless it was signed with this key's private half; Ed25519, PEM.",
+)
 
 
 def runs_a_model(command: Callable[..., None]) -> Callable[..., None]:
@@ -107,9 +114,17 @@ def runs_a_model(command: Callable[..., None]) -> Callable[..., None]:
     @provider_option
     @threads_option
     @precision_option
+    @public_key_option
     @functools.wraps(command)
-    def run(bundle: Path, provider: str, threads: int | None, precision: Precision, **options: Any) -> None:
-        with messages(), load(bundle, provider, threads, precision=precision) as model:
+    def run(
+        bundle: Path,
+        provider: str,
+        threads: int | None,
+        precision: Precision,
+        public_key: Path | None,
+        **options: Any,
+    ) -> None:
+        with messages(), load(bundle, provider, threads, precision=precision, public_key=public_key) as model:
             out = options.get("out")
             if out is not None and out.suffix.lower() == ".png":
                 check_picture(model.data_shape)
