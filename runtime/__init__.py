@@ -14,8 +14,9 @@ On the command line: `vae-run --help`.
 """
 
 from ._bundle import Bundle
-from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError
+from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
 from ._estimation import Score
+from ._graph_check import GraphVersions, check_graph
 from ._latents import Latents
 from ._load import load
 from ._manifest import (
@@ -41,6 +42,7 @@ from ._preprocessing import PreprocessingSpec, values_text
 from ._providers import ProviderOptions
 from ._reference import Reference
 from ._signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
+from ._trust import SIGNATURE_FILE
 from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "MODEL_PROPERTY",
     "PARTS",
     "SCHEMA_VERSION",
+    "SIGNATURE_FILE",
     "Bundle",
     "BundleError",
     "Check",
@@ -57,6 +60,7 @@ __all__ = [
     "FileEntry",
     "GraphName",
     "GraphSpec",
+    "GraphVersions",
     "InputError",
     "InstallError",
     "Latents",
@@ -78,8 +82,10 @@ __all__ = [
     "RunnableGraph",
     "Score",
     "Signature",
+    "SignatureError",
     "TensorSpec",
     "Tolerances",
+    "check_graph",
     "graphs_of",
     "level_names",
     "load",

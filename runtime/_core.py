@@ -86,7 +86,8 @@ class Core(Loaded):
         Args:
             z: Latents, shape `(batch, z_dim)`; float32 or float64, finite.
             y: Labels, for a conditional model.
-            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`.
+            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`; it
+                may lie over the input.
 
         Returns:
             float32, shape `(batch, data_dim)`; `.reshape(-1, *model.data_shape)` makes images. In [0, 1], or in the
@@ -99,7 +100,8 @@ class Core(Loaded):
         check_latent_space(z, self.latent_space_id)
         latents = _inputs.latents(z, self.z_dim)
         given = {"z": latents, **_inputs.labels(y, len(latents), self._spec)}
-        return self._graphs["decoder"](given, _inputs.places(out, len(latents), self._spec))["loc_img"]
+        places = _inputs.places(out, len(latents), self._spec)
+        return self._graphs["decoder"](_inputs.apart(given, out), places)["loc_img"]
 
     def reconstruct(
         self,
@@ -118,7 +120,8 @@ class Core(Loaded):
             seed: Noise stream for z, the same as PyTorch's CPU generator: the result is that of
                 `pyro.set_rng_seed(seed); vae.reconstruct_img(x)`. 0 to 2**64 - 1.
             eps: The noise itself, shape `(batch, z_dim)`. Without `seed` and `eps` there is none: z is `z_loc`.
-            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`.
+            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`; it
+                may lie over the input.
 
         Returns:
             `loc_img`, float32 in the units of the data, shape `(batch, data_dim)`.
@@ -130,7 +133,8 @@ class Core(Loaded):
         shape = (len(given["x"]), self.z_dim)
         noise = draw_noise(shape, seed, eps)
         given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
-        return self._graphs["reconstruct"](given, _inputs.places(out, shape[0], self._spec))["loc_img"]
+        places = _inputs.places(out, shape[0], self._spec)
+        return self._graphs["reconstruct"](_inputs.apart(given, out), places)["loc_img"]
 
     def generate(
         self, n: int, seed: int | Noise, *, y: ArrayLike | None = None, component: ArrayLike | None = None
@@ -153,7 +157,7 @@ class Core(Loaded):
             InputError: An argument is out of range, or is none of this model's.
         """
         prior = None if self._spec.latent == "normal" else self._graphs["prior"]
-        z = draw_prior(self._spec, prior, _inputs.count("n", n), stream_of(seed), component)
+        z = draw_prior(self._spec, prior, _inputs.count("n", n, _inputs.MOST), stream_of(seed), component)
         return self._graphs["decoder"]({"z": z, **_inputs.labels(y, n, self._spec)})["loc_img"]
 
     def verify(self) -> Report:

@@ -2,6 +2,7 @@
 
 EdgeVAEError
 ├── BundleError    a bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest
+│   └── SignatureError  a bundle is not signed, was altered after that, or was signed with another key
 ├── InputError     an argument of a call has the wrong shape, type or values
 ├── InstallError   a package that is needed is not installed
 └── ProviderError  the execution provider that was asked for does not work here
@@ -14,6 +15,10 @@ class EdgeVAEError(Exception):
 
 class BundleError(EdgeVAEError):
     """A bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest."""
+
+
+class SignatureError(BundleError):
+    """A bundle is not signed with the key that was asked for: not at all, altered after that, or with another key."""
 
 
 class InputError(EdgeVAEError, ValueError):

@@ -23,6 +23,7 @@ Eps: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
 _SCORE_PARTICLES = 10
 """Draws of z a row, as many as the quantiles in a manifest are made with."""
 _SCORE_SEED = 0
+_MOST_SAMPLES = 2**31
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Estimation(Core):
             InputError: An argument has another shape or dtype, or values out of range.
         """
         given = _observations.given(x, y, self._spec, self._preprocessing)
-        draws = np.empty((_inputs.count("num_samples", num_samples), *given["x"].shape), np.float32)
+        draws = np.empty((_inputs.count("num_samples", num_samples, _MOST_SAMPLES), *given["x"].shape), np.float32)
         for row, draw in zip(draws, posterior_draws(self._graphs, self._spec, given, seed), strict=False):
             row[:] = draw
         return draws
@@ -172,7 +173,7 @@ class Estimation(Core):
                 "this bundle holds no distribution of test images; compare score(x).elbo with your own data"
             )
         probabilities, values = zip(*dataset.elbo_quantiles, strict=True)
-        if not probabilities[0] <= rate <= probabilities[-1]:
+        if not probabilities[0] <= _inputs.number("rate", rate) <= probabilities[-1]:
             raise InputError(f"rate must be from {probabilities[0]} to {probabilities[-1]}, got {rate}")
         return float(np.interp(rate, probabilities, values))
 

@@ -11,6 +11,7 @@ from ._errors import InputError
 
 FloatArray = NDArray[np.float32]
 
+_MOST_STEPS = 2**20
 _ACTIVE = 0.01
 """Variance of a dimension's posterior mean over the data from which it counts as active (Burda et al., 2016)."""
 
@@ -24,7 +25,7 @@ class Exploration(Core):
         Args:
             x_a: Where the lines start, as for `encode`.
             x_b: Where they end, as many rows.
-            steps: Points on a line, both ends included; at least 2.
+            steps: Points on a line, both ends included; 2 to 2**20.
             y: Labels, for a conditional model; the same along a line.
 
         Returns:
@@ -33,7 +34,7 @@ class Exploration(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        if _inputs.count("steps", steps) < 2:
+        if _inputs.count("steps", steps, _MOST_STEPS) < 2:
             raise InputError(f"steps must be at least 2, got {steps}")
         start, end = (np.asarray(self.encode(x, y=y).z_loc) for x in (x_a, x_b))
         if len(start) != len(end):
@@ -86,4 +87,4 @@ class Exploration(Core):
         batch, steps, _ = z.shape
         labels = _inputs.labels(y, batch, self._spec).get("y")
         repeated = None if labels is None else np.repeat(labels, steps)
-        return self.decode(z.reshape(-1, self.z_dim), y=repeated).reshape(batch, steps, -1)
+        return self.decode(z.reshape(-1, self.z_dim), y=repeated).reshape(batch, steps, self._spec.data_dim)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError
+from ._graph_check import check_graph
 from ._manifest import MODEL_PROPERTY, FileEntry, GraphName, TensorSpec
 from ._providers import Execution, check_runs, create_session
 
@@ -38,11 +39,22 @@ class Graph:
     def __init__(self, bundle: Bundle, name: GraphName, execution: Execution, entry: FileEntry | None = None) -> None:
         self.spec = bundle.manifest.graphs[name]
         entry = entry or self.spec.file
-        file = entry.file
-        self._session, self.provider = create_session(bundle.read(entry), file, execution)
-        self._check(file, "inputs", self._session.get_inputs(), self.spec.inputs)
-        self._check(file, "outputs", self._session.get_outputs(), self.spec.outputs)
-        choices = self._session.get_modelmeta().custom_metadata_map.get(MODEL_PROPERTY)
+        self.file = file = entry.file
+        content = bundle.read(entry)
+        versions, stated = check_graph(content, file), (self.spec.ir_version, self.spec.opset)
+        if versions != stated:
+            raise BundleError(
+                f"{file} does not fit its manifest: expected IR version and opset {stated}, got {tuple(versions)}"
+            )
+        self._session, self.provider = create_session(content, file, execution)
+        try:
+            self._check(file, "inputs", self._session.get_inputs(), self.spec.inputs)
+            self._check(file, "outputs", self._session.get_outputs(), self.spec.outputs)
+            choices = self._session.get_modelmeta().custom_metadata_map.get(MODEL_PROPERTY)
+        except UnicodeDecodeError as error:  # ONNX Runtime takes names of any bytes
+            raise BundleError(
+                f"{file} is damaged: a name in it is no text, {error}; copy the whole bundle again"
+            ) from error
         if choices != bundle.manifest.model.encode():
             raise BundleError(
                 f"{file} does not fit its manifest: it was made for {choices}, not for {bundle.manifest.model}"
@@ -85,9 +97,17 @@ class Graph:
 
     def _run(self, inputs: Arrays) -> list[FloatArray]:
         try:
-            return self._session.run(self.outputs, inputs)
+            outputs: list[FloatArray] = self._session.run(self.outputs, inputs)
         except Exception as error:
-            raise EdgeVAEError(f"{self.provider} failed in {self.spec.file.file}: {error}") from error
+            raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
+        batch = len(inputs[self.inputs[0]])
+        for output, (name, shape) in zip(outputs, self._row_shapes.items(), strict=True):
+            if output.shape != (batch, *shape):  # ONNX Runtime takes what a graph says of its outputs on trust
+                raise BundleError(
+                    f"{self.file} does not fit its manifest: {name} must have shape {(batch, *shape)}, got "
+                    f"{output.shape}; export the model again"
+                )
+        return outputs
 
     @staticmethod
     def _check(file: str, what: str, found: list[Any], expected: tuple[TensorSpec, ...]) -> None:

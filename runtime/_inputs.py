@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -14,6 +15,8 @@ from ._model_spec import ModelSpec
 FloatArray = NDArray[np.float32]
 
 FLOAT_BYTES = (4, 8)
+MOST = 2**40
+"""More of anything is a mistake: the largest machines hold a part of it in float32."""
 _FLOAT32 = np.dtype(np.float32)
 _INFINITY = float("inf")
 
@@ -51,7 +54,7 @@ def choices(name: str, value: ArrayLike, batch: int, num_choices: int) -> NDArra
         raise InputError(f"{name} must be one integer or have shape ({batch},), got {array.shape}")
     if array.size and not 0 <= array.min() <= array.max() < num_choices:
         raise InputError(f"{name} must be from 0 to {num_choices - 1}, got {array.min()} to {array.max()}")
-    return np.ascontiguousarray(np.broadcast_to(array, (batch,)), np.int64)
+    return np.array(np.broadcast_to(array, (batch,)), np.int64, order="C")
 
 
 def latents(z: ArrayLike, z_dim: int) -> FloatArray:
@@ -82,25 +85,49 @@ def places(out: FloatArray | None, batch: int, model: ModelSpec) -> dict[str, Fl
         return None
     if not isinstance(out, np.ndarray):
         raise InputError(f"out must be a NumPy array, got {type(out).__name__}")
+    if _is_masked(out):
+        raise InputError("out must not be a masked array; give the array under it, out.data")
     shape = (batch, model.data_dim)
-    if out.dtype != _FLOAT32 or out.shape != shape or not (out.flags.c_contiguous and out.flags.writeable):
-        faults = ["not contiguous"] * (not out.flags.c_contiguous) + ["read-only"] * (not out.flags.writeable)
+    flags = out.flags
+    if out.dtype != _FLOAT32 or out.shape != shape or not (flags.c_contiguous and flags.aligned and flags.writeable):
+        faults = ["not contiguous"] * (not flags.c_contiguous) + ["not aligned"] * (not flags.aligned)
+        faults += ["read-only"] * (not flags.writeable)
         got = ", ".join([f"{out.dtype} of shape {out.shape}", *faults])
-        raise InputError(f"out must be float32 of shape {shape}, C-contiguous and writable, got {got}")
+        raise InputError(f"out must be float32 of shape {shape}, C-contiguous, aligned and writable, got {got}")
     return {"loc_img": out}
 
 
-def count(name: str, value: int) -> int:
+def apart(given: dict[str, NDArray[Any]], out: FloatArray | None) -> dict[str, NDArray[Any]]:
+    """Return a graph's inputs, copied where `out` lies over them: a part of a result is written before all is read."""
+    if out is None:
+        return given
+    return {name: array.copy() if np.may_share_memory(array, out) else array for name, array in given.items()}
+
+
+def count(name: str, value: int, most: int | None = None) -> int:
     """Return `value` as a number of things.
 
     Raises:
-        InputError: It is not an integer, or below 0.
+        InputError: It is not an integer, below 0, or above `most`.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise InputError(f"{name} must be an integer, got {type(value).__name__}")
     if value < 0:
         raise InputError(f"{name} must not be negative, got {value}")
+    if most is not None and value > most:
+        raise InputError(f"{name} must be at most {most}, got {value}")
     return int(value)
+
+
+def number(name: str, value: float) -> float:
+    """Return `value` as a number; NaN is one too.
+
+    Raises:
+        InputError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)
 
 
 def vector(name: str, value: ArrayLike) -> FloatArray:
@@ -146,13 +173,19 @@ def finite(name: str, array: NDArray[Any]) -> FloatArray:
 
 def is_ready(value: ArrayLike) -> TypeGuard[FloatArray]:
     """Whether a graph takes a value as it is, but for its shape and numbers: most are, and need no closer look."""
-    return type(value) is np.ndarray and value.dtype is _FLOAT32 and value.flags.c_contiguous
+    return type(value) is np.ndarray and value.dtype is _FLOAT32 and _is_laid_out(value)
+
+
+def _is_laid_out(array: NDArray[Any]) -> bool:
+    """Whether the values lie one behind the other, each where a processor wants it: ONNX Runtime looks at neither."""
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned
 
 
 def float32(array: NDArray[Any]) -> FloatArray:
     """Return floats as contiguous float32; what it cannot hold becomes infinite, which the caller refuses."""
     if array.dtype == _FLOAT32:
-        return np.ascontiguousarray(array)
+        return array if _is_laid_out(array) else array.copy()
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32)
 
@@ -163,13 +196,24 @@ def array_of(name: str, value: ArrayLike) -> NDArray[Any]:
     Raises:
         InputError: It is no array of numbers.
     """
-    masked = sys.modules.get("numpy.ma")  # NumPy loads it at its first use, for longer than a model takes to load
-    if masked is not None and isinstance(value, masked.MaskedArray):
-        raise InputError(f"{name} must not be a masked array; fill what is masked with x.filled(...)")
+    if _is_masked(value):
+        raise InputError(f"{name} must not be a masked array; fill what is masked with {name}.filled(...)")
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # rows of different lengths; tensors that need detaching
+    except Exception as error:  # rows of different lengths, tensors that need detaching, what other libraries think of
         raise InputError(f"{name} must be an array of numbers, got {type(value).__name__}: {error}") from error
+    if isinstance(value, (list, tuple)) and _holds_masked(value):
+        raise InputError(f"{name} must not hold masked arrays; fill what is masked with filled(...)")
     if array.dtype == object:
         raise InputError(f"{name} must be an array of numbers, got {type(value).__name__} with other content")
     return array
+
+
+def _is_masked(value: object) -> bool:
+    masked = sys.modules.get("numpy.ma")  # NumPy loads it at its first use, for longer than a model takes to load
+    return masked is not None and isinstance(value, masked.MaskedArray)
+
+
+def _holds_masked(values: Sequence[Any]) -> bool:
+    """Whether there are masked arrays in lists, whose masks NumPy would drop."""
+    return any(_holds_masked(value) if isinstance(value, (list, tuple)) else _is_masked(value) for value in values)

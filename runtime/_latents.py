@@ -37,27 +37,32 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         Raises:
             InputError: The file cannot be read, or holds no latents.
         """
-        import zipfile  # takes milliseconds that no other call needs
-
         arrays: dict[str, NDArray[Any]] = {}
         try:
             with Path(path).open("rb") as file:
                 content = np.load(file, allow_pickle=False)
                 if not isinstance(content, np.ndarray):
                     arrays = {name: content[name] for name in (_Z, "z_loc", _SPACE) if name in content}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # on damaged files NumPy and zipfile raise errors of many unrelated classes
             raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
         z = arrays.get(_Z, arrays.get("z_loc"))
-        if z is None:
+        if not isinstance(z, np.ndarray):  # what is no array by its first bytes comes as bytes
             raise InputError(f"{os.fspath(path)} must be an .npz file with an array z or z_loc in it")
         return cls.of(z, str(arrays[_SPACE]) if _SPACE in arrays else None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the latents and their space to an `.npz` file, which `load` and `vae-run decode` read."""
+        """Write the latents and their space to an `.npz` file, which `load` and `vae-run decode` read.
+
+        Raises:
+            OSError: The file cannot be written, and holds what it held before.
+        """
+        from ._whole import writing, written_whole  # what no other call needs
+
         arrays: dict[str, NDArray[Any]] = {_Z: np.asarray(self)}
         if self.latent_space_id is not None:
             arrays[_SPACE] = np.array(self.latent_space_id)
-        with Path(path).open("wb") as file:  # given a path, NumPy adds a suffix to it
+        path = Path(path)
+        with written_whole(path) as part, writing(path), part.open("wb") as file:  # given a path, NumPy adds a suffix
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names are not options
 
     def __array_finalize__(self, source: NDArray[Any] | None) -> None:

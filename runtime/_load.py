@@ -27,6 +27,7 @@ def load(
     providers: Sequence[ProviderOptions] | None = None,
     session_options: Any = None,
     precision: Precision = "fp32",
+    public_key: str | os.PathLike[str] | bytes | None = None,
 ) -> Model:
     """Load the bundle in the folder `path`.
 
@@ -43,19 +44,22 @@ def load(
             of our own; it says how many threads there are, and `threads` must not be given.
         precision: `fp32`, or `fp16` or `int8` where the bundle has it; `manifest.precisions` says which there are, and
             what each loses. In `int8` a row's numbers depend a little on the rows beside it, which share its scale.
+        public_key: That of the one who must have signed the bundle, Ed25519: the path of a PEM file, or PEM in bytes.
+            What is not signed, was altered or was signed with another key is refused before any of it is decoded.
 
     Raises:
         BundleError: The bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest.
         InputError: An argument is out of range, or two of them contradict each other.
-        InstallError: ONNX Runtime is not installed.
+        InstallError: ONNX Runtime is not installed; or, for `public_key`, the package `cryptography`.
         ProviderError: A provider that was asked for does not work here, or can run nothing of this model; the message
             says why.
+        SignatureError: The bundle is not signed with the private key that belongs to `public_key`.
     """
     if session_options is not None and threads is not None:
         raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
     if threads is not None and not 1 <= _inputs.count("threads", threads) <= _MAX_THREADS:
         raise InputError(f"threads must be from 1 to {_MAX_THREADS}, got {threads}; leave it out to use all CPUs")
-    bundle = Bundle(path)
+    bundle = Bundle(path, public_key)
     if not bundle.manifest.graphs:
         there = ", ".join(bundle.manifest.torch_files)
         raise BundleError(f"{bundle.path} has no ONNX graphs, only {there}; export it again with --format onnx")

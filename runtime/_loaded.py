@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -95,10 +95,12 @@ class Loaded:
             batch_sizes: At least 1 each.
 
         Raises:
-            InputError: A batch size is no positive integer.
+            InputError: A batch size is no positive integer, or too large for any machine.
         """
+        if not isinstance(batch_sizes, Iterable):
+            raise InputError(f"batch_sizes must be a list of integers, got {type(batch_sizes).__name__}")
         for size in batch_sizes:
-            if _inputs.count("batch_sizes", size) == 0:
+            if _inputs.count("batch_sizes", size, _inputs.MOST) == 0:
                 raise InputError("batch_sizes must be at least 1 each, got 0")
             for graph in self._graphs.values():
                 graph({part.name: np.zeros((size, *part.row_shape), part.dtype) for part in graph.spec.inputs})

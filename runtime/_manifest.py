@@ -2,25 +2,34 @@
 
 import hashlib
 import itertools
-from typing import Annotated, Literal
+import math
+import re
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from ._errors import BundleError
-from ._model_spec import ModelSpec, Record, Size
+from ._model_spec import MAX_VALUES, ModelSpec, Record, Size, Text
 from ._preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 2**20
 MODEL_PROPERTY = "edgevae.model"
 """Where each ONNX graph carries the model's choices, so that a manifest cannot contradict them."""
 
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.!+]+$")]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+# A pattern ends with \Z, because $ lets a line end through.
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.!+]+\Z", max_length=100)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=200)]
+FileSize = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""Bytes of a file; no protobuf, and so no ONNX graph, may have more."""
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Tolerance = Annotated[float, msgspec.Meta(ge=0)]
 GraphName = Literal["encoder", "decoder", "reconstruct", "elbo", "observation", "prior"]
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_SHOWN = 500
+
 ReducedPrecision = Literal["fp16", "int8"]
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -30,7 +39,7 @@ class FileEntry(Record, frozen=True, kw_only=True):
 
     file: FileName
     sha256: Sha256
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: FileSize
 
     @classmethod
     def of(cls, file: str, content: bytes) -> "FileEntry":
@@ -41,9 +50,16 @@ class FileEntry(Record, frozen=True, kw_only=True):
 class TensorSpec(Record, frozen=True, kw_only=True):
     """An input or output of a graph; the first axis is `batch`."""
 
-    name: str
+    name: Text
     dtype: Literal["float32", "int64"]
-    shape: tuple[Literal["batch"] | Size, ...]
+    shape: Annotated[tuple[Literal["batch"] | Size, ...], msgspec.Meta(min_length=1, max_length=64)]
+
+    def __post_init__(self) -> None:
+        if self.shape[0] != "batch" or "batch" in self.shape[1:] or math.prod(self.row_shape) > MAX_VALUES:
+            raise ValueError(
+                f"the shape of {self.name} must be batch, and then sizes with at most {MAX_VALUES} values, "
+                f"got {self.shape}"
+            )
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -108,14 +124,14 @@ class DatasetSpec(Record, frozen=True, kw_only=True):
             have none.
     """
 
-    name: str
+    name: Text
     num_train: Size
     num_test: Size
     test_elbo_nats: float
     num_particles: Size
     binarize: Literal["none", "threshold", "stochastic"]
     elbo_quantiles: tuple[tuple[Probability, float], ...] = ()
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[Text, ...] = ()
 
     def __post_init__(self) -> None:
         if list(self.elbo_quantiles) != sorted(self.elbo_quantiles) or any(
@@ -147,20 +163,20 @@ class Manifest(Record, frozen=True, kw_only=True):
     """
 
     schema_version: Literal[1]
-    name: str
+    name: Text
     version: Version
-    license: str
+    license: Text
     model: ModelSpec
     latent_space_id: Sha256
     graphs: dict[GraphName, GraphSpec]
     precisions: dict[ReducedPrecision, PrecisionSpec] = msgspec.field(default_factory=dict)
-    torch_files: dict[str, FileEntry]
+    torch_files: dict[Text, FileEntry]
     reference: FileEntry
     tolerances: Tolerances
     preprocessing: PreprocessingSpec | None = None
     dataset: DatasetSpec | None
-    training: dict[str, bool | int | float | str]
-    producers: dict[str, str]
+    training: dict[Text, bool | int | float | str]
+    producers: dict[Text, Text]
 
     def __post_init__(self) -> None:
         names = self.dataset.class_names if self.dataset is not None else ()
@@ -184,20 +200,39 @@ class Manifest(Record, frozen=True, kw_only=True):
             BundleError: It is not JSON, of another schema version, or does not fit the schema.
         """
         try:
-            version = msgspec.json.decode(content, type=_Version).schema_version
-            if version != SCHEMA_VERSION:
+            written = msgspec.json.decode(content, type=_Version)
+            if (version := written.schema_version) != SCHEMA_VERSION:
                 raise BundleError(
                     f"{MANIFEST_FILE} has schema version {version}, this runtime reads {SCHEMA_VERSION}; "
-                    f"{'install a newer edgevae' if version > SCHEMA_VERSION else 'export the model again'}"
+                    f"{written.remedy}"
                 )
-            return msgspec.json.decode(content, type=Manifest)
-        except (
-            msgspec.MsgspecError,
-            UnicodeDecodeError,
-            RecursionError,
-        ) as error:
-            raise BundleError(f"{MANIFEST_FILE} is not a valid manifest: {error}; export the model again") from error
+            manifest = msgspec.json.decode(content, type=Manifest)
+            # Each name in the text is followed by the one kind of colon that is not in a string.
+            if _STRING.sub(b"", content).count(b":") != _count_names(msgspec.json.decode(content)):
+                raise BundleError(f"{MANIFEST_FILE} says something twice, under the same name; export the model again")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            said = "".join(sign if sign.isprintable() else "?" for sign in str(error)[:_SHOWN])
+            raise BundleError(f"{MANIFEST_FILE} is not a valid manifest: {said}; export the model again") from error
+        return manifest
+
+
+def _count_names(value: Any) -> int:
+    """How many names there are in decoded JSON, at all depths."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_names, value.values()))
+    return sum(map(_count_names, value)) if isinstance(value, list) else 0
 
 
 class _Version(msgspec.Struct):
+    """What is read of a manifest of any schema: all later ones say which edgevae wrote them, in the same place."""
+
     schema_version: int
+    producers: Any = None
+
+    @property
+    def remedy(self) -> str:
+        if self.schema_version < SCHEMA_VERSION:
+            return "export the model again"
+        wrote = self.producers.get("edgevae") if isinstance(self.producers, dict) else None
+        known = isinstance(wrote, str) and re.fullmatch(r"[0-9A-Za-z.!+]{1,100}", wrote)
+        return "install a newer edgevae" + (f": {wrote}, which wrote it, or later" if known else "")

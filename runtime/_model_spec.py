@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Size = Annotated[int, msgspec.Meta(ge=1)]
+MAX_VALUES = 2**24
+"""How many values a row may have of anything: an image of 4,096 by 4,096, and no more than memory has room for."""
+
+Size = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**20)]
+Sizes = Annotated[tuple[Size, ...], msgspec.Meta(min_length=1, max_length=64)]
+Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+"""Words to be shown: nothing in them that a terminal obeys."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,14 +38,14 @@ class ModelSpec(Record, frozen=True, kw_only=True):
         unit_interval: Whether observations must lie in [0, 1].
     """
 
-    architecture: str
-    likelihood: str
+    architecture: Text
+    likelihood: Text
     latent: Literal["normal", "hierarchical", "mixture"]
-    data_shape: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
-    z_dims: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1)]
+    data_shape: Sizes
+    z_dims: Sizes
     hidden_dim: Size
-    num_classes: Annotated[int, msgspec.Meta(ge=0)]
-    num_components: Annotated[int, msgspec.Meta(ge=0)]
+    num_classes: Count
+    num_components: Count
     unit_interval: bool
 
     def __post_init__(self) -> None:
@@ -46,6 +53,8 @@ class ModelSpec(Record, frozen=True, kw_only=True):
             raise ValueError(f"latent {self.latent} does not go with z_dims {self.z_dims}")
         if (self.latent == "mixture") != (self.num_components > 0):
             raise ValueError(f"latent {self.latent} does not go with {self.num_components} components")
+        if (most := max(self.data_dim, sum(self.z_dims), self.hidden_dim)) > MAX_VALUES:
+            raise ValueError(f"data_shape, z_dims and hidden_dim must each be at most {MAX_VALUES} values, got {most}")
 
     @property
     def sizes(self) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import InputError
+from ._inputs import MOST, count
 
 _MAX_SEED = 2**64 - 1
 _BLOCK = 16
@@ -41,22 +42,35 @@ class Noise:
     def __init__(self, seed: int) -> None:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
             raise InputError(f"seed must be an integer, got {type(seed).__name__}")
+        seed = int(seed)
         if not 0 <= seed <= _MAX_SEED:
             raise InputError(f"seed must be between 0 and 2**64 - 1, got {seed}")
         # RandomState's integer seeding is MT19937's own, and NumPy keeps it fixed for good.
         self._twister = np.random.MT19937(_no_entropy())
-        np.random.RandomState(self._twister).seed(int(seed) & 0xFFFFFFFF)
+        np.random.RandomState(self._twister).seed(seed & 0xFFFFFFFF)
         self._second: float | None = None
 
     def standard_normal(self, shape: Sequence[int]) -> NDArray[np.float32]:
-        """Draw values of N(0, 1), float32, as `torch.randn(shape)` would; equal to it within float32 rounding."""
-        size = math.prod(shape)
+        """Draw values of N(0, 1), float32, as `torch.randn(shape)` would; equal to it within float32 rounding.
+
+        Raises:
+            InputError: `shape` is no shape.
+        """
+        if not isinstance(shape, (tuple, list)):
+            raise InputError(f"shape must be a tuple or a list of integers, got {type(shape).__name__}")
+        size = math.prod([count("shape", length, MOST) for length in shape])
+        if math.prod(filter(None, shape)) > MOST:  # beside a length of 0 too, NumPy knows no more
+            raise InputError(f"shape must be of at most {MOST} values, got {tuple(shape)}; draw them in parts")
         values = self._pairs(size) if size < _BLOCK else self._blocks(size)
         return values.reshape(shape)
 
     def uniform(self, size: int) -> NDArray[np.float32]:
-        """Draw values of U[0, 1), float32, as `torch.rand(size)` would."""
-        return self._uniforms24(size)
+        """Draw values of U[0, 1), float32, as `torch.rand(size)` would.
+
+        Raises:
+            InputError: `size` is no integer, negative, or larger than an array can be.
+        """
+        return self._uniforms24(count("size", size, MOST))
 
     def _blocks(self, size: int) -> NDArray[np.float32]:
         values = np.empty(size, np.float32)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._model_spec import ModelSpec, Record, Size
+from ._model_spec import MAX_VALUES, ModelSpec, Record, Size
 
 FloatArray = NDArray[np.float32]
 
@@ -30,6 +30,8 @@ class PreprocessingSpec(Record, frozen=True, kw_only=True):
     channels_last: bool = False
 
     def __post_init__(self) -> None:
+        if self.resize is not None and math.prod(self.resize) > MAX_VALUES:
+            raise ValueError(f"resize must be at most {MAX_VALUES} pixels, got {self.resize}")
         if self.scale is not None:
             low, span = _ends(self.scale)
             if not (math.isfinite(low) and 0 < span < math.inf):

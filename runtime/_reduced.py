@@ -25,7 +25,7 @@ def verify_reduced(bundle: Bundle, precision: ReducedPrecision, graphs: Mapping[
     Raises:
         BundleError: The reference is missing, changed, or damaged.
     """
-    reference = Reference.decode(bundle.read(bundle.manifest.reference))
+    reference = Reference.of(bundle)
     spec = bundle.manifest.precisions[precision]
     checks = [
         _difference(reference, name, output, run_rows(graphs[name], reference.arrays, BATCH_SIZES[-1])[output])

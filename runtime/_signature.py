@@ -98,6 +98,14 @@ def check_signatures(manifest: Manifest) -> None:
         raise BundleError(
             contradiction.format(f"its graphs are {', '.join(manifest.graphs)}, the model's {', '.join(expected)}")
         )
+    others = signatures(manifest.model, ()).values()
+    known = [spec.name for signature in others for spec in (*signature.inputs, *signature.outputs)]
+    names = [spec.name for spec in parameters]
+    if len(set(names)) < len(names) or set(names[1:]).intersection(known):
+        raise BundleError(contradiction.format(f"the outputs of decoder, {_text(parameters)}, need names of their own"))
+    for precision, reduced in manifest.precisions.items():
+        if not reduced.graphs or not set(reduced.graphs) <= set(manifest.graphs) or part != "all":
+            raise BundleError(contradiction.format(f"{precision} has {', '.join(reduced.graphs) or 'no graphs'}"))
     for name, graph in manifest.graphs.items():
         for what, found, wanted in (
             ("inputs", graph.inputs, expected[name].inputs),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _inputs
+from . import _inputs, _observations
 from ._core import Core
 from ._errors import InputError
 from ._noise import Noise, stream_of
 
 FloatArray = NDArray[np.float32]
+_Rows: TypeAlias = "NDArray[Any]"
+_Check: TypeAlias = Callable[[_Rows], _Rows]
 
 _BLOCK_ROWS = 1024
 """Rows whose noise is drawn at once, whatever the batch size: a multiple of 16, so that blocks join as one draw."""
@@ -50,17 +52,25 @@ class Streaming(Core):
         if _inputs.count("batch_size", batch_size) == 0:
             raise InputError("batch_size must be at least 1, got 0")
         noise = None if seed is None else _RowNoise(seed, self.z_dim)
+        observations = _rows("x", x, batch_size, self._checked)
         if y is None or isinstance(y, (int, np.integer)):
-            pairs: Iterable[tuple[NDArray[Any], ArrayLike | None]] = ((rows, y) for rows in _rows(x, batch_size))
+            pairs: Iterable[tuple[_Rows, ArrayLike | None]] = ((rows, y) for rows in observations)
         else:
-            pairs = _pairs(x, y, batch_size)
+            pairs = _pairs(observations, _rows("y", y, batch_size, self._checked_labels))
         return self._reconstructed(pairs, noise)
 
     def _reconstructed(
-        self, pairs: Iterable[tuple[NDArray[Any], ArrayLike | None]], noise: _RowNoise | None
+        self, pairs: Iterable[tuple[_Rows, ArrayLike | None]], noise: _RowNoise | None
     ) -> Iterator[FloatArray]:
         for x, y in pairs:
             yield self.reconstruct(x, y=y, eps=None if noise is None else noise.next_rows(len(x)))
+
+    def _checked(self, x: _Rows) -> FloatArray:
+        """Return rows in one dtype and shape, so that they can be joined with others that came in another."""
+        return _observations.unscaled(x, self._spec, self._preprocessing)
+
+    def _checked_labels(self, y: _Rows) -> NDArray[np.int64]:
+        return _inputs.labels(y, len(y), self._spec)["y"]
 
 
 class _RowNoise:
@@ -82,32 +92,54 @@ class _RowNoise:
         return rows[:count]
 
 
-def _rows(stream: NDArray[Any] | Iterable[ArrayLike], batch_size: int) -> Iterator[NDArray[Any]]:
-    """Cut an array, or join and cut a stream of arrays, into batches."""
-    if isinstance(stream, np.ndarray):
-        for start in range(0, len(stream), batch_size):
-            yield stream[start : start + batch_size]
-        return
-    waiting: list[NDArray[Any]] = []
+def _rows(name: str, stream: NDArray[Any] | Iterable[ArrayLike], batch_size: int, check: _Check) -> Iterator[_Rows]:
+    """Cut an array, or cut and join a stream of arrays, into batches; what is joined is checked before."""
+    if not isinstance(stream, np.ndarray):
+        return _joined(_parts(name, stream), batch_size, check)
+    if stream.ndim == 0:
+        raise InputError(f"{name} must be an array with a batch axis or an iterable of such, got a single number")
+    return (stream[start : start + batch_size] for start in range(0, len(stream), batch_size))
+
+
+def _joined(parts: Iterable[_Rows], batch_size: int, check: _Check) -> Iterator[_Rows]:
+    waiting: list[_Rows] = []
     count = 0
-    for part in stream:
-        array = np.asarray(part)
-        waiting.append(array)
-        count += len(array)
-        while count >= batch_size:
-            joined = np.concatenate(waiting)
-            yield joined[:batch_size]
-            waiting, count = [joined[batch_size:]], count - batch_size
+    for part in parts:
+        rest = part
+        while True:
+            rows = check(rest[: batch_size - count])
+            rest = rest[len(rows) :]
+            waiting.append(rows)
+            count += len(rows)
+            if count == batch_size:
+                yield np.concatenate(waiting)
+                waiting, count = [], 0
+            if not len(rest):
+                break
+        if waiting:  # the next part may come in the same memory
+            waiting[-1] = waiting[-1].copy()
     if count:
         yield np.concatenate(waiting)
 
 
-def _pairs(
-    x: NDArray[Any] | Iterable[ArrayLike], y: NDArray[Any] | Iterable[ArrayLike], batch_size: int
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+def _parts(name: str, stream: Iterable[ArrayLike]) -> Iterator[_Rows]:
+    for part in _iterated(name, stream):
+        array = _inputs.array_of(name, part)
+        if array.ndim == 0:
+            raise InputError(f"{name} must be an array or an iterable of arrays, got single numbers; make it an array")
+        yield array
+
+
+def _iterated(name: str, stream: Iterable[ArrayLike]) -> Iterator[ArrayLike]:
+    try:
+        return iter(stream)
+    except TypeError as error:
+        raise InputError(f"{name} must be an array or an iterable of arrays, got {type(stream).__name__}") from error
+
+
+def _pairs(observations: Iterator[_Rows], labels: Iterator[_Rows]) -> Iterator[tuple[_Rows, _Rows]]:
     """Batches of observations with their labels."""
-    labels = _rows(y, batch_size)
-    for observed in _rows(x, batch_size):
+    for observed in observations:
         label = next(labels, None)
         if label is None or len(label) != len(observed):
             raise InputError("x and y must have as many rows, and y has fewer")

@@ -118,7 +118,7 @@ def verify_graphs(
     Raises:
         BundleError: The reference is missing, changed, or damaged.
     """
-    reference = Reference.decode(bundle.read(bundle.manifest.reference))
+    reference = Reference.of(bundle)
     tolerances = bundle.manifest.tolerances
     checks = []
     for name, graph in graphs.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import InputError, InstallError
+from ._inputs import array_of, count, finite
 
 try:
     from PIL import Image
@@ -24,13 +27,18 @@ _LARGEST_16_BIT = 65535
 _RESIZE_FILTER = (
     Image.Resampling.BILINEAR
 )  # that of train/_data/_pictures.py, so that models see what they were fitted to
+# Likewise. EPS, which Pillow knows too, is a program that Ghostscript would run.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP") + (
+    ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()
+)
+_MAX_PIXELS = 50_000_000  # likewise; 200 MB in colour
 _PLAIN = ("1", "L", "P", "RGB")
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 
 
 def is_image_name(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file's name is one of an image that Pillow reads."""
-    return Image.registered_extensions().get(Path(path).suffix.lower()) in Image.OPEN
+    """Return whether a file's name is one of an image that `read_image` reads."""
+    return Image.registered_extensions().get(Path(path).suffix.lower()) in _FORMATS
 
 
 def read_image(
@@ -39,28 +47,27 @@ def read_image(
     """Read an image file as one observation, shape `data_shape`.
 
     Args:
-        file: Path of a PNG, JPEG, or what else Pillow reads, or such a file, opened. For a grey model colours are
-            turned to grey; 16-bit grey keeps its depth.
+        file: Path of a PNG, JPEG, BMP, GIF, JPEG 2000, PPM, QOI, SGI, TGA, TIFF, WebP, or AVIF, or such a file, opened.
+            For a grey model colours are turned to grey; 16-bit grey keeps its depth.
         data_shape: Shape of an observation; the image must have its size unless it is resized.
         resize: Whether to resize an image of another size: for models whose training images were, which
-            `manifest.preprocessing.resize` says. Colours are turned to grey before.
+            `manifest.preprocessing.resize` says. Colours are turned to grey before. At most 50 million
+            pixels.
 
     Returns:
         uint8 in [0, 255]; float32 in [0, 1] for 16-bit images.
 
     Raises:
-        InputError: The file is no image, damaged, or holds several, or it is of another size, transparent, or of a kind
-            whose values have no range.
+        InputError: The file is no image, damaged, or holds several, or it is of another size, too large, transparent,
+            or of a kind whose values have no range.
     """
     channels, height, width = _image_shape(data_shape)
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             _check(image, channels, None if resize else (width, height))
             deep = image.mode.startswith("I;16")
-            if deep:
-                plain = Image.fromarray(np.asarray(image).astype(np.float32))
-            else:
-                plain = image.convert("L" if channels == 1 else "RGB")
+            mode = "F" if deep else "L" if channels == 1 else "RGB"
+            plain = image if image.mode == mode else image.convert(mode)  # a copy of a large image is as large
             if resize:
                 plain = plain.resize((width, height), _RESIZE_FILTER)
             pixels = np.asarray(plain)
@@ -79,6 +86,8 @@ def _check(image: Image.Image, channels: int, size: tuple[int, int] | None) -> N
     if size not in {None, image.size}:
         got = f"{image.size[0]} by {image.size[1]}"
         raise InputError(f"the image must be {size[0]} wide and {size[1]} high, got {got}; resize it")
+    if image.size[0] * image.size[1] > _MAX_PIXELS:
+        raise InputError(f"the image must have at most {_MAX_PIXELS:,} pixels, got {' by '.join(map(str, image.size))}")
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise InputError(f"the file holds {frames} images, expected one; save each as a file of its own")
@@ -103,16 +112,22 @@ def save_grid(
         values: Images, float32, shape `(count, data_dim)` or `(count, *data_shape)`, at least one; black is 0 and white
             1, what lies outside is shown as these.
         data_shape: Shape of one of them: `(width,)`, `(height, width)`, or `(channels, height, width)` with 1 or 3.
-        columns: Images in a row.
+        columns: Images in a row, at least 1.
 
     Raises:
-        InputError: There are no images, their shape is none of an image, or `path` does not end in `.png`.
+        InputError: There are no images, their shape is none of an image, they hold NaN or infinity, `columns` is not at
+            least 1, or `path` does not end in `.png`.
     """
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"a grid is saved as .png, got {path}")
+    channels, height, width = _image_shape(data_shape)
+    values, size = finite("values", array_of("values", values)), math.prod(data_shape)
+    if values.ndim < 2 or values.size != len(values) * size:
+        raise InputError(f"values must have shape (count, {size}) or (count, *data_shape), got {values.shape}")
     if len(values) == 0:
         raise InputError("a grid needs at least one image, got none")
-    channels, height, width = _image_shape(data_shape)
+    if count("columns", columns) == 0:
+        raise InputError("columns must be at least 1, got 0")
     factor = max(1, -(-_SMALLEST_TILE // max(height, width)))
     pixels = np.rint(values.reshape(-1, channels, height, width).clip(0, 1) * _LARGEST_GREY).astype(np.uint8)
     pixels = pixels.transpose(0, 2, 3, 1).repeat(factor, axis=1).repeat(factor, axis=2)

@@ -142,7 +142,7 @@ def test_a_graph_that_is_no_onnx_is_refused(copy: Path) -> None:
     (copy / "encoder.onnx").write_bytes(b"nonsense")
     digest = hashlib.sha256(b"nonsense").hexdigest()
     edit(copy, lambda manifest: manifest["graphs"]["encoder"]["file"].update(sha256=digest, size_bytes=8))
-    with pytest.raises(BundleError, match=r"cannot load encoder\.onnx"):
+    with pytest.raises(BundleError, match=r"encoder\.onnx: this is no ONNX graph"):
         load(copy).encode(np.zeros((1, 64)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,3 +78,9 @@ def test_noise_is_more_unusual_than_digits_to_a_trained_model() -> None:
     noise = np.random.default_rng(0).random(digits.shape, np.float32)
     assert model.is_anomaly(digits).mean() < 0.05
     assert model.is_anomaly(noise).all()
+
+
+@pytest.mark.parametrize("rate", ["0.01", None, np.array([0.01, 0.02]), True, 0.01j])
+def test_a_rate_that_is_no_number_is_refused(scored: Model, rate: Any) -> None:
+    with pytest.raises(InputError, match="rate must be a number"):
+        scored.threshold(rate)

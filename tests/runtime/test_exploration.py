@@ -50,3 +50,10 @@ def test_what_makes_no_path_is_refused(model: Model, digits: Dataset) -> None:
         model.traverse(x, 0, [np.nan])
     with pytest.raises(InputError, match="at least 2 rows, whose means can vary, got 1"):
         model.active_units(x[:1])
+
+
+def test_no_rows_and_no_steps_are_shapes_too(model: Model) -> None:
+    none = np.zeros((0, 64), np.float32)
+    assert model.interpolate(none, none, 3).shape == (0, 3, 64)
+    assert model.traverse(none, 0, [-1.0, 1.0]).shape == (0, 2, 64)
+    assert model.traverse(np.zeros((2, 64)), 0, np.zeros(0)).shape == (2, 0, 64)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runtime import BundleError, EdgeVAEError, InputError, Model, Noise, load
+from tests.fuzz.bundle import with_right_hash
 from train import Dataset
 
 NUM_THREADS, NUM_CALLS = 16, 500
@@ -105,3 +106,14 @@ def test_a_graph_that_changes_after_loading_is_refused_when_it_is_used(bundle: P
     (copy / "decoder.onnx").write_bytes(b"nonsense")
     with pytest.raises(BundleError, match=r"decoder\.onnx was changed after export"):
         model.generate(1, seed=0)
+
+
+@pytest.mark.parametrize("name", [b"edgevae.model", b"z_scale"])
+def test_a_name_that_is_no_text_is_refused(bundle: Path, tmp_path: Path, name: bytes) -> None:
+    damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
+    content = (bundle / "encoder.onnx").read_bytes().replace(name, name[:-1] + b"\x97")
+    (damaged / "encoder.onnx").write_bytes(content)
+    manifest = (bundle / "manifest.json").read_bytes()
+    (damaged / "manifest.json").write_bytes(with_right_hash(manifest, "encoder.onnx", content))
+    with pytest.raises(BundleError), load(damaged, provider="cpu") as model:
+        model.encode(np.zeros((2, 64)))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import InputError
+from runtime import InputError, images
 from runtime.images import is_image_name, read_image, save_grid
+from train import DatasetError
+from train._data._pictures import FORMATS, MAX_PIXELS, RESIZE_FILTER, open_folder
 
 
 def test_a_grid_holds_every_image_enlarged_with_gaps_between(tmp_path: Path) -> None:
@@ -124,3 +127,49 @@ def test_a_grid_of_nothing_or_of_five_channels_is_refused(tmp_path: Path) -> Non
         save_grid(tmp_path / "grid.png", np.zeros((1, 320), np.float32), (5, 8, 8))
     with pytest.raises(InputError, match=r"saved as \.png"):
         save_grid(tmp_path / "grid.gif", np.zeros((1, 64), np.float32), (1, 8, 8))
+
+
+def test_a_program_that_is_named_as_an_image_is_never_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n({marker}) (w) file closefile\n%%EOF\n"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    ghostscript.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path), prepend=":")
+        patch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # what it found before
+        for name in ("image.png", "image.eps"):
+            (tmp_path / name).write_text(program)
+            with pytest.raises(InputError, match="cannot be read as an image"):
+                read_image(tmp_path / name, (1, 8, 8))
+    assert not marker.exists()
+    assert not is_image_name("image.eps")
+
+
+def test_a_file_that_unpacks_to_a_huge_image_is_refused_before_it_does(tmp_path: Path) -> None:
+    Image.new("1", (8000, 8000)).save(tmp_path / "huge.png")
+    with pytest.raises(InputError, match="must have at most 50,000,000 pixels, got 8000 by 8000"):
+        read_image(tmp_path / "huge.png", (1, 8, 8), resize=True)
+    with pytest.raises(DatasetError, match="must have at most 50,000,000 pixels, got 8000 by 8000"):
+        open_folder(tmp_path, (8, 8), grey=True, labels=False)
+
+
+def test_a_training_and_the_runtime_read_the_same_formats_in_the_same_way() -> None:
+    assert images._FORMATS == FORMATS
+    assert images._RESIZE_FILTER == RESIZE_FILTER
+    assert images._MAX_PIXELS == MAX_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (np.full((1, 64), np.nan, np.float32), {}, "values must be finite"),
+        (np.zeros((1, 63), np.float32), {}, r"values must have shape \(count, 64\)"),
+        (np.zeros((1, 64), np.float32), {"columns": 0}, "columns must be at least 1"),
+        (np.ma.masked_array(np.zeros((1, 64), np.float32), mask=True), {}, "values must not be a masked array"),
+    ],
+)
+def test_what_is_no_grid_is_refused(tmp_path: Path, values: Any, options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        save_grid(tmp_path / "grid.png", values, (1, 8, 8), **options)
+    assert not (tmp_path / "grid.png").exists()

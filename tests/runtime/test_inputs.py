@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 
         (torch.zeros(2, 64, requires_grad=True), "array of numbers, got Tensor"),
         (torch.zeros(2, 64, dtype=torch.bfloat16), "array of numbers, got Tensor"),
         (np.ma.masked_array(np.zeros((2, 64)), mask=True), "must not be a masked array"),
+        ([np.ma.masked_array(np.zeros(64), mask=True)], "x must not hold masked arrays"),
         (np.full((2, 64), 255.0), r"in \[0, 1\], got values from 255 to 255; divide pixels"),
         (np.full((2, 64), -0.1), r"in \[0, 1\], got values from -0.1"),
         (np.full((2, 64), np.inf), r"in \[0, 1\], got values from inf"),
@@ -91,3 +93,50 @@ def test_checked_observations_are_what_the_graphs_take(model: Model) -> None:
     assert y is None
     whole = np.zeros((3, 64), np.float32)
     assert np.shares_memory(model.observations(whole)[0], whole)
+
+
+@pytest.mark.parametrize("rows", [7, 3000])
+def test_a_result_may_be_written_over_what_it_is_made_of(model: Model, rows: int) -> None:
+    random = np.random.default_rng(0)
+    memory = random.random((rows + 1, 64), np.float32)
+    expected = model.reconstruct(memory[:-1].copy(), seed=1)
+    np.testing.assert_array_equal(model.reconstruct(memory[:-1], seed=1, out=memory[1:]), expected)
+    np.testing.assert_array_equal(memory[1:], expected)
+    memory = random.standard_normal((rows, 69)).astype(np.float32).reshape(-1)
+    z, out = memory[: rows * 5].reshape(rows, 5), memory[rows * 3 : rows * 67].reshape(rows, 64)
+    expected = model.decode(z.copy())
+    np.testing.assert_array_equal(model.decode(z, out=out), expected)
+
+
+def test_what_is_not_aligned_is_copied_and_no_place_for_a_result(model: Model) -> None:
+    memory = np.zeros(3 * 64 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(3, 64)
+    assert not memory.flags.aligned
+    assert model.observations(memory)[0].flags.aligned
+    with pytest.raises(InputError, match=r"out must be float32 .* aligned and writable, got .*, not aligned"):
+        model.reconstruct(np.zeros((3, 64)), out=memory)
+
+
+def test_a_masked_array_is_no_place_for_a_result(model: Model) -> None:
+    out = np.ma.masked_array(np.zeros((2, 64), np.float32), mask=True, hard_mask=True)
+    with pytest.raises(InputError, match=r"out must not be a masked array; give the array under it, out\.data"):
+        model.decode(np.zeros((2, 5)), out=out)
+
+
+@pytest.mark.parametrize("count", [2**62, 2**64, 2**200])
+def test_counts_that_no_machine_has_room_for_are_refused(model: Model, count: int) -> None:
+    x = np.zeros((2, 64), np.float32)
+    calls: dict[str, Callable[[], object]] = {
+        "n": lambda: model.generate(count, seed=0),
+        "num_samples": lambda: model.posterior_predictive(x, count, seed=0),
+        "steps": lambda: model.interpolate(x, x, count),
+        "batch_sizes": lambda: model.warm_up([count]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(InputError, match=f"{name} must be at most"):
+            call()
+    assert len(list(model.reconstruct_batches(x, count))) == 1
+
+
+def test_batch_sizes_must_be_a_list(model: Model) -> None:
+    with pytest.raises(InputError, match="batch_sizes must be a list of integers, got int"):
+        model.warm_up(5)  # type: ignore[arg-type]  # that is the point

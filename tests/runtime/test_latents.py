@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from pyro import poutine
 
 from export import Source, export_bundle
-from runtime import InputError, Model, Noise, load
+from runtime import InputError, Latents, Model, Noise, load
 from train import VAE, Dataset, ModelConfig, elbo_terms, load_dataset, objective_of
 
 CHOICES: dict[str, dict[str, Any]] = {
@@ -248,3 +250,18 @@ def test_an_upper_level_is_refused_by_the_decoder_that_takes_z(labelled: Dataset
     assert model.decode(posterior.z_loc).shape == (2, 64)
     with pytest.raises(InputError, match="z is of level 2 of the hierarchy; decode takes level 1, z itself"):
         model.decode(posterior.upper[0].z_loc)
+
+
+def test_a_file_that_is_damaged_anywhere_is_refused(tmp_path: Path) -> None:
+    Latents.of(np.ones((3, 4), np.float32), "a" * 64).save(tmp_path / "z.npz")
+    whole, dice = (tmp_path / "z.npz").read_bytes(), np.random.RandomState(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[dice.randint(len(whole))] = dice.randint(256)
+        (tmp_path / "z.npz").write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            assert isinstance(Latents.load(tmp_path / "z.npz"), Latents)
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
+        archive.writestr("z.npy", b"no array")
+    with pytest.raises(InputError, match=r"must be an \.npz file with an array z or z_loc in it"):
+        Latents.load(tmp_path / "z.npz")

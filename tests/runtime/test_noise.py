@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -66,3 +68,28 @@ def test_global_generators_are_not_touched() -> None:
 def test_a_seed_that_is_none_is_refused(seed: object) -> None:
     with pytest.raises(InputError, match="seed must be"):
         Noise(seed)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (5, "shape must be a tuple or a list of integers, got int"),
+        ("12", "shape must be a tuple or a list of integers, got str"),
+        ((-1, -20), "shape must not be negative, got -1"),
+        ((2.0,), "shape must be an integer, got float"),
+        ((2**62,), "shape must be at most"),
+        ((2**39, 2**39), "shape must be of at most"),
+        ((0, 2**40, 2**40), "shape must be of at most"),
+    ],
+)
+def test_a_shape_that_is_none_is_refused_and_draws_nothing(shape: Any, message: str) -> None:
+    noise = Noise(0)
+    with pytest.raises(InputError, match=message):
+        noise.standard_normal(shape)
+    np.testing.assert_array_equal(noise.standard_normal((20,)), Noise(0).standard_normal((20,)))
+
+
+@pytest.mark.parametrize("size", [-1, 2**62, 1.0, True, (3,)])
+def test_a_number_of_uniform_values_that_is_none_is_refused(size: Any) -> None:
+    with pytest.raises(InputError, match="size must"):
+        Noise(0).uniform(size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from runtime import InputError, Model
-from runtime._streaming import _pairs
+from runtime._streaming import _pairs, _rows
 
 ROWS = 2500
 
@@ -80,9 +81,48 @@ def test_what_does_not_fit_is_refused_when_its_turn_comes(model: Model, x: NDArr
         next(model.reconstruct_batches(x, y=np.zeros(ROWS, np.int64)))
 
 
+def as_it_is(rows: NDArray[Any]) -> NDArray[Any]:
+    return rows
+
+
 def test_labels_must_be_as_many_as_rows(x: NDArray[np.float32]) -> None:
     for count, word in ((10, "fewer"), (30, "more")):
         with pytest.raises(InputError, match=f"as many rows, and y has {word}"):
-            list(_pairs(x[:20], np.zeros(count, np.int64), 10))
-    pairs = list(_pairs(iter([x[:7], x[7:20]]), np.arange(20), 10))
+            list(_pairs(_rows("x", x[:20], 10, as_it_is), _rows("y", np.zeros(count, np.int64), 10, as_it_is)))
+    pairs = list(_pairs(_rows("x", [x[:7], x[7:20]], 10, as_it_is), _rows("y", np.arange(20), 10, as_it_is)))
     assert [label.tolist() for _, label in pairs] == [list(range(10)), list(range(10, 20))]
+
+
+def test_parts_of_other_dtypes_and_shapes_mean_what_they_mean_alone(model: Model, x: NDArray[np.float32]) -> None:
+    ones = np.ones((3, 8, 8), np.uint8)  # 1/255 each, also beside floats of which 1 is the largest
+    parts: list[NDArray[Any]] = [x[:4], ones, x[4:9].astype(">f8")]
+    expected = np.concatenate([model.reconstruct(part) for part in parts])
+    np.testing.assert_allclose(joined(model.reconstruct_batches(parts, 5)), expected, atol=1e-6)
+
+
+def test_a_stream_may_reuse_its_memory(model: Model, x: NDArray[np.float32]) -> None:
+    def refilled() -> Iterator[NDArray[np.float32]]:
+        buffer = np.empty((3, 64), np.float32)
+        for start in range(0, 12, 3):
+            buffer[:] = x[start : start + 3]
+            yield buffer
+
+    np.testing.assert_allclose(joined(model.reconstruct_batches(refilled(), 5)), model.reconstruct(x[:12]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (5, "x must be an array or an iterable of arrays, got int"),
+        (None, "x must be an array or an iterable of arrays, got NoneType"),
+        (np.zeros(()), "x must be an array with a batch axis or an iterable of such, got a single number"),
+        ([0.5], "x must be an array or an iterable of arrays, got single numbers"),
+        ([[]], r"x must have shape \(batch, 64\).* got \(0,\)"),
+        ([np.zeros((2, 64)), np.zeros((2, 63))], r"x must have shape .* got \(2, 63\)"),
+        ([np.ma.masked_array(np.zeros((2, 64)), mask=True)], "x must not be a masked array"),
+        (np.ma.masked_array(np.zeros((2, 64)), mask=True), "x must not be a masked array"),
+    ],
+)
+def test_what_is_no_stream_of_observations_is_refused(model: Model, stream: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        list(model.reconstruct_batches(stream))

@@ -1,0 +1,205 @@
+"""Whatever a caller hands in: the numbers of a plain array of the same values, or an error that names the argument."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as drawn
+from numpy.typing import NDArray
+
+from runtime import InputError, Model, load
+from tests.conftest import REPOSITORY
+from tests.runtime.dressed import FLOATS, INTEGERS, LAYOUTS, REFUSED
+
+EXAMPLES = int(os.environ.get("EDGEVAE_EXAMPLES", "12"))
+"""Examples of a call; many more take minutes, and are for a person who changed something."""
+often = settings(derandomize=True, max_examples=EXAMPLES, deadline=None)
+Array = NDArray[Any]
+
+PLAIN, LABELS, LEVELS, MIXTURE, NORMAL = (
+    "digits-mlp", "mnist-conditional", "mnist-hierarchical", "mnist-mixture", "fashion-normal",
+)  # fmt: skip
+
+
+class Call(NamedTuple):
+    """A call with one argument that is drawn.
+
+    Args:
+        argument: Its name, as an error has to say it.
+        bundle: Of the model.
+        of: Makes its values for a number of rows.
+        run: Calls the method with it and says how many rows there are.
+    """
+
+    argument: str
+    bundle: str
+    of: Callable[[np.random.RandomState, Model, int], Array]
+    run: Callable[[Model, Any, int], Any]
+
+
+@functools.cache
+def loaded(bundle: str) -> Model:
+    return load(REPOSITORY / "models" / bundle, provider="cpu", threads=1)
+
+
+def pixels(random: np.random.RandomState, model: Model, rows: int) -> Array:
+    """Observations, among them the ends of the range, the least number above 0, and the 0 with a sign."""
+    x = random.random_sample((rows, int(np.prod(model.data_shape)))).astype(np.float32)
+    x.flat[:4] = np.array([0, 1, 1e-45, -0.0], np.float32)[: x.size]
+    return x
+
+
+def latents(random: np.random.RandomState, model: Model, rows: int) -> Array:
+    return random.standard_normal((rows, model.z_dim)).astype(np.float32)
+
+
+def particles(random: np.random.RandomState, model: Model, rows: int) -> Array:
+    return latents(random, model, 2 * rows).reshape(2, rows, model.z_dim)
+
+
+def classes(random: np.random.RandomState, model: Model, rows: int) -> Array:
+    return random.randint(0, 10, rows)
+
+
+def blank(model: Model, rows: int) -> Array:
+    return np.full((rows, *model.data_shape), 0.5, np.float32)
+
+
+def some_pixels(random: np.random.RandomState, model: Model, rows: int) -> Array:
+    return pixels(random, model, rows + 2)
+
+
+def both_of_encode(model: Model, x: Any, _rows: int) -> tuple[Array, ...]:
+    posterior = model.encode(x)
+    return posterior.z_loc, posterior.z_scale
+
+
+def both_of_score(model: Model, x: Any, _rows: int) -> tuple[Array, ...]:
+    score = model.score(x)
+    return score.elbo, score.kl
+
+
+def streamed(model: Model, x: Any, y: Any = None) -> Array:
+    return np.concatenate(
+        [blank(model, 0).reshape(0, model.data_shape[-1] ** 2), *model.reconstruct_batches(x, 2, y=y)]
+    )
+
+
+CALLS = {
+    "encode": Call("x", PLAIN, pixels, both_of_encode),
+    "encode any range": Call("x", NORMAL, pixels, lambda model, x, _: model.encode(x).z_loc),
+    "encode labels": Call("y", LABELS, classes, lambda model, y, n: model.encode(blank(model, n), y=y).z_loc),
+    "encode levels": Call("x", LEVELS, pixels, lambda model, x, _: model.encode(x, seed=3).upper[0].z_loc),
+    "encode level noise": Call(
+        "eps", LEVELS, latents, lambda model, eps, n: model.encode(blank(model, n), eps=[eps]).upper[0].z_loc
+    ),
+    "reconstruct": Call("x", PLAIN, pixels, lambda model, x, _: model.reconstruct(x, seed=1)),
+    "reconstruct noise": Call("eps", PLAIN, latents, lambda model, eps, n: model.reconstruct(blank(model, n), eps=eps)),
+    "sample noise": Call("eps", PLAIN, latents, lambda model, eps, n: model.encode(blank(model, n)).sample(eps=eps)),
+    "decode": Call("z", PLAIN, latents, lambda model, z, _: model.decode(z)),
+    "decode labels": Call("y", LABELS, classes, lambda model, y, n: model.decode(np.zeros((n, model.z_dim)), y=y)),
+    "generate labels": Call("y", LABELS, classes, lambda model, y, n: model.generate(n, 1, y=y)),
+    "generate component": Call("component", MIXTURE, classes, lambda model, c, n: model.generate(n, 1, component=c)),
+    "elbo": Call("x", PLAIN, pixels, lambda model, x, _: model.elbo(x, 1, 2)),
+    "elbo noise": Call("eps", PLAIN, particles, lambda model, eps, n: model.elbo(blank(model, n), None, 2, eps=eps)),
+    "log_likelihood": Call("x", PLAIN, pixels, lambda model, x, _: model.log_likelihood(x, 1, 2)),
+    "score": Call("x", PLAIN, pixels, both_of_score),
+    "is_anomaly": Call("x", PLAIN, pixels, lambda model, x, _: model.is_anomaly(x)),
+    "posterior_predictive": Call("x", PLAIN, pixels, lambda model, x, _: model.posterior_predictive(x, 2, 1)),
+    "interpolate from": Call("x", PLAIN, pixels, lambda model, x, n: model.interpolate(x, blank(model, n), 3)),
+    "interpolate to": Call("x", PLAIN, pixels, lambda model, x, n: model.interpolate(blank(model, n), x, 3)),
+    "traverse": Call("x", PLAIN, pixels, lambda model, x, _: model.traverse(x, 1, [-1.0, 1.0])),
+    "traverse span": Call(
+        "span",
+        PLAIN,
+        lambda random, _, n: random.standard_normal(n).astype(np.float32),
+        lambda model, span, _: model.traverse(blank(model, 2), 0, span),
+    ),
+    "active_units": Call("x", PLAIN, some_pixels, lambda model, x, _: model.active_units(x)),
+    "observations": Call("x", PLAIN, pixels, lambda model, x, _: model.observations(x)[0].copy()),
+    "reconstruct_batches": Call("x", PLAIN, pixels, lambda model, x, _: streamed(model, [x, x])),
+    "reconstruct_batches labels": Call(
+        "y", LABELS, classes, lambda model, y, n: streamed(model, blank(model, 2 * n), [y, y])
+    ),
+}
+TAKEN = {
+    (NORMAL, "x"): ["bool"],  # 0 and 1, where a model takes any number
+    (LABELS, "y"): ["a number"],  # for all rows
+    (MIXTURE, "component"): ["a number"],
+    (PLAIN, "span"): ["one more column"],
+}
+"""What others do not take."""
+every_call = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+
+
+def results(call: Call, value: Any, rows: int) -> list[Array]:
+    found = call.run(loaded(call.bundle), value, rows)
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+@every_call
+@often
+@given(data=st.data(), rows=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
+def test_the_same_values_give_the_same_bits_however_they_come(
+    call: Call, data: st.DataObject, rows: int, seed: int
+) -> None:
+    plain = call.of(np.random.RandomState(seed), loaded(call.bundle), rows)
+    dresses = {**LAYOUTS, **(FLOATS if plain.dtype.kind == "f" else INTEGERS)}
+    value = dresses[data.draw(st.sampled_from(sorted(dresses)))](plain.copy())
+    expected, found = results(call, plain, rows), results(call, value, rows)
+    for each, wanted in zip(found, expected, strict=True):
+        assert each.dtype == wanted.dtype
+        assert each.shape == wanted.shape
+        assert each.tobytes() == wanted.tobytes()
+        assert each.flags.c_contiguous
+        assert each.flags.writeable
+        assert not (isinstance(value, np.ndarray) and np.shares_memory(each, value))
+    if isinstance(value, np.ndarray):
+        np.testing.assert_array_equal(value, plain)
+
+
+@every_call
+@often
+@given(refused=st.sampled_from(sorted(REFUSED)), rows=st.integers(2, 4), seed=st.integers(0, 2**32 - 1))
+def test_what_is_no_array_of_such_numbers_is_refused_by_its_name(
+    call: Call, refused: str, rows: int, seed: int
+) -> None:
+    assume(refused not in TAKEN.get((call.bundle, call.argument), ()))
+    plain = call.of(np.random.RandomState(seed), loaded(call.bundle), rows)
+    with pytest.raises(InputError, match=rf"^({call.argument}|x and y) must"):
+        results(call, REFUSED[refused](plain), rows)
+
+
+shapes = st.one_of(
+    st.sampled_from([(2,), (2, 64), (2, 50), (2, 784), (2, 8, 8)]),
+    drawn.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+)
+dtypes = st.one_of(drawn.scalar_dtypes(), drawn.array_dtypes(max_size=2))
+
+
+@every_call
+@often
+@given(value=drawn.arrays(dtypes, shapes))
+def test_any_array_gives_the_numbers_of_a_plain_one_or_an_error_that_names_it(call: Call, value: Array) -> None:
+    before = value.tobytes()
+    named = (f"{call.argument} must", "x_a and x_b must", "x and y must")
+    try:
+        found = results(call, value, 2)
+    except InputError as refusal:
+        assert str(refusal).startswith(named)  # noqa: PT017 - it need not be raised
+        return
+    plain: Array
+    if call.argument in {"y", "component"}:
+        plain = value.astype(np.int64)
+    else:
+        plain = value.astype(np.float32) / np.float32(255 if call.argument == "x" and value.dtype == np.uint8 else 1)
+    for each, wanted in zip(found, results(call, plain, 2), strict=True):
+        assert each.tobytes() == wanted.tobytes()
+    assert value.tobytes() == before
