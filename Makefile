@@ -5,7 +5,7 @@ BARE := .venv-bare
 # Two processes, a file of tests in one of them, and a thread each.
 PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test slow bench lint types pytest clean
+.PHONY: demo test slow fuzz audit bench lint types pytest clean
 
 # The development environment: training, export, tests.
 $(DEV)/installed: pyproject.toml
@@ -47,6 +47,18 @@ pytest: $(DEV)/installed $(BARE)/installed
 # What takes longer than the default run may: all 48 combinations of the model space.
 slow: $(DEV)/installed
 	$(PYTEST) -m slow
+
+# Bytes that nobody wrote on purpose, guided by coverage: every reader of what comes from outside.
+FUZZ_SECONDS ?= 20
+fuzz: $(DEV)/installed
+	$(DEV)/bin/python -m pip install --quiet --editable '.[fuzz]'
+	for target in arrays bundle images manifest noise reference; do \
+		$(DEV)/bin/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
+
+# Known vulnerabilities of what is installed; needs the network.
+audit: $(DEV)/installed
+	$(DEV)/bin/python -m pip install --quiet pip-audit
+	$(DEV)/bin/pip-audit --strict --skip-editable
 
 # What the project claims about speed, beside the other ways to run the same model; half an hour on two cores.
 bench: $(DEV)/installed

@@ -52,7 +52,7 @@ def test_the_base_needs_nothing_heavy_and_onnx_runtime_comes_in_extras(wheel: zi
     fields = Parser().parsestr(wheel.read(metadata).decode())
     base = {line.split(">")[0] for line in fields.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert base == {"click", "msgspec", "numpy", "pillow"}
-    extras = {"train", "tensorboard", "mlflow", "export", "cpu", "gpu", "bench", "examples", "dev"}
+    extras = {"train", "tensorboard", "mlflow", "export", "cpu", "gpu", "bench", "examples", "fuzz", "signing", "dev"}
     assert set(fields.get_all("Provides-Extra", [])) == extras
 
 

@@ -167,17 +167,13 @@ def test_a_bundle_is_not_overwritten_unless_asked_to(source: Source, tmp_path: P
 def test_an_interruption_while_the_new_bundle_takes_its_place_keeps_the_old_one(
     source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def interrupted(_first: Path, _second: Path) -> bool:
+        raise KeyboardInterrupt
+
     out = tmp_path / "small"
     export_bundle(source, out, ["torchscript"])
     before = tree(tmp_path)
-    rename = Path.rename
-
-    def interrupted(path: Path, target: Path) -> Path:
-        if target == out and path.name.startswith(".small-") and "old" not in str(path):
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
+    monkeypatch.setattr("train._whole._exchanged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_bundle(source, out, ["torchscript"], overwrite=True)
     assert tree(tmp_path) == before

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from export import GraphError
@@ -103,7 +106,7 @@ def test_a_random_operator_inside_a_branch_is_refused() -> None:
         lint_onnx("encoder", graph([node]))
 
 
-def test_a_random_operator_inside_a_function_is_refused() -> None:
+def test_functions_of_the_graphs_own_are_refused() -> None:
     function = helper.make_function(
         "local",
         "noisy",
@@ -112,8 +115,69 @@ def test_a_random_operator_inside_a_function_is_refused() -> None:
         [helper.make_node("RandomNormalLike", ["x"], ["y"])],
         [helper.make_opsetid("", 20)],
     )
-    with pytest.raises(GraphError, match="RandomNormalLike draws random numbers"):
+    with pytest.raises(GraphError, match="encoder: defines operators of its own"):
         lint_onnx("encoder", graph([helper.make_node("noisy", ["x"], ["y"], domain="local")], functions=(function,)))
+
+
+@pytest.mark.parametrize("operator", ["Loop", "Scan", "SequenceMap"])
+def test_what_may_never_end_is_refused(operator: str) -> None:
+    body = helper.make_graph([], "body", [], [])
+    with pytest.raises(GraphError, match=f"encoder: {operator} runs others again and again"):
+        lint_onnx("encoder", graph([helper.make_node(operator, ["", "", "x"], ["y"], body=body)]))
+
+
+def weighted(values: np.ndarray[Any, Any], node: onnx.NodeProto) -> onnx.ModelProto:
+    """A graph with a node that takes `w`."""
+    model = graph([node])
+    model.graph.initializer.append(numpy_helper.from_array(values, "w"))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ([0, np.nan], True),
+        ([np.inf, 0], True),
+        ([0, -np.inf], True),
+        ([np.nan], True),
+        ([-np.inf], False),
+        ([0, 1], False),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_but_not_a_single_infinity(
+    dtype: type, values: list[float], refused: bool
+) -> None:
+    model = weighted(np.array(values, dtype), helper.make_node("Add", ["x", "w"], ["y"]))
+    with pytest.raises(GraphError, match="w holds NaN or infinity") if refused else contextlib.nullcontext():
+        lint_onnx("encoder", model)
+
+
+@pytest.mark.parametrize(
+    ("operator", "sizes", "refused"),
+    [
+        ("Expand", [3, 784, 64], False),
+        ("Expand", [2**20, 2**20], True),
+        ("Tile", [1, 2**30], True),
+        ("Pad", [0, 2, 0, 2], False),
+        ("Pad", [0, 2**40, 0, 0], True),
+    ],
+)
+def test_constants_that_ask_for_absurd_sizes_are_refused(operator: str, sizes: list[int], refused: bool) -> None:
+    model = weighted(np.array(sizes, np.int64), helper.make_node(operator, ["x", "w"], ["y"]))
+    with pytest.raises(GraphError, match=f"{operator} asks for more than") if refused else contextlib.nullcontext():
+        lint_onnx("encoder", model)
+
+
+def test_sizes_that_hang_on_the_batch_pass() -> None:
+    model = weighted(
+        np.array([1, 7], np.int64),
+        helper.make_node("Shape", ["x"], ["batch"]),
+    )
+    model.graph.node.extend(
+        [helper.make_node("Mul", ["batch", "w"], ["s"]), helper.make_node("Expand", ["x", "s"], ["y"])]
+    )
+    lint_onnx("encoder", model)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((2, 4), "2"), ((), "no axis")])

@@ -1,0 +1,128 @@
+"""The bundles of the current schema that later versions must go on to read: how they were made.
+
+    python -m tests.fixture_bundles tests/fixtures/bundles/v1
+
+A bundle that is there stays as it is: what was once written is what must be read. A new schema has a folder of its own.
+Together they hold the likelihoods, the latents and all that a manifest may say, and the models are tiny; of `conv`,
+which is not tiny, there is `models/mnist-conv`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from export import Format, Source, export_bundle
+from runtime import DatasetSpec, Part, PreprocessingSpec, ReducedPrecision
+from train import Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+
+_EPOCHS = 30
+_WHITE = 0.3
+_BETA = 0.1  # so that z means much, and each weight shows in what is made of it
+_SMALL = ModelConfig((1, 3, 3), z_dim=2, hidden_dim=16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What one of the bundles is to be."""
+
+    config: ModelConfig = _SMALL
+    formats: tuple[Format, ...] = ("onnx",)
+    part: Part = "all"
+    limits_nats: tuple[tuple[ReducedPrecision, float], ...] = ()
+    preprocessing: PreprocessingSpec | None = None
+    class_names: tuple[str, ...] = ()
+
+
+KINDS = {
+    "mlp": Kind(formats=("onnx", "torchscript"), limits_nats=(("fp16", 0.1), ("int8", 0.5))),
+    "encoder": Kind(part="encoder"),
+    "decoder": Kind(dataclasses.replace(_SMALL, likelihood="categorical", levels=3), part="decoder"),
+    "mixture": Kind(dataclasses.replace(_SMALL, likelihood="continuous-bernoulli", latent="mixture", components=3)),
+    "hierarchical": Kind(
+        dataclasses.replace(_SMALL, latent="hierarchical", upper_dims=(2,), num_classes=10),
+        preprocessing=PreprocessingSpec(scale=(0.0, 16.0), resize=(3, 3), grey=True, channels_last=True),
+        class_names=tuple(f"digit {number}" for number in range(10)),
+    ),
+    "table": Kind(
+        dataclasses.replace(
+            _SMALL,
+            data_shape=(4,),
+            likelihood="normal",
+            data_loc=(0.1, 40.0, 0.0, 3000.0),
+            data_scale=(0.2, 9.0, 1.0, 800.0),
+        )
+    ),
+}
+
+
+def make(name: str, folder: Path, digits: Dataset) -> Path:
+    """Train a model of a kind, and export it to a folder of that name; the same on every run of the same versions.
+
+    Args:
+        name: One of `KINDS`.
+        folder: Where the bundle's folder goes.
+        digits: Images of 8 by 8 with labels.
+    """
+    kind = KINDS[name]
+    train, test = (_observations(kind.config, images) for images in (digits.train, digits.test))
+    trainer = Trainer(kind.config, TrainingConfig(batch_size=64, learning_rate=1e-2, beta=_BETA), torch.device("cpu"))
+    labelled = kind.config.num_classes > 0
+    for _ in range(_EPOCHS):
+        loss = trainer.fit_epoch(train, labels=digits.train_labels if labelled else None)
+    dataset = DatasetSpec(
+        name="digits",
+        num_train=len(train),
+        num_test=len(test),
+        test_elbo_nats=-round(loss, 3),
+        num_particles=1,
+        binarize="none",
+        elbo_quantiles=((0.01, -round(2 * abs(loss), 3)), (0.99, round(abs(loss), 3))),
+        class_names=kind.class_names,
+    )
+    source = Source(
+        name,
+        trainer.vae.eval(),
+        test,
+        "test images of digits, averaged to 3 by 3",
+        dataset,
+        digits.test_labels if labelled else None,
+        {"epochs": _EPOCHS, "learning_rate": 1e-2, "beta": _BETA, "jit": False, "binarize": "none"},
+        license="Apache-2.0",
+        preprocessing=kind.preprocessing,
+    )
+    export_bundle(source, folder / name, kind.formats, part=kind.part, precisions=dict(kind.limits_nats))
+    for path in (folder / name).iterdir():
+        if path.suffix in {".md", ".png"}:  # for people, and no part of what is read
+            path.unlink()
+    return folder / name
+
+
+def _observations(config: ModelConfig, images: Tensor) -> Tensor:
+    """Images of 3 by 3, black and white for a Bernoulli; for a table, some of their values in its columns' units."""
+    small = torch.nn.functional.adaptive_avg_pool2d(images, 3)
+    if config.likelihood == "bernoulli":  # of grey ones a decoder learns the mean only, and z would mean nothing
+        return (small > _WHITE).float()
+    if config.data_shape == _SMALL.data_shape:
+        return small
+    columns = small.flatten(1)[:, : config.data_dim]
+    loc, scale = torch.tensor(config.data_loc), torch.tensor(config.data_scale)
+    return (columns - columns.mean(0)) / columns.std(0) * scale + loc
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def main(folder: Path) -> None:
+    """Make the bundles that are not in FOLDER yet."""
+    digits = load_dataset("digits", labels=True)
+    for name in KINDS:
+        if not (folder / name).exists():
+            click.echo(make(name, folder, digits))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""A load for the runtime: many threads, random calls, every answer checked; what they leave behind is counted.
+
+    python -m tests.soak --seconds 600
+    MALLOC_ARENA_MAX=2 python -m tests.soak --openings 2000
+
+Prints a JSON object: calls, wrong answers, errors, memory over time, open files and threads before and after. Needs the
+runtime alone, and Linux.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import random
+import statistics
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import runtime
+from runtime import Model, Precision, Reference
+from tests.held import left_open, memory_bytes
+
+REPOSITORY = Path(__file__).parent.parent
+NUM_THREADS = 16
+_CALLS = 60
+"""Different calls a model; each is answered once by one thread before the load begins."""
+_MAX_ROWS = 300
+_WARM_UP = 0.2  # of the whole
+_SAMPLES = 200
+
+Arrays = tuple[NDArray[Any], ...]
+Answer = Callable[[Model], Arrays]
+
+
+def chooser_of(seed: int) -> random.Random:
+    """Return what chooses, the same choices for the same seed."""
+    return random.Random(seed)  # noqa: S311 - no secret is made of it
+
+
+def methods(model: Model, rng: random.Random) -> dict[str, Answer]:
+    """Return calls of the methods with random rows and seeds, by name.
+
+    Args:
+        model: Has rows in its reference, and says whether there are labels.
+        rng: Chooses.
+    """
+    reference = Reference.decode(model._bundle.read(model.manifest.reference)).arrays
+    batch = int(_MAX_ROWS ** rng.random())
+    rows = [rng.randrange(len(reference["x"])) for _ in range(batch)]
+    x, z, seed = reference["x"][rows], reference["z"][rows], rng.randrange(2**64)
+    if model.manifest.preprocessing is not None:
+        x = model.manifest.preprocessing.raw(x)
+    labels = reference["y"][rows] if "y" in reference else None
+    label = None if labels is None else int(labels[0])
+
+    def encode(used: Model) -> Arrays:
+        q = used.encode(x, y=labels)
+        upper = (part for level in q.upper for part in (level.z_loc, level.z_scale))
+        return q.z_loc, q.z_scale, q.sample(seed=seed), *upper
+
+    def reconstruct_into(used: Model) -> Arrays:
+        out = np.empty((batch, int(np.prod(used.data_shape))), np.float32)
+        return (used.reconstruct(x, seed=seed, out=out, y=labels),)
+
+    def score(used: Model) -> Arrays:
+        found = used.score(x, seed, 2, y=labels)
+        return found.elbo, found.reconstruction, found.kl
+
+    return {
+        "encode": encode,
+        "decode": lambda used: (used.decode(z, y=labels),),
+        "reconstruct": lambda used: (used.reconstruct(x, seed=seed, y=labels),),
+        "reconstruct out": reconstruct_into,
+        "generate": lambda used: (used.generate(batch, seed, y=labels),),
+        "elbo": lambda used: (used.elbo(x, seed, y=labels),),
+        "log_likelihood": lambda used: (used.log_likelihood(x, seed, 3, y=labels),),
+        "score": score,
+        "posterior_predictive": lambda used: (used.posterior_predictive(x, 2, seed, y=labels),),
+        "interpolate": lambda used: (used.interpolate(x[:1], x[-1:], 5, y=label),),
+        "traverse": lambda used: (used.traverse(x[:1], 0, [-1.0, 0.0, 1.0], y=label),),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call whose answer is known: by which method, of which model, and the digest of what one thread got."""
+
+    place: str
+    answer: Answer
+    expected: bytes
+
+    def is_right(self, model: Model) -> bool:
+        """Whether the answer is the same now, bit for bit."""
+        return digest(self.answer(model)) == self.expected
+
+
+def digest(arrays: Arrays) -> bytes:
+    """Return what stands for arrays: the same for the same bits, shapes and dtypes only."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(f"{array.dtype} {array.shape}".encode())
+        content.update(array.tobytes())
+    return content.digest()
+
+
+def plan(path: Path, model: Model, rng: random.Random) -> list[Call]:
+    """Return calls of a model with their answers."""
+    calls = []
+    for _ in range(_CALLS):
+        name, answer = rng.choice(list(methods(model, rng).items()))
+        calls.append(Call(f"{path.name} {model.precision} {name}", answer, digest(answer(model))))
+    return calls
+
+
+class Load:
+    """What the threads share: how many calls there were, what went wrong, and the memory over time."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.wrong: list[str] = []
+        self.errors: list[str] = []
+        self.memory: list[tuple[int, int]] = []
+        self._lock = threading.Lock()
+
+    def check(self, call: Call, model: Callable[[], Model]) -> None:
+        """Make a call, and note what came of it."""
+        wrong, error = [], []
+        try:
+            if not call.is_right(model()):
+                wrong = [call.place]
+        except Exception:  # noqa: BLE001 - whatever it is, it is what we look for
+            error = [f"{call.place}: {traceback.format_exc()}"]
+        with self._lock:
+            self.calls += 1
+            self.wrong += wrong
+            self.errors += error
+
+    def run(self, work: Callable[[random.Random], None], seconds: float, goes_on: Callable[[], bool]) -> None:
+        """Let threads do `work` again and again while `goes_on`, and note the memory about every `seconds`."""
+
+        def loop(seed: int) -> None:
+            rng = chooser_of(seed)
+            while goes_on():
+                work(rng)
+
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            running = [pool.submit(loop, seed) for seed in range(NUM_THREADS)]
+            while not all(future.done() for future in running):
+                time.sleep(seconds)
+                self.memory.append(memory_bytes())
+
+    def report(self) -> dict[str, Any]:
+        """Return what there is to tell; memory after the warm-up and at the end is the median of a tenth of the run."""
+        tenth, step = max(1, len(self.memory) // 10), max(1, len(self.memory) // 40)
+        start = int(len(self.memory) * _WARM_UP)
+        found: dict[str, Any] = {"calls": self.calls, "wrong": self.wrong[:5], "errors": self.errors[:5]}
+        for kind, values in zip(("held", "in_use"), zip(*self.memory, strict=True), strict=True):
+            warm, end = statistics.median(values[start : start + tenth]), statistics.median(values[-tenth:])
+            found |= {f"{kind}_warm_bytes": int(warm), f"{kind}_end_bytes": int(end), f"{kind}_growth": end / warm - 1}
+            found |= {f"{kind}_curve_mb": [value // 10**6 for value in values[::step]]}
+        return found
+
+
+def opened(path: Path, precision: Precision = "fp32") -> Model:
+    """Return a model on the CPU."""
+    return runtime.load(path, provider="cpu", precision=precision)
+
+
+def precisions(paths: tuple[Path, ...]) -> Iterator[tuple[Path, Precision]]:
+    """Yield each bundle with each of its precisions."""
+    for path in paths:
+        with opened(path) as model:
+            there: tuple[Precision, ...] = ("fp32", *model.manifest.precisions)
+        yield from ((path, precision) for precision in there)
+
+
+def warm_up(models: list[Model]) -> None:
+    """Let all threads run the largest batch in each graph at the same time: more memory than that, no call needs."""
+    together = threading.Barrier(NUM_THREADS)
+
+    def work(_thread: int) -> None:
+        for model in models:
+            together.wait()
+            model.warm_up([_MAX_ROWS])
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        list(pool.map(work, range(NUM_THREADS)))
+
+
+def soak(paths: tuple[Path, ...], seconds: float) -> dict[str, Any]:
+    """Call models that all threads share, for a time."""
+    rng = chooser_of(0)
+    models = [(path, opened(path, precision)) for path, precision in precisions(paths)]
+    calls = [(call, model) for path, model in models for call in plan(path, model, rng)]
+    warm_up([model for _, model in models])
+    before, load, until = left_open(), Load(), time.monotonic() + seconds
+
+    def work(chooser: random.Random) -> None:
+        call, model = chooser.choice(calls)
+        load.check(call, lambda: model)
+
+    load.run(work, seconds / _SAMPLES, lambda: time.monotonic() < until)
+    return load.report() | {"models": len(models), "before": before, "after": left_open()}
+
+
+def reopen(paths: tuple[Path, ...], openings: int) -> dict[str, Any]:
+    """Open a model, call it once and let it go, closed or only forgotten, again and again."""
+    rng = chooser_of(0)
+    plans = []
+    for path, precision in precisions(paths):
+        with opened(path, precision) as model:
+            plans.append((path, precision, plan(path, model, rng)))
+    before, load, turns = left_open(), Load(), itertools.count()
+
+    def work(chooser: random.Random) -> None:
+        path, precision, calls = chooser.choice(plans)
+        if chooser.random() < 0.5:
+            load.check(chooser.choice(calls), lambda: opened(path, precision))
+            return
+        with opened(path, precision) as model:
+            load.check(chooser.choice(calls), lambda: model)
+
+    load.run(work, 0.25, lambda: next(turns) < openings)
+    return load.report() | {"models": len(plans), "before": before, "after": left_open()}
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--seconds", default=60.0, show_default=True, help="How long to call.")
+@click.option("--openings", type=int, help="Open and close models so many times instead.")
+def main(paths: tuple[Path, ...], seconds: float, openings: int | None) -> None:
+    """Run bundles, by default those in models/, under load."""
+    chosen = paths or tuple(sorted((REPOSITORY / "models").iterdir()))
+    click.echo(json.dumps(soak(chosen, seconds) if openings is None else reopen(chosen, openings)))
+
+
+if __name__ == "__main__":
+    main()
