@@ -2,6 +2,9 @@
 PYTHON ?= python3
 DEV := .venv
 BARE := .venv-bare
+# The oldest libraries that are supported have wheels for Python 3.10 to 3.12.
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done)
 # Two processes, a file of tests in one of them, and a thread each.
 PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadfile
 
@@ -18,6 +21,13 @@ $(BARE)/installed: pyproject.toml $(wildcard runtime/*.py runtime/*/*.py train/*
 	$(PYTHON) -m venv $(BARE)
 	$(BARE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	$(BARE)/bin/python -m pip install --quiet '.[cpu]'
+	touch $@
+
+# The oldest of what pyproject.toml allows, likewise without PyTorch.
+$(OLDEST)/installed: pyproject.toml $(wildcard runtime/*.py runtime/*/*.py train/*.py train/*/*.py export/*.py export/*/*.py)
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet 'numpy==1.26.0' 'onnxruntime==1.20.0' 'msgspec==0.19.0' 'click==8.1.0' 'pillow<=13.0.0'
+	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	touch $@
 
 demo: $(DEV)/installed $(BARE)/installed
@@ -41,8 +51,8 @@ lint: $(DEV)/installed
 types: $(DEV)/installed
 	$(DEV)/bin/mypy
 
-pytest: $(DEV)/installed $(BARE)/installed
-	EDGEVAE_BARE_PYTHON=$(CURDIR)/$(BARE)/bin/python $(PYTEST) -m 'not slow'
+pytest: $(DEV)/installed $(BARE)/installed $(OLDEST)/installed
+	EDGEVAE_BARE_PYTHON=$(CURDIR)/$(BARE)/bin/python EDGEVAE_OLDEST_PYTHON=$(CURDIR)/$(OLDEST)/bin/python $(PYTEST) -m 'not slow'
 
 # What takes longer than the default run may: all 48 combinations of the model space.
 slow: $(DEV)/installed
@@ -67,4 +77,4 @@ bench: $(DEV)/installed
 	$(DEV)/bin/python -m benchmarks.start
 
 clean:
-	rm -rf $(DEV) $(BARE) demo build *.egg-info
+	rm -rf $(DEV) $(BARE) $(OLDEST) demo build *.egg-info

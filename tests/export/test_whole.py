@@ -104,7 +104,7 @@ def test_a_real_export_is_killed_at_every_step(source: Source, tmp_path: Path) -
     out, found = tmp_path / "small", []
 
     def export() -> None:
-        export_bundle(source, out, ["onnx"], precisions={"fp16": 1.0}, overwrite=True)
+        export_bundle(source, out, ["onnx"], part="encoder", overwrite=True)
 
     export()
     (out / "README.md").write_text("old")
@@ -112,11 +112,11 @@ def test_a_real_export_is_killed_at_every_step(source: Source, tmp_path: Path) -
     for _ in killed_at_each_step(export, tmp_path):
         is_old = contents(out) == old
         found.append(is_old)
-        assert is_old or all(load(out, provider="cpu", precision=name).verify().passed for name in ("fp32", "fp16"))
+        assert is_old or load(out, provider="cpu").verify().passed
     export()
     assert names(tmp_path) == ["small"]
     print(f"{len(found)} kills of a real export, {found.count(False)} of them with the new bundle in its place")  # noqa: T201 - shown by pytest -s
-    assert len(found) >= 30
+    assert len(found) >= 20
     assert set(found) == {True, False}
 
 

@@ -125,9 +125,10 @@ def test_all_sources_are_python_3_10() -> None:
 
 def test_the_oldest_environment_has_the_lower_bounds(oldest_python: Path, tmp_path: Path) -> None:
     project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    bounds = dict(re.findall(r'"(click|msgspec|numpy|onnxruntime|pillow)>=([0-9.]+)"', project))
     found = json.loads(run(oldest_python, VERSIONS, cwd=tmp_path))
-    assert {name: version.startswith(bounds[name]) for name, version in found.items()} == dict.fromkeys(bounds, True)
+    for name in ("click", "msgspec", "numpy", "onnxruntime", "pillow"):
+        bounds = re.findall(rf'"{name}>=([0-9.]+)[";]', project)  # pillow has one for each Python
+        assert any(found[name].startswith(bound) for bound in bounds), f"{name} {found[name]}, expected one of {bounds}"
 
 
 def test_with_the_oldest_libraries_every_bundle_verifies_and_gives_the_same(
