@@ -170,7 +170,7 @@ def test_a_training_that_is_told_to_stop_in_its_last_evaluation_stops_and_makes_
     training, folder = TrainingConfig(epochs=1, batch_size=512), tmp_path / "run"
     steps = 3
     asked = itertools.count(1)
-    run = fit_small(folder, digits, training, should_stop=lambda: next(asked) > steps + 1, iw_particles=50_000)
+    run = fit_small(folder, digits, training, should_stop=lambda: next(asked) > steps + 1, iw_particles=50)
     assert not run.evaluations
     run = fit_small(folder, digits, training, resume=True, iw_particles=5, observers=[Bounds()])
     assert run.evaluations["test"].iw_particles == 5
