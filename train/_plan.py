@@ -47,7 +47,7 @@ def _how(training: TrainingConfig) -> str:
     said += [training.schedule] * (training.schedule != "constant")
     said += [f"warm-up {training.lr_warmup}"] * (training.lr_warmup > 0)
     said += [f"beta {training.beta:g}"] * (training.beta != 1)
-    said += [f"reached in {training.beta_warmup} epochs"] * (training.beta_warmup > 0)
+    said += [f"beta reached in {training.beta_warmup} epochs"] * (training.beta_warmup > 0)
     said += [f"{training.num_particles} particles"] * (training.num_particles > 1)
     said += [f"free bits {training.free_bits:g}"] * (training.free_bits > 0)
     said += [f"gradient at most {training.clip_norm:g}"] * (training.clip_norm > 0)

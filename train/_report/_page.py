@@ -137,7 +137,7 @@ def _how_evaluated(evaluations: Mapping[str, Evaluation], config: RunConfig | No
         if each.iw_particles
     ]
     said.append("A unit is active where its posterior mean has a variance above 0.01 over the images.")
-    if config is not None:
+    if config is not None and len(config.model.data_shape) == 3:
         said.append(_BINARIZED[config.training.binarize])
     return " ".join(said)
 
