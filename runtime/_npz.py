@@ -91,10 +91,10 @@ class Npz:
         """
         try:
             content = self._archive.read(entry.info)
-        except Exception as error:  # likewise
+            values = np.frombuffer(content, entry.dtype, math.prod(entry.shape), entry.start)
+            return values.reshape(entry.shape).copy()  # which can be written to, as PyTorch wants it
+        except Exception as error:  # likewise; NumPy refuses a shape with a 0 beside lengths that no array has
             raise damaged(f"{name}: {error}") from error
-        values = np.frombuffer(content, entry.dtype, math.prod(entry.shape), entry.start)
-        return values.reshape(entry.shape).copy()  # which can be written to, as PyTorch wants it
 
     def _entry(self, info: zipfile.ZipInfo) -> Entry:
         import zipfile

@@ -10,6 +10,7 @@ import gzip
 import math
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,7 +71,10 @@ def _header(file: BinaryIO | Any) -> tuple[tuple[int, ...], int]:
     sizes = file.read(4 * magic[3])
     if len(sizes) < 4 * magic[3]:
         raise InputError("ends inside its header; fetch it again")
-    return struct.unpack(f">{magic[3]}I", sizes), 4 + len(sizes)
+    shape = struct.unpack(f">{magic[3]}I", sizes)
+    if math.prod(length for length in shape if length) > sys.maxsize:  # NumPy refuses it even where an axis is 0
+        raise InputError(f"says that its shape is {shape}, which no array can have; fetch it again")
+    return shape, 4 + len(sizes)
 
 
 def _check_length(shape: tuple[int, ...], found: int, text: str) -> None:

@@ -67,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.fuzz", description="Fuzz one target, guided by coverage.")
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=30)
+    parser.add_argument("--seed", type=int, help="seed of the fuzzer's choices; without it, every run makes others")
     parser.add_argument("--corpus", type=Path, help="folder that keeps what was found to be new")
     parser.add_argument("--input", type=Path, help="run this input alone")
     options = parser.parse_args()
@@ -90,6 +91,8 @@ def main() -> None:
         words.write_text("".join(map(dictionary_line, target.words)))
         arguments = [f"-max_total_time={options.seconds}", f"-dict={words}", "-max_len=65536", "-rss_limit_mb=4096"]
         arguments += ["-timeout=60", "-print_final_stats=1", f"-artifact_prefix={work}/"]
+        if options.seed is not None:
+            arguments.append(f"-seed={options.seed}")
         atheris.Setup([sys.argv[0], *arguments, str(corpus)], lambda data: kept(options.target, target, data))
         atheris.Fuzz()
 

@@ -36,7 +36,7 @@ def make(work: Path) -> Target:
     seeds = [
         *(bytes([reader]) + array for reader in (0, 1, 2, 3, 4) for array in arrays),
         *(bytes([reader]) + npz(x=npy(X), y=npy(Y), z=npy(X)) for reader in (5, 6)),
-        *(bytes([reader]) + idx(array) for reader in (7, 8, 9, 10) for array in (PIXELS, PIXELS[:, 0, 0])),
+        *(bytes([reader]) + idx(array) for reader in (7, 8, 9, 10) for array in (PIXELS, PIXELS[:, 0, 0], PIXELS[:0])),
         *(bytes([reader]) + gzip.compress(idx(PIXELS), mtime=0) for reader in (11, 12)),
     ]
     return Target(functools.partial(check, work), seeds, WORDS)

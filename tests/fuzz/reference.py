@@ -38,6 +38,7 @@ def make(_work: Path) -> Target:
         np.ones((ROWS, 4), np.float32),
         np.arange(ROWS),
         np.zeros((0, 2)),
+        np.zeros((ROWS, 0, 2, 2), np.float32),
         np.array(["a"] * ROWS),
     ]
     return Target(check, [b"\0" + whole, *(b"\1" + npy(array) for array in arrays)], WORDS)

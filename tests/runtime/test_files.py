@@ -84,7 +84,9 @@ def test_arrays_that_are_not_in_c_order_are_read_as_they_are(
         (b"\0\0\x08\x03\0\0\0\x02", "ends inside its header"),
         (idx(np.zeros((2, 8, 8), np.uint8))[:-1], r"should hold 128 values for shape \(2, 8, 8\), got 127"),
         (idx(np.zeros((2, 8, 8), np.uint8)) + b"\0", r"should hold 128 values .*, got (129|more than 128)"),
-        (b"\0\0\x08\x03" + b"\xff" * 12, "should hold|unpacks to"),
+        (b"\0\0\x08\x02" + b"\x7f" * 8, "should hold|unpacks to"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "says that its shape is .*, which no array can have"),
+        (b"\0\0\x08\x04" + b"\0" * 4 + b"\xff" * 12, r"says that its shape is \(0, .*, which no array can have"),
     ],
 )
 @pytest.mark.parametrize("name", ["x-ubyte", "x-ubyte.gz"])

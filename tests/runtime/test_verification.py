@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from export import Source, export_bundle
-from runtime import Bundle, GraphName, Model, Reference, Report, RunnableGraph, verify_graphs
+from runtime import Bundle, BundleError, GraphName, Model, Reference, Report, RunnableGraph, verify_graphs
+from tests.fuzz.reference import npy, npz
 from train import VAE, Dataset, ModelConfig
 
 Array = NDArray[np.float32]
@@ -207,3 +208,10 @@ def test_a_log_density_near_zero_is_judged_by_the_values_that_it_sums(digits: Da
     bundle = Bundle(tmp_path / "near")
     reference = Reference.decode(bundle.read(bundle.manifest.reference))
     assert reference["log_px_z"][:254].min() < 0 < reference["log_px_z"][:254].max()
+
+
+def test_a_reference_with_a_shape_that_no_array_can_have_is_damaged() -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 0, 999999999, 999999999, 999999999), }\n"
+    impossible = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+    with pytest.raises(BundleError, match=r"reference\.npz is damaged: x: .*too big"):
+        Reference.decode(npz(case=npy(np.array(["sample"])), x=impossible))
