@@ -1,23 +1,44 @@
-"""What the public call adds to a bare `session.run` of the same graph."""
+"""What the public call adds to a bare `session.run` of the same graph, beside what a run of nothing takes."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
 import time
+from typing import Any, TypedDict
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
 
 import runtime
 from benchmarks._peers import Peers, bare_session, inputs
 
 _CALLS_A_REPEAT = {1: 200, 256: 10}
+_IR_VERSION, _OPSET = 8, 17
 
 
-def measure_overhead(peers: Peers, batch: int, repeats: int) -> float:
-    """Return microseconds: the median over single calls that take turns, of ours less the mean of those around it."""
+class Overhead(TypedDict):
+    """Medians over single calls, in microseconds.
+
+    Args:
+        added: Of ours, less the mean of the bare runs before and after it.
+        empty: Of a run of a graph that hands one number on: what Python and ONNX Runtime take on this machine.
+    """
+
+    added: float
+    empty: float
+
+
+def measure_overhead(peers: Peers, batch: int, repeats: int) -> Overhead:
+    """Time single calls that take turns."""
     x, eps = inputs(batch, peers.z_dim)
     model = runtime.load(peers.bundle, provider="cpu", threads=peers.threads)
     session = bare_session(peers.bundle / "reconstruct.onnx", peers.threads)
+    nothing, number = _empty_session(), np.zeros(1, np.float32)
     added: list[float] = []
+    empty: list[float] = []
     for _ in range(repeats * _CALLS_A_REPEAT[batch]):
         times = [time.perf_counter()]
         session.run(["loc_img"], {"x": x, "eps": eps})
@@ -26,6 +47,18 @@ def measure_overhead(peers: Peers, batch: int, repeats: int) -> float:
         times.append(time.perf_counter())
         session.run(["loc_img"], {"x": x, "eps": eps})
         times.append(time.perf_counter())
-        before, ours, after = (end - start for start, end in itertools.pairwise(times))
+        nothing.run(["y"], {"x": number})
+        times.append(time.perf_counter())
+        before, ours, after, least = (end - start for start, end in itertools.pairwise(times))
         added.append(ours - (before + after) / 2)
-    return 1e6 * statistics.median(added)
+        empty.append(least)
+    return {"added": 1e6 * statistics.median(added), "empty": 1e6 * statistics.median(empty)}
+
+
+def _empty_session() -> Any:
+    """Return a session of a graph that does nothing."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "nothing", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    onnx.checker.check_model(model)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

@@ -22,7 +22,7 @@ from typing import TypedDict
 import click
 
 from benchmarks._chart import draw_bars
-from benchmarks._overhead import measure_overhead
+from benchmarks._overhead import Overhead, measure_overhead
 from benchmarks._peers import EAGER, OURS, PEERS, Peers, inputs
 from benchmarks._timing import check_equal, medians, time_in_turn
 from runtime import ReducedPrecision
@@ -45,7 +45,7 @@ class Measured(TypedDict):
     """All of one process: its cells; what the public call adds to `session.run`; the bytes of a graph, by precision."""
 
     cells: list[Cell]
-    overhead_us: dict[str, float]
+    overhead_us: dict[str, Overhead]
     graph_bytes: dict[str, int]
 
 
@@ -157,8 +157,11 @@ def main(
         cell = part["cells"][0]
         if not part["overhead_us"]:
             continue
-        added = ", ".join(f"{us:.1f} µs at batch {batch}" for batch, us in part["overhead_us"].items())
-        click.echo(f"{cell['architecture']}, threads {cell['threads']}: the public call adds to session.run {added}")
+        for batch, us in part["overhead_us"].items():
+            click.echo(
+                f"{cell['architecture']}, batch {batch}: the public call adds {us['added']:.1f} µs to session.run; "
+                f"a run of an empty graph takes {us['empty']:.1f} µs"
+            )
     for name, size in sorted(parts[0]["graph_bytes"].items()):
         click.echo(f"{architectures[0]}: {name} {size:,} bytes")
     if json_file is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _inputs, _observations
+from . import _inputs
 from ._latents import Latents, check_latent_space, level_space
 from ._loaded import Loaded
 from ._noise import Noise, stream_of
@@ -40,7 +40,7 @@ class Core(Loaded):
         Raises:
             InputError: `x` or `y` has another shape or dtype, holds NaN, or values out of range.
         """
-        given = _observations.given(x, y, self._spec, self._preprocessing)
+        given = self._observations.given(x, y)
         return given["x"], given.get("y")
 
     def encode(
@@ -70,7 +70,7 @@ class Core(Loaded):
         Raises:
             InputError: An argument has another shape or dtype, holds NaN, or values out of range.
         """
-        given = _observations.given(x, y, self._spec, self._preprocessing)
+        given = self._observations.given(x, y)
         outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
         names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
         first, *upper = (
@@ -129,7 +129,7 @@ class Core(Loaded):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
         """
-        given = _observations.given(x, y, self._spec, self._preprocessing)
+        given = self._observations.given(x, y)
         shape = (len(given["x"]), self.z_dim)
         noise = draw_noise(shape, seed, eps)
         given["eps"] = np.zeros(shape, np.float32) if noise is None else noise

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _inputs, _observations
+from . import _inputs
 from ._core import Core
 from ._errors import InputError
 from ._noise import Noise
@@ -64,7 +64,7 @@ class Estimation(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        given = _observations.given(x, y, self._spec, self._preprocessing)
+        given = self._observations.given(x, y)
         draws = np.empty((_inputs.count("num_samples", num_samples, _MOST_SAMPLES), *given["x"].shape), np.float32)
         for row, draw in zip(draws, posterior_draws(self._graphs, self._spec, given, seed), strict=False):
             row[:] = draw
@@ -197,7 +197,7 @@ class Estimation(Core):
     def _particles(
         self, x: ArrayLike, y: ArrayLike | None, num_particles: int, seed: int | Noise | None, eps: Eps | None
     ) -> Iterator[Terms]:
-        given = _observations.given(x, y, self._spec, self._preprocessing)
+        given = self._observations.given(x, y)
         noise = particle_noise(self._spec, len(given["x"]), num_particles, seed, eps)
         return particles(self._graphs, self._spec, given, noise)
 

@@ -12,6 +12,7 @@ from . import _inputs
 from ._errors import InputError
 from ._graphs import Graphs
 from ._manifest import Manifest, Precision
+from ._observations import Observations
 from ._prior import prior_probs
 
 _Model = TypeVar("_Model", bound="Loaded")
@@ -29,7 +30,7 @@ class Loaded:
         self._bundle = graphs.bundle
         self._graphs = graphs
         self._spec = graphs.bundle.manifest.model
-        self._preprocessing = graphs.bundle.manifest.preprocessing
+        self._observations = Observations(self._spec, graphs.bundle.manifest.preprocessing)
 
     def __reduce__(self) -> tuple[type[Loaded], tuple[Graphs]]:
         return type(self), (self._graphs,)

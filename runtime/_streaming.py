@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _inputs, _observations
+from . import _inputs
 from ._core import Core
 from ._errors import InputError
 from ._noise import Noise, stream_of
@@ -67,7 +67,7 @@ class Streaming(Core):
 
     def _checked(self, x: _Rows) -> FloatArray:
         """Return rows in one dtype and shape, so that they can be joined with others that came in another."""
-        return _observations.unscaled(x, self._spec, self._preprocessing)
+        return self._observations.unscaled(x)
 
     def _checked_labels(self, y: _Rows) -> NDArray[np.int64]:
         return _inputs.labels(y, len(y), self._spec)["y"]

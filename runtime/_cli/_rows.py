@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _inputs, _observations
+from .. import _inputs
 from .._errors import InputError
 from .._latents import Latents
 from .._model_spec import ModelSpec
+from .._observations import Observations
 from .._preprocessing import PreprocessingSpec
 from ._sources import Source, open_array_source, open_observations_source, read_labels
 
@@ -129,7 +130,7 @@ def open_observations(
     for path in paths:
         with _naming(path):
             sources.append((path, open_observations_source(path, model.data_shape, preprocessing)))
-    return Rows(sources, lambda array: _observations.unscaled(array, model, preprocessing), model, y, labels)
+    return Rows(sources, Observations(model, preprocessing).unscaled, model, y, labels)
 
 
 def open_latents(path: Path, model: ModelSpec, y: int | None, labels: Path | None) -> Rows:

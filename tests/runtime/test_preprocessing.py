@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime import BundleError, InputError, Manifest, ModelSpec, PreprocessingSpec, values_text
-from runtime._observations import observations
+from runtime._observations import Observations
 from runtime.images import read_image
 from train import Preprocessing
 from train._data._pictures import open_folder
@@ -69,7 +69,7 @@ def test_a_scale_that_is_none_is_refused(scale: list[float]) -> None:
 def test_scaling_is_that_of_the_training_bit_for_bit(scale: tuple[float, float], dtype: type) -> None:
     values: NDArray[Any] = np.linspace(max(scale[0], 0), max(scale[1], 1), 120).astype(dtype).reshape(2, 60)
     model = ANY_RANGE
-    found = observations(values, model, PreprocessingSpec(scale=scale))
+    found = Observations(model, PreprocessingSpec(scale=scale)).scaled(values)
     expected = Preprocessing(scale)(torch.from_numpy(values)).numpy()
     np.testing.assert_array_equal(found, expected)
 
@@ -87,34 +87,34 @@ def test_values_out_of_the_scale_are_refused_with_the_range() -> None:
     spec = PreprocessingSpec(scale=(0.0, 16.0))
     for value in (-0.5, 17, np.inf):
         with pytest.raises(InputError, match=r"x must be in \[0, 16\], got .*; the model was fitted to these"):
-            observations(np.full((2, 60), value), IMAGES, spec)
+            Observations(IMAGES, spec).scaled(np.full((2, 60), value))
     with pytest.raises(InputError, match=r"x must be in \[0, 16\], got values from 255 to 255"):
-        observations(np.full((2, 60), 255, np.uint8), IMAGES, spec)
+        Observations(IMAGES, spec).scaled(np.full((2, 60), 255, np.uint8))
     with pytest.raises(InputError, match="x must not hold NaN, got NaN in row 0"):
-        observations(np.full((2, 60), np.nan), IMAGES, spec)
+        Observations(IMAGES, spec).scaled(np.full((2, 60), np.nan))
     with pytest.raises(InputError, match=r"x must be numbers in \[0, 16\], got dtype complex128"):
-        observations(np.zeros((2, 60), complex), IMAGES, spec)
-    assert observations(np.full((2, 60), 20.0), ANY_RANGE, spec).max() == 1.25
+        Observations(IMAGES, spec).scaled(np.zeros((2, 60), complex))
+    assert Observations(ANY_RANGE, spec).scaled(np.full((2, 60), 20.0)).max() == 1.25
 
 
 def test_integers_need_a_scale_where_values_must_lie_in_0_and_1() -> None:
     ones = np.ones((2, 60), np.int64)
     with pytest.raises(InputError, match="got dtype int64"):
-        observations(ones, IMAGES, None)
-    assert observations(ones, IMAGES, PreprocessingSpec(scale=(0, 1))).max() == 1
-    assert observations(ones.astype(bool), IMAGES, PreprocessingSpec(scale=(0, 1))).max() == 1
-    assert observations(ones * 7, ANY_RANGE, None).max() == 7
-    assert observations(ones.astype(np.uint8), ANY_RANGE, None).max() == np.float32(1) / np.float32(255)
+        Observations(IMAGES, None).scaled(ones)
+    assert Observations(IMAGES, PreprocessingSpec(scale=(0, 1))).scaled(ones).max() == 1
+    assert Observations(IMAGES, PreprocessingSpec(scale=(0, 1))).scaled(ones.astype(bool)).max() == 1
+    assert Observations(ANY_RANGE, None).scaled(ones * 7).max() == 7
+    assert Observations(ANY_RANGE, None).scaled(ones.astype(np.uint8)).max() == np.float32(1) / np.float32(255)
 
 
 def test_channels_may_be_last_where_they_were_in_training() -> None:
     x = np.random.default_rng(0).random((2, 4, 5, 3), dtype=np.float32)
     expected = np.moveaxis(x, -1, 1).reshape(2, 60)
     spec = PreprocessingSpec(channels_last=True)
-    np.testing.assert_array_equal(observations(x, IMAGES, spec), expected)
-    np.testing.assert_array_equal(observations(np.moveaxis(x, -1, 1), IMAGES, spec), expected)
+    np.testing.assert_array_equal(Observations(IMAGES, spec).scaled(x), expected)
+    np.testing.assert_array_equal(Observations(IMAGES, spec).scaled(np.moveaxis(x, -1, 1)), expected)
     with pytest.raises(InputError, match=r"x must have shape .* got \(2, 4, 5, 3\)"):
-        observations(x, IMAGES, None)
+        Observations(IMAGES, None).scaled(x)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "I;16"])
