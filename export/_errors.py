@@ -51,6 +51,11 @@ class VerificationError(ExportError):
     """
 
     def __init__(self, reports: Sequence[Report]) -> None:
-        failed = ", ".join(report.format for report in reports if not report.passed)
-        super().__init__(f"verification against Pyro failed for {failed}; no bundle was written")
+        failed = [(report.format, check) for report in reports for check in report.checks if not check.passed]
+        found = ", ".join(
+            f"{name} {check.graph} {check.output} is off by {check.max_abs_diff:.2e} where {check.tolerance:.0e} is "
+            f"allowed ({check.worst})"
+            for name, check in failed
+        )
+        super().__init__(f"verification against Pyro failed, and no bundle was written: {found}")
         self.reports = tuple(reports)

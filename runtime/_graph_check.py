@@ -1,31 +1,41 @@
 """What must not be in an ONNX graph, looked for in its bytes before ONNX Runtime sees them.
 
 A graph is a program. One that the exporter wrote computes the same from the same inputs, in steps that end, and is all
-in one file. Of one from anywhere else that is found out here, from its bytes alone: nothing is computed.
+in one file. Of one from anywhere else that is found out here, from its bytes: nothing is computed.
 
-What ordinary operators make of their inputs' sizes is not followed: a network may well cost more than a machine has.
+Only then ONNX Runtime is asked how large all of its values become.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ._graph_sizes import Known, attribute_too_large, of_node, product, too_large
+from ._graph_growth import FEW, MAX_SIZE, Node, Outline, Value, check_growth
 from ._graph_weights import Weight
 from ._model_spec import MAX_VALUES
-from ._protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema
+from ._protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_field, integer_field
 
 _MAX_NODES = 10_000
-_MAX_DEPTH = 8  # of branches in branches
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-_ENDLESS = {"Loop", "Scan", "SequenceMap"}
+_GRAPHS_WITHIN = {"If", "Loop", "Scan", "SequenceMap"}
+_SIZED = {
+    *("AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand", "HammingWindow"),
+    *("HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot", "Pad", "Range", "Reshape", "Resize", "Tile", "Upsample"),
+}
+"""Operators that take integers for sizes, which 64 bits must not end for."""
+_SIZES = {
+    *("pads", "strides", "dilations", "kernel_shape", "output_shape", "output_padding", "output_height"),
+    *("output_width", "sampling_ratio", "hidden_size", "scales", "height_scale", "width_scale"),
+}
+"""Attributes that say how large something is to be."""
 _STANDARD = {"", "ai.onnx"}
 _ORT_FORMAT = slice(4, 8), b"ORTM"
 
 _SPARSE = "holds sparse numbers, as no graph of ours does"
+_WITHIN = "holds graphs within the graph; write out what they compute"
 _OWN = "defines operators of its own; a graph must be made of ONNX's"
 
 
@@ -54,12 +64,14 @@ _GRAPH = _schema(
     (2, 10), (_NODES, _WEIGHTS, _INPUTS, 12, 13, 16), refused={14: "holds notes on quantization", 15: _SPARSE}
 )
 _VALUE = _schema((1, 2, 3), (4,))
+_TYPE, _TENSOR_TYPE, _SHAPE = _schema((1, 6)), _schema((2,), varints=(1,)), _schema((), (1,))
+_SIZE = _schema((2, 3), varints=(1,))
 _TAKES, _GIVES, _OPERATOR, _ATTRIBUTES, _DOMAIN = 1, 2, 4, 5, 7
 _NODE = _schema((3, _OPERATOR, 6, _DOMAIN, 8), (_TAKES, _GIVES, _ATTRIBUTES, 9))
-_FLOAT, _INT, _TENSOR, _BRANCH, _FLOATS, _INTS, _TENSORS, _BRANCHES = 2, 3, 5, 6, 7, 8, 10, 11
+_FLOAT, _INT, _TENSOR, _FLOATS, _INTS, _TENSORS = 2, 3, 5, 7, 8, 10
 _ATTRIBUTE = {
-    **_schema((1, 4, _TENSOR, _BRANCH, 13, 14), (_FLOATS, _INTS, 9, _TENSORS, _BRANCHES, 15), varints=(_INT, 20)),
-    **_schema(refused={21: _OWN, 22: _SPARSE, 23: _SPARSE}),
+    **_schema((1, 4, _TENSOR, 13, 14), (_FLOATS, _INTS, 9, _TENSORS, 15), varints=(_INT, 20)),
+    **_schema(refused={6: _WITHIN, 11: _WITHIN, 21: _OWN, 22: _SPARSE, 23: _SPARSE}),
     _FLOAT << 3 | FIXED32: False,
     _FLOATS << 3 | FIXED32: True,
     _INTS << 3 | VARINT: True,
@@ -90,13 +102,17 @@ def check_graph(content: bytes, file: str) -> GraphVersions:
 
     Raises:
         BundleError: It draws random numbers, loops, is in training mode, has operators of other domains or of its own,
-            weights in other files, NaN among its weights, or asks for more than any model of ours needs.
+            weights in other files, NaN among its weights, or asks for more than any model of ours needs; or ONNX
+            Runtime cannot load it.
+        InstallError: ONNX Runtime is not installed.
     """
     message = Message(content, file)
     try:
-        return _Check(message).model(len(content))
-    except IndexError as error:  # a field goes on behind the end
+        versions, outline = _Check(message).model(len(content))
+        check_growth(outline)
+    except (IndexError, UnicodeDecodeError) as error:  # a field goes on behind the end; a name is no text
         raise message.damaged() from error
+    return versions
 
 
 class _Check:
@@ -104,9 +120,13 @@ class _Check:
 
     def __init__(self, message: Message) -> None:
         self.message = message
-        self.nodes = 0
+        self.inputs: list[Value] = []
+        self.weights: list[Value] = []
+        self.nodes: list[Node] = []
+        self._largest: dict[bytes, int] = {}
+        """Of each value that nodes may take, the largest number in it, if it is a constant of a few integers."""
 
-    def model(self, end: int) -> GraphVersions:
+    def model(self, end: int) -> tuple[GraphVersions, Outline]:
         """Check a `ModelProto`."""
         message = self.message
         where, mark = _ORT_FORMAT
@@ -117,46 +137,66 @@ class _Check:
         standard = [opset for opset in opsets if message.text(opset.get(1, ())) in _STANDARD]
         if len(standard) != 1 or _GRAPHS not in fields:
             raise message.damaged()
-        self.graph(fields[_GRAPHS][0], {}, 0)
-        return GraphVersions(message.number(fields.get(1, ())), message.number(standard[0].get(2, ())))
+        self.graph(fields[_GRAPHS][0])
+        versions = GraphVersions(message.number(fields.get(1, ())), message.number(standard[0].get(2, ())))
+        if min(versions) < 0:
+            raise message.damaged()
+        stated = integer_field(1, versions.ir_version) + bytes_field(_OPSETS, integer_field(2, versions.opset))
+        return versions, Outline(message.file, stated, self.inputs, self.weights, self.nodes)
 
-    def graph(self, graph: Field, outer: Mapping[bytes, Known], depth: int) -> None:
-        """Check a `GraphProto`, given what is known of the values around it."""
+    def graph(self, graph: Field) -> None:
+        """Check a `GraphProto`."""
         message = self.message
-        if depth > _MAX_DEPTH:
-            raise message.error(f"has branches in branches, more than {_MAX_DEPTH} deep")
         fields = message.fields(_GRAPH, *graph[1:])
-        known = dict(outer)
-        for value in fields.get(_INPUTS, ()):
-            known.update((message.bytes_of(name), None) for name in message.fields(_VALUE, *value[1:]).get(1, ()))
+        nodes = fields.get(_NODES, ())
+        if len(nodes) > _MAX_NODES:
+            raise message.error(f"has more than {_MAX_NODES} nodes")
         for field in fields.get(_WEIGHTS, ()):
             weight = Weight(message, field)
-            known[weight.name] = weight.product
-        nodes = fields.get(_NODES, ())
-        self.nodes += len(nodes)
-        if self.nodes > _MAX_NODES:
-            raise message.error(f"has more than {_MAX_NODES} nodes")
+            content = message.bytes_of(field) if weight.count <= FEW else None
+            self.weights.append(Value(weight.name, weight.onnx_type, weight.dims, content))
+            self._largest[weight.name] = weight.largest
+        for field in fields.get(_INPUTS, ()):
+            value = self.input(field)
+            if value.name not in self._largest:
+                self.inputs.append(value)
+                self._largest[value.name] = 0
         for node in nodes:
-            self.node(node, known, depth)
+            self.node(node)
 
-    def node(self, node: Field, known: dict[bytes, Known], depth: int) -> None:
-        """Check a `NodeProto`, and add its outputs to what is known."""
+    def input(self, field: Field) -> Value:
+        """Check the `ValueInfoProto` of an input."""
+        message = self.message
+        value = message.fields(_VALUE, *field[1:])
+        kinds = [message.fields(_TYPE, *kind[1:]).get(1, ()) for kind in value.get(2, ())]
+        tensors = [message.fields(_TENSOR_TYPE, *tensor[1:]) for kind in kinds for tensor in kind]
+        shapes = [message.fields(_SHAPE, *shape[1:]) for tensor in tensors for shape in tensor.get(2, ())]
+        if len(shapes) != 1:
+            raise message.error(f"{message.text(value.get(1, ()))} is no input of a known number of axes")
+        sizes = [message.fields(_SIZE, *size[1:]).get(1, ()) for size in shapes[0].get(1, ())]
+        dims = tuple(message.number(size) if size else None for size in sizes)
+        if any(size is not None and not 0 <= size <= MAX_SIZE for size in dims):
+            raise message.error(f"an input asks for more than {MAX_SIZE} values, {dims}")
+        return Value(message.bytes_of(value[1][0]), message.number(tensors[0].get(1, ())), dims)
+
+    def node(self, node: Field) -> None:
+        """Check a `NodeProto`."""
         message = self.message
         fields = message.fields(_NODE, *node[1:])
         operator = message.text(fields.get(_OPERATOR, ()))
         self.operator(operator, message.text(fields.get(_DOMAIN, ())))
-        result: Known = math.inf
+        integers: dict[str, list[int]] = {}
         for attribute in fields.get(_ATTRIBUTES, ()):
-            result = self.attribute(attribute, operator, known, depth)
-        if operator != "Constant":
-            names = [message.bytes_of(field) for field in fields.get(_TAKES, ())]
-            given = {place: known.get(name, math.nan) for place, name in enumerate(names) if name}
-            if any(value is not None and math.isnan(value) for value in given.values()):
-                raise message.error(f"{operator} takes what is not there yet; nodes must be in order")
-            if too_large(operator, given):
-                raise message.error(f"{operator} asks for more than {MAX_VALUES} values")
-            result = of_node(operator, list(given.values()))
-        known.update((message.bytes_of(field), result) for field in fields.get(_GIVES, ()))
+            self.attribute(attribute, operator, integers)
+        takes = [message.bytes_of(field) for field in fields.get(_TAKES, ())]
+        if any(name and name not in self._largest for name in takes):
+            raise message.error(f"{operator} takes what is not there yet; nodes must be in order")
+        if operator in _SIZED and max((self._largest[name] for name in takes if name), default=0) > MAX_SIZE:
+            raise message.error(f"{operator} asks for more than {MAX_SIZE} values")
+        gives = [name for field in fields.get(_GIVES, ()) if (name := message.bytes_of(field))]
+        self._largest.update(dict.fromkeys(gives, 0))
+        start, end = (integers.get(name, [None])[0] for name in ("start", "end"))
+        self.nodes.append(Node(operator, takes, gives, message.bytes_of(node), slice(start, end)))
 
     def operator(self, operator: str, domain: str) -> None:
         """Refuse operators that no graph of ours has."""
@@ -166,27 +206,29 @@ class _Check:
             raise self.message.error(f"{operator} draws random numbers; noise must be an input of the graph")
         if operator == "Dropout":
             raise self.message.error("Dropout must not be in an exported graph; call .eval() before exporting")
-        if operator in _ENDLESS:
-            raise self.message.error(f"{operator} runs others again and again; write out what is repeated")
+        if operator in _GRAPHS_WITHIN:
+            raise self.message.error(f"{operator} {_WITHIN}")
 
-    def attribute(self, attribute: Field, operator: str, known: dict[bytes, Known], depth: int) -> Known:
-        """Check an `AttributeProto`; return what is known of it."""
+    def attribute(self, attribute: Field, operator: str, integers: dict[str, list[int]]) -> None:
+        """Check an `AttributeProto`; add its integers to those of the node."""
         message = self.message
         fields = message.fields(_ATTRIBUTE, *attribute[1:])
         name = message.text(fields.get(1, ()))
-        for field in _of(fields, _BRANCH, _BRANCHES):
-            self.graph(field, known, depth + 1)
-        weights = [Weight(message, field).product for field in _of(fields, _TENSOR, _TENSORS)]
-        integers = [number for field in _of(fields, _INT, _INTS) for number in message.integers(field)]
-        numbers = integers + [number for field in _of(fields, _FLOAT, _FLOATS) for number in message.floats(field)]
-        if any(map(math.isnan, numbers)):
+        for field in _of(fields, _TENSOR, _TENSORS):
+            Weight(message, field)
+        integers[name] = [number for field in _of(fields, _INT, _INTS) for number in message.integers(field)]
+        floats = [number for field in _of(fields, _FLOAT, _FLOATS) for number in message.floats(field)]
+        if any(map(math.isnan, floats)):
             raise message.error(f"{name} of {operator} holds NaN; train again")
-        if name == "training_mode" and any(numbers):
+        if name == "training_mode" and any(integers[name]):
             raise message.error(f"{operator} is in training mode; call .eval() before exporting")
-        result = weights[0] if weights else product(numbers)
-        if attribute_too_large(name, result):
+        if name in _SIZES and _size([*integers[name], *floats]) > MAX_VALUES:
             raise message.error(f"{name} of {operator} asks for more than {MAX_VALUES} values")
-        return result
+
+
+def _size(factors: Iterable[float]) -> float:
+    """The product of factors, of a half as of a double."""
+    return math.prod(max(abs(float(factor)), 1 / abs(float(factor))) for factor in factors if factor)
 
 
 def _of(fields: Mapping[int, list[Field]], *numbers: int) -> Iterator[Field]:

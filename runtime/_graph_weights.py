@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from ._errors import BundleError
-from ._graph_sizes import Known, product
+from ._graph_growth import FEW
 from ._protobuf import BYTES, VARINT, Field, Message, Schema, shown
 
-_AS_SIZE = 64  # how many numbers a constant has at most that says how large something is to be
+_MAX_AXES = 64
 _AT_ONCE = 2**20
 
 _DIMS, _TYPE, _TEXT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 14
@@ -62,16 +62,17 @@ class Weight:
         self._message = message
         fields = message.fields(_TENSOR, *tensor[1:])
         self.name = message.bytes_of(fields[_NAME][0]) if _NAME in fields else b""
-        self._type = message.number(fields.get(_TYPE, ()))
+        self.onnx_type = message.number(fields.get(_TYPE, ()))
         dims = [size for field in fields.get(_DIMS, ()) for size in message.integers(field)]
+        self.dims = tuple(dims)
         stores = [fields[number][0] for number in _STORES if number in fields]
         if _EXTERNAL in fields or message.number(fields.get(_LOCATION, ())):
             raise self._error("lies in another file; a graph must be one file")
-        if self._type not in _TYPES or _TEXT in fields:
-            raise self._error(f"is of ONNX data type {self._type}; a graph may hold numbers only")
-        if len(dims) > _AS_SIZE or min(dims, default=0) < 0 or len(stores) > 1:
-            raise self._error(f"has the sizes {dims[:_AS_SIZE]}, stored in {len(stores)} ways")
-        self._dtype = np.dtype(_TYPES[self._type][0])
+        if self.onnx_type not in _TYPES or _TEXT in fields:
+            raise self._error(f"is of ONNX data type {self.onnx_type}; a graph may hold numbers only")
+        if len(dims) > _MAX_AXES or min(dims, default=0) < 0 or len(stores) > 1:
+            raise self._error(f"has the sizes {dims[:_MAX_AXES]}, stored in {len(stores)} ways")
+        self._dtype = np.dtype(_TYPES[self.onnx_type][0])
         self._store = stores[0] if stores else None
         self.count = math.prod(dims)
         if (stored := self._stored()) != self.count:
@@ -80,23 +81,23 @@ class Weight:
             raise self._error("holds NaN or infinity; train again, or mask with finite numbers")
 
     @property
-    def product(self) -> Known:
-        """What is known of it where it says how large something is to be."""
-        if self.count > _AS_SIZE or self._type in _INFINITY:
-            return math.inf
-        if self._store is None:
-            return 1.0
+    def largest(self) -> int:
+        """The largest of a few integers, in absolute value; 0 of more, and of other numbers."""
+        if self._store is None or self.count > FEW or self._dtype.kind not in "iu" or self.onnx_type in _INFINITY:
+            return 0
         tag, start, _ = self._store
         if tag >> 3 in _VARINTS:
-            return product(self._message.integers(self._store))
-        return product(np.frombuffer(self._message.data, self._dtype, self.count, start).tolist())
+            values = self._message.integers(self._store)
+        else:
+            values = np.frombuffer(self._message.data, self._dtype, self.count, start).tolist()
+        return max(map(abs, values), default=0)
 
     def _stored(self) -> int:
         """How many numbers there are; -1 where they are not stored as their type is."""
         if self._store is None:
             return 0
         tag, start, end = self._store
-        if tag >> 3 not in {_RAW, _TYPES[self._type][1]}:
+        if tag >> 3 not in {_RAW, _TYPES[self.onnx_type][1]}:
             return -1
         if tag >> 3 in _VARINTS:
             return self._message.count_varints(self._store)
@@ -105,13 +106,13 @@ class Weight:
 
     def _is_finite(self) -> bool:
         """Whether there is no NaN, and no infinity but a single one."""
-        if self._store is None or (self._dtype.kind != "f" and self._type not in _INFINITY):
+        if self._store is None or (self._dtype.kind != "f" and self.onnx_type not in _INFINITY):
             return True
         for first in range(0, self.count, _AT_ONCE):
             offset = self._store[1] + first * self._dtype.itemsize
             values = np.frombuffer(self._message.data, self._dtype, min(_AT_ONCE, self.count - first), offset)
-            if self._type in _INFINITY:
-                if int((values & 0x7FFF).max()) >= _INFINITY[self._type] + (self.count == 1):
+            if self.onnx_type in _INFINITY:
+                if int((values & 0x7FFF).max()) >= _INFINITY[self.onnx_type] + (self.count == 1):
                     return False
             elif not np.isfinite(values).all() and (self.count > 1 or np.isnan(values).any()):
                 return False

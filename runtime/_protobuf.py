@@ -143,6 +143,16 @@ class Message:
         raise self.damaged()
 
 
+def bytes_field(number: int, content: bytes) -> bytes:
+    """Return a field that holds bytes, as they are written."""
+    return _written(number << 3 | BYTES) + _written(len(content)) + content
+
+
+def integer_field(number: int, value: int) -> bytes:
+    """Return a field that holds an integer from 0 on, as it is written."""
+    return _written(number << 3 | VARINT) + _written(value)
+
+
 def shown(text: bytes) -> str:
     """Return text as ASCII, with nothing in it that a terminal obeys."""
     return text.decode("latin-1").encode("unicode_escape").decode("ascii")
@@ -151,3 +161,12 @@ def shown(text: bytes) -> str:
 def signed(value: int) -> int:
     """Return the int64 that a varint holds."""
     return value - 2**64 if value >= 2**63 else value
+
+
+def _written(value: int) -> bytes:
+    """Return a varint."""
+    parts = []
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*parts, value])

@@ -20,6 +20,11 @@ from train import VAE, Dataset, ModelConfig, load_dataset
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_runtest_setup() -> None:
+    """Begin each test with the same random numbers, whichever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _operators_are_read_once() -> Iterator[None]:
     """PyTorch reads the source of its 500 ONNX operators anew for each graph, for a second; here it does so once."""

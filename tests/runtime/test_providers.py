@@ -167,7 +167,7 @@ def test_providers_and_options_in_onnx_runtimes_own_words_are_used(
 ) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 3
-    given: list[object] = []
+    given: list[dict[str, object]] = []
 
     class Watched(OnTheCPU):
         def __init__(self, graph: bytes, options: object, **choices: object) -> None:
@@ -178,7 +178,8 @@ def test_providers_and_options_in_onnx_runtimes_own_words_are_used(
     model = load(bundle, providers=[("CPUExecutionProvider", {"use_arena": "0"})], session_options=options)
     assert model.provider == "cpu"
     assert model._graphs["reconstruct"]._session.get_session_options().intra_op_num_threads == 3
-    assert given == [{"providers": ["CPUExecutionProvider"], "provider_options": [{"use_arena": "0"}]}]
+    with_options = [choices for choices in given if "provider_options" in choices]
+    assert with_options == [{"providers": ["CPUExecutionProvider"], "provider_options": [{"use_arena": "0"}]}]
 
 
 def test_a_model_with_session_options_says_why_it_does_not_pickle(bundle: Path) -> None:

@@ -215,3 +215,18 @@ def test_a_reference_with_a_shape_that_no_array_can_have_is_damaged() -> None:
     impossible = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
     with pytest.raises(BundleError, match=r"reference\.npz is damaged: x: .*too big"):
         Reference.decode(npz(case=npy(np.array(["sample"])), x=impossible))
+
+
+def test_the_drift_of_an_elbo_of_thousands_of_nats_is_judged_by_its_size(digits: Dataset, tmp_path: Path) -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(8)
+        vae = VAE(ModelConfig((1, 8, 8), 3, 8, latent="hierarchical", upper_dims=(3,))).eval()
+        with torch.no_grad():
+            for parameter in vae.encoder.parameters():
+                parameter.mul_(1.3)
+    (report,) = export_bundle(Source("far", vae, digits.test, "samples", None), tmp_path / "far")
+    bundle = Bundle(tmp_path / "far")
+    elbo = Reference.decode(bundle.read(bundle.manifest.reference)).elbo
+    drift = report.checks[-1]
+    assert elbo.min() < -10_000
+    assert 0.01 < drift.tolerance <= 0.01 + 1e-6 * np.abs(elbo).max()

@@ -155,7 +155,7 @@ GRAPHS: tuple[Case, ...] = (
     _bytes("length-beyond-the-end", lambda content: content + b"\x72\xff\xff\xff\xff\x07", DAMAGED),
     _bytes("endless-varint", lambda content: content + b"\x72" + b"\xff" * 1000, DAMAGED),
     _bytes("half-a-million-parts", _padded, "has more than 500000 parts"),
-    _bytes("nested-branches", lambda _: _nest(1000), "branches in branches"),
+    _bytes("nested-branches", lambda _: _nest(1000), "holds graphs within the graph"),
     _bytes("other-format", lambda content: b"\x12\x90\x01\x00ORTM" + content, DAMAGED),
     _bytes("pickle", lambda _: b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.", "reconstruct.onnx: "),
     _bytes("zip", lambda content: b"PK\x03\x04" + content, "reconstruct.onnx: "),

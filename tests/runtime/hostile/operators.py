@@ -1,7 +1,8 @@
-"""Graphs with operators that are random, endless, far too large, or not ONNX's; their SHA-256 are right."""
+"""Graphs that are random, endless, far too large, or not of ONNX's operators; their SHA-256 are right."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from tests.runtime.hostile.case import Case, graph
 
-RANDOM, SIZE, ENDLESS = "draws random numbers", "asks for more than", "runs others again and again"
+RANDOM, SIZE, WITHIN = "draws random numbers", "asks for more than", "holds graphs within the graph"
 TRAINING, OWN, NOT_STANDARD = "is in training mode", "defines operators of its own", "is not a standard ONNX operator"
 
 
@@ -20,11 +21,12 @@ def through(*nodes: NodeProto, constants: Sequence[TensorProto] = ()) -> Callabl
         taken = model.graph.input[0].name
         for node in model.graph.node:
             node.input[:] = ["made" if name == taken else name for name in node.input]
-        for node in nodes:
+        first = copy.deepcopy(nodes)
+        for node in first:
             node.input[:] = [taken if name == "given" else name for name in node.input]
         rest = list(model.graph.node)
         del model.graph.node[:]
-        model.graph.node.extend([*nodes, *rest])
+        model.graph.node.extend([*first, *rest])
         model.graph.initializer.extend(constants)
 
     return change
@@ -51,12 +53,12 @@ def _random() -> Iterator[Case]:
         yield graph(f"random-{operator}", through(node), RANDOM)
         yield graph(f"random-{operator}-lazily", through(node), RANDOM, "elbo.onnx")
     inside = helper.make_node("RandomNormal", [], ["inside"], shape=[1, 64])
-    yield graph("random-in-a-branch", through(*_if(_branch(inside))), RANDOM)
-    yield graph("random-in-branches", through(*_if(_branch(*_if(_branch(inside))))), RANDOM)
+    yield graph("random-in-a-branch", through(*_if(_branch(inside))), WITHIN)
+    yield graph("random-in-branches", through(*_if(_branch(*_if(_branch(inside))))), WITHIN)
     deep = _branch(inside)
     for _ in range(20):
         deep = _branch(helper.make_node("If", ["yes"], ["inside"], then_branch=deep, else_branch=_branch(inside)))
-    yield graph("deep-branches", through(*_if(deep)), "has branches in branches|draws random")
+    yield graph("deep-branches", through(*_if(deep)), WITHIN)
     yield graph("random-with-a-seed", through(helper.make_node("Bernoulli", ["given"], ["made"], seed=1.0)), RANDOM)
     yield graph("dropout", through(helper.make_node("Dropout", ["given"], ["made"])), "Dropout must not be")
     yes = numpy_helper.from_array(np.array(True), "yes")
@@ -92,11 +94,11 @@ def _endless() -> Iterator[Case]:
     times = numpy_helper.from_array(np.array(2**62, np.int64), "times")
     for name, given in (("for-ever", ["", "go_on", "given"]), ("often", ["times", "", "given"])):
         node = helper.make_node("Loop", given, ["made"], body=body)
-        yield graph(f"loop-{name}", through(node, constants=[yes, times]), ENDLESS)
-        yield graph(f"loop-{name}-lazily", through(node, constants=[yes, times]), ENDLESS, "decoder.onnx")
+        yield graph(f"loop-{name}", through(node, constants=[yes, times]), WITHIN)
+        yield graph(f"loop-{name}-lazily", through(node, constants=[yes, times]), WITHIN, "decoder.onnx")
     scan = helper.make_node("Scan", ["given"], ["made"], body=body, num_scan_inputs=1)
-    yield graph("scan", through(scan), ENDLESS)
-    yield graph("sequence-map", through(helper.make_node("SequenceMap", ["given"], ["made"], body=body)), ENDLESS)
+    yield graph("scan", through(scan), WITHIN)
+    yield graph("sequence-map", through(helper.make_node("SequenceMap", ["given"], ["made"], body=body)), WITHIN)
     many = [helper.make_node("Identity", ["given"], ["n0"])]
     many += [helper.make_node("Identity", [f"n{number}"], [f"n{number + 1}"]) for number in range(11_000)]
     yield graph("eleven-thousand-nodes", through(*many, helper.make_node("Neg", ["n9"], ["made"])), "has more than")
@@ -107,7 +109,7 @@ def _large() -> Iterator[Case]:
     for name, nodes, constants in (
         ("constant", [helper.make_node("ConstantOfShape", ["sizes"], ["big"])], [huge]),
         ("one-axis", [helper.make_node("ConstantOfShape", ["sizes"], ["big"])], [sizes(2**40)]),
-        ("expand", [helper.make_node("Expand", ["x", "sizes"], ["big"])], [sizes(2**30, 1)]),
+        ("expand", [helper.make_node("Expand", ["x", "sizes"], ["big"])], [sizes(2**30, 1, 1)]),
         ("tile", [helper.make_node("Tile", ["x", "sizes"], ["big"])], [sizes(2**30, 1)]),
         ("pad", [helper.make_node("Pad", ["x", "sizes"], ["big"])], [sizes(0, 0, 2**40, 0)]),
         (
@@ -117,18 +119,18 @@ def _large() -> Iterator[Case]:
         ),
         (
             "cast",
-            [helper.make_node("Cast", ["sizes"], ["s"], to=7), helper.make_node("Expand", ["x", "s"], ["big"])],
+            [helper.make_node("Cast", ["sizes"], ["s"], to=7), helper.make_node("ConstantOfShape", ["s"], ["big"])],
             [huge],
         ),
         (
             "sum",
-            [helper.make_node("Add", ["sizes", "sizes"], ["s"]), helper.make_node("Expand", ["x", "s"], ["big"])],
-            [sizes(9)],
+            [helper.make_node("Add", ["sizes", "sizes"], ["s"]), helper.make_node("ConstantOfShape", ["s"], ["big"])],
+            [huge],
         ),
         (
             "range",
             [helper.make_node("Range", ["a", "sizes", "b"], ["big"])],
-            [sizes(1, name="a"), sizes(2**40), sizes(1, name="b")],
+            [numpy_helper.from_array(np.array(size), name) for name, size in (("a", 1), ("sizes", 2**40), ("b", 1))],
         ),
     ):
         size = [helper.make_node("Size", ["big"], ["n"]), helper.make_node("Cast", ["n"], ["f"], to=1)]
@@ -137,7 +139,7 @@ def _large() -> Iterator[Case]:
         yield graph(f"huge-{name}-lazily", through(*nodes, *size, used, constants=constants), SIZE, "elbo.onnx")
     value = helper.make_node("Constant", [], ["sizes"], value_ints=[2**20, 2**20])
     inside = helper.make_node("ConstantOfShape", ["sizes"], ["inside"])
-    yield graph("huge-in-a-branch", through(value, *_if(_branch(inside))), SIZE)
+    yield graph("huge-in-a-branch", through(value, *_if(_branch(inside))), WITHIN)
     for name in ("pads", "strides", "dilations", "output_shape"):
         node = helper.make_node("ConvTranspose", ["given", "given"], ["made"])
         node.attribute.append(helper.make_attribute(name, [2**30] * 4))
@@ -146,11 +148,63 @@ def _large() -> Iterator[Case]:
     yield graph(
         "huge-scale",
         through(helper.make_node("Resize", ["given", "", "sizes"], ["made"]), constants=[float_scales]),
-        SIZE,
+        f"{SIZE}|Dimension mismatch",
     )
 
 
+def _growing() -> Iterator[Case]:
+    """What a few bytes become, by operators that every network has."""
+    doubled = [helper.make_node("Identity", ["one"], ["c0"])]
+    doubled += [helper.make_node("Concat", [f"c{n}"] * 2, [f"c{n + 1}"], axis=0) for n in range(30)]
+    large = [helper.make_node("Identity", ["given"], ["c0"])]
+    large += [helper.make_node("Concat", [f"c{n}"] * 2, [f"c{n + 1}"], axis=1) for n in range(28)]
+    squared = [
+        helper.make_node("Transpose", ["given"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["given", "turned"], ["each-with-each"]),
+        helper.make_node("ReduceSum", ["each-with-each", "last"], ["c30"], keepdims=1),
+    ]
+    outer = [
+        helper.make_node("MatMul", ["tall", "wide"], ["c29"]),
+        helper.make_node("Transpose", ["c29"], ["c30"], perm=[1, 0]),
+    ]
+    rows = [
+        helper.make_node("Shape", ["given"], ["shape"]),
+        helper.make_node("Mul", ["shape", "many"], ["larger"]),
+        helper.make_node("Tile", ["given", "larger"], ["c30"]),
+    ]
+    read = [
+        helper.make_node("ReduceMax", ["given"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["count", "first"], ["counts"]),
+        helper.make_node("ConstantOfShape", ["counts"], ["c30"]),
+    ]
+    one, last, first = np.ones(100, np.float32), np.array([1]), np.array([0])
+    tall, wide = np.ones((2**13, 1), np.float32), np.ones((1, 2**15), np.float32)
+    constants = [
+        *(numpy_helper.from_array(array, name) for name, array in (("one", one), ("last", last), ("first", first))),
+        *(numpy_helper.from_array(array, name) for name, array in (("tall", tall), ("wide", wide))),
+        sizes(2**20, name="many"),
+    ]
+    for name, nodes, end, says in (
+        ("constants-doubled", doubled, "c30", SIZE),
+        ("rows-doubled", large, "c28", SIZE),
+        ("constants-multiplied", outer, "c30", SIZE),
+        ("each-row-with-each", squared, "c30", "grows faster than the batch"),
+        ("tiled-by-its-shape", rows, "c30", SIZE),
+        ("as-many-as-it-reads", read, "c30", "hangs on more than the batch"),
+        ("as-many-as-are-not-zero", [helper.make_node("NonZero", ["given"], ["c30"])], "c30", "hangs on more than"),
+    ):
+        most = [
+            helper.make_node("Cast", [end], ["cast"], to=1),
+            helper.make_node("ReduceMax", ["cast"], ["m"], keepdims=0),
+        ]
+        used = [*nodes, *most, helper.make_node("Add", ["given", "m"], ["made"])]
+        yield graph(f"growing-{name}", through(*used, constants=constants), says)
+        yield graph(f"growing-{name}-lazily", through(*used, constants=constants), says, "decoder.onnx")
+
+
 OPERATORS: tuple[Case, ...] = (
+    *_growing(),
     *_random(),
     *_endless(),
     *_large(),
