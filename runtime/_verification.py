@@ -21,6 +21,8 @@ FloatArray = NDArray[np.float32]
 
 _ROUNDING = 1e-6
 """Of an ELBO, eight times float32's own: networks that know nothing yet give ten thousand nats and more."""
+_MAX_SHIFT = 0.03
+"""How far all values may be off on average, of what one may: rounding goes both ways, and leaves a twentieth of it."""
 _IN_DATA_UNITS = ("decoder", "reconstruct", "observation")
 
 
@@ -32,10 +34,10 @@ class Check:
         graph: Which graph, or `model` for what takes several.
         output: The output's name, or the quantity in nats.
         max_abs_diff: The largest absolute difference from Pyro, of the values out of tolerance where there are any; NaN
-            where an output is NaN.
+            where an output is NaN. Where no value is out of tolerance and only their mean is, that of the mean.
         tolerance: What is allowed where it occurs.
         worst: The row, index and batch size where it occurs.
-        passed: Whether all values are finite and within tolerance.
+        passed: Whether all values are finite and within tolerance, and their mean within 3 % of it.
     """
 
     graph: str
@@ -67,24 +69,16 @@ class Report:
 
     def __str__(self) -> str:
         header = ("graph", "output", "max_abs_diff", "tolerance", "worst at", "")
-        lines = [header] + [
-            (
-                check.graph,
-                check.output,
-                f"{check.max_abs_diff:.2e}",
-                f"{check.tolerance:.2e}",
-                check.worst,
-                "ok" if check.passed else "FAILED",
-            )
-            for check in self.checks
-        ]
+        lines = [header]
+        for check in self.checks:
+            diff, tolerance = f"{check.max_abs_diff:.2e}", f"{check.tolerance:.2e}"
+            lines.append((check.graph, check.output, diff, tolerance, check.worst, "ok" if check.passed else "FAILED"))
         widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
         table = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
         ]
-        sizes = ", ".join(map(str, BATCH_SIZES))
-        verdict = "passed" if self.passed else "FAILED"
-        return "\n".join([f"{self.format}: {verdict}; {self.rows} rows at batch sizes {sizes}", *table])
+        verdict = f"{'passed' if self.passed else 'FAILED'}; {self.rows} rows at batch sizes"
+        return "\n".join([f"{self.format}: {verdict} {', '.join(map(str, BATCH_SIZES))}", *table])
 
 
 class RunnableGraph(Protocol):
@@ -189,10 +183,19 @@ def _check_output(
         raise BundleError(
             f"reference.npz does not fit {graph}: {output} is {expected.shape}, the graph gives {found.shape[1:]}"
         )
-    diff = np.abs(found.astype(np.float64) - expected)
+    signed = found.astype(np.float64) - expected
     atol = tolerances.atol * _summands(reference, output) * _units(reference, graph, expected.shape)
-    allowed = np.broadcast_to(atol + tolerances.rtol * np.abs(expected), diff.shape)
-    return _check(reference, graph, output, diff, allowed)
+    allowed = np.broadcast_to(atol + tolerances.rtol * np.abs(expected), signed.shape)
+    check = _check(reference, graph, output, np.abs(signed), allowed)
+    if not check.passed or graph == "elbo":
+        return check
+    parts = np.divide(signed, allowed, out=np.zeros_like(signed), where=allowed > 0)
+    shifts = np.abs(parts.reshape(len(runs), -1).mean(1))
+    if shifts.max() <= _MAX_SHIFT:
+        return check
+    place = f"mean of all rows, batch {BATCH_SIZES[int(shifts.argmax())]}"
+    unit = float(allowed.mean())
+    return Check(graph, output, unit * float(shifts.max()), unit * _MAX_SHIFT, place, passed=False)
 
 
 def _units(reference: Reference, graph: str, shape: tuple[int, ...]) -> NDArray[np.float64] | float:

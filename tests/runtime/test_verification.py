@@ -230,3 +230,12 @@ def test_the_drift_of_an_elbo_of_thousands_of_nats_is_judged_by_its_size(digits:
     drift = report.checks[-1]
     assert elbo.min() < -10_000
     assert 0.01 < drift.tolerance <= 0.01 + 1e-6 * np.abs(elbo).max()
+
+
+def test_values_that_are_all_off_a_little_one_way_fail_together(bundle: Path, model: Model) -> None:
+    report = verify(bundle, model, "decoder", lambda _, array: array + np.float32(2e-6))
+    check = next(check for check in report.checks if check.graph == "decoder")
+    assert (check.passed, check.worst) == (False, "mean of all rows, batch 1")
+    assert check.tolerance < check.max_abs_diff == pytest.approx(2e-6, rel=0.3)
+    there_and_back = np.where(np.arange(64) % 2, 2e-6, -2e-6).astype(np.float32)
+    assert passed(verify(bundle, model, "decoder", lambda _, array: array + there_and_back))["decoder", "loc_img"]
