@@ -32,7 +32,9 @@ _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI",
     ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()
 )
 _MAX_PIXELS = 50_000_000  # likewise; 200 MB in colour
+_SCAN, _MAX_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten; each takes the time of a whole picture
 _PLAIN = ("1", "L", "P", "RGB")
+_JPEG = ("JPEG", "MPO")
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 
 
@@ -59,7 +61,7 @@ def read_image(
 
     Raises:
         InputError: The file is no image, damaged, or holds several, or it is of another size, too large, transparent,
-            or of a kind whose values have no range.
+            of a kind whose values have no range, or a JPEG of more than 100 scans.
     """
     channels, height, width = _image_shape(data_shape)
     try:
@@ -91,10 +93,24 @@ def _check(image: Image.Image, channels: int, size: tuple[int, int] | None) -> N
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise InputError(f"the file holds {frames} images, expected one; save each as a file of its own")
+    if image.format in _JPEG and (scans := _count_scans(image)) > _MAX_SCANS:
+        raise InputError(f"the image has {scans} scans, expected at most {_MAX_SCANS}; save it again")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         raise InputError("the image is transparent, and its background is not known; flatten it first")
     if image.mode not in _PLAIN and not (image.mode.startswith("I;16") and channels == 1):
         raise InputError(f"the image has mode {image.mode}; expected one of {', '.join(_PLAIN)}; convert it")
+
+
+def _count_scans(image: Image.Image) -> int:
+    """How many times a JPEG goes over the picture."""
+    file = getattr(image, "fp", None)  # Pillow's own, opened for reading
+    if file is None:
+        return 0
+    place = file.tell()
+    file.seek(0)
+    scans: int = file.read().count(_SCAN)
+    file.seek(place)
+    return scans
 
 
 def can_draw(data_shape: tuple[int, ...]) -> bool:

@@ -173,3 +173,14 @@ def test_what_is_no_grid_is_refused(tmp_path: Path, values: Any, options: dict[s
     with pytest.raises(InputError, match=message):
         save_grid(tmp_path / "grid.png", values, (1, 8, 8), **options)
     assert not (tmp_path / "grid.png").exists()
+
+
+def test_a_jpeg_that_goes_over_its_picture_again_and_again_is_refused(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("L", (4, 4), 7).save(content, "JPEG", progressive=True)
+    good = content.getvalue()
+    again = good[good.rindex(b"\xff\xda") : -2]
+    (tmp_path / "x.jpg").write_bytes(good[:-2] + again * 200 + good[-2:])
+    with pytest.raises(InputError, match=r"the image has 2\d\d scans, expected at most 100; save it again"):
+        read_image(tmp_path / "x.jpg", (1, 4, 4))
+    np.testing.assert_array_equal(read_image(io.BytesIO(good), (1, 4, 4)), np.full((1, 4, 4), 7, np.uint8))
