@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ._graph_growth import FEW, MAX_SIZE, Node, Outline, Value, check_growth
+from ._graph_growth import FEW, MAX_SIZE, SIZED, Node, Outline, Value, check_growth
 from ._graph_weights import Weight
 from ._model_spec import MAX_VALUES
 from ._protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_field, integer_field
@@ -21,11 +21,6 @@ from ._protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_fie
 _MAX_NODES = 10_000
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 _GRAPHS_WITHIN = {"If", "Loop", "Scan", "SequenceMap"}
-_SIZED = {
-    *("AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand", "HammingWindow"),
-    *("HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot", "Pad", "Range", "Reshape", "Resize", "Tile", "Upsample"),
-}
-"""Operators that take integers for sizes, which 64 bits must not end for."""
 _SIZES = {
     *("pads", "strides", "dilations", "kernel_shape", "output_shape", "output_padding", "output_height"),
     *("output_width", "sampling_ratio", "hidden_size", "scales", "height_scale", "width_scale"),
@@ -191,7 +186,7 @@ class _Check:
         takes = [message.bytes_of(field) for field in fields.get(_TAKES, ())]
         if any(name and name not in self._largest for name in takes):
             raise message.error(f"{operator} takes what is not there yet; nodes must be in order")
-        if operator in _SIZED and max((self._largest[name] for name in takes if name), default=0) > MAX_SIZE:
+        if operator in SIZED and max((self._largest[name] for name in takes if name), default=0) > MAX_SIZE:
             raise message.error(f"{operator} asks for more than {MAX_SIZE} values")
         gives = [name for field in fields.get(_GIVES, ()) if (name := message.bytes_of(field))]
         self._largest.update(dict.fromkeys(gives, 0))

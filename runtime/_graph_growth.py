@@ -22,6 +22,11 @@ Shape: TypeAlias = "tuple[int, ...]"
 
 FEW = 64
 """How many numbers a constant, or what is computed of sizes, has at most that says how large something is to be."""
+SIZED = {
+    *("AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand", "HammingWindow"),
+    *("HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"),
+}
+"""Operators that take integers for sizes, which 64 bits must not end for."""
 MAX_SIZE = 2**40  # of what such a number may be: sums of them stay far from where 64 bits end
 _FEW_ROWS, _MANY_ROWS = 2, 1024
 _MAX_ROW_VALUES = 2**27
@@ -174,8 +179,10 @@ def _computed(
         results = dict(zip((name.encode() for name in names), _run(outline, session, names), strict=True))
         whole = (node for node in nodes if results.keys() >= set(node.gives))
         more |= {name: results[name] for node in whole for name in node.gives}
-    if any(np.abs(array.astype(np.float64)).max(initial=0) > MAX_SIZE for array in more.values()):
-        raise BundleError(f"{outline.file}: asks for more than {MAX_SIZE} of something")
+    for node in outline.nodes:
+        sizes = [more[name].astype(np.float64) for name in node.takes if name in more and node.operator in SIZED]
+        if any(np.abs(size).max(initial=0) > MAX_SIZE for size in sizes):
+            raise BundleError(f"{outline.file}: {node.operator} asks for more than {MAX_SIZE} values")
     return more
 
 
