@@ -62,7 +62,7 @@ slow: $(DEV)/installed
 FUZZ_SECONDS ?= 20
 fuzz: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[fuzz]'
-	for target in arrays bundle images manifest noise reference; do \
+	for target in arrays bundle graph images manifest noise reference; do \
 		$(DEV)/bin/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) --seed 1 || exit 1; done
 
 # Known vulnerabilities of what is installed; needs the network.

@@ -13,10 +13,11 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ._graph_growth import FEW, MAX_SIZE, SIZED, Node, Outline, Value, check_growth
+from ._graph_growth import MAX_SIZE, SIZED, check_growth
+from ._graph_outline import FEW, Node, Outline, Value
 from ._graph_weights import Weight
 from ._model_spec import MAX_VALUES
-from ._protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_field, integer_field
+from ._protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_field, integer_field, shown
 
 _MAX_NODES = 10_000
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -54,9 +55,11 @@ def _schema(
 _GRAPHS, _OPSETS = 7, 8
 _MODEL = _schema((2, 3, 4, 6, _GRAPHS), (_OPSETS, 14), varints=(1, 5), refused={20: "holds how to train it", 25: _OWN})
 _OPSET = _schema((1,), varints=(2,))
-_NODES, _WEIGHTS, _INPUTS = 1, 5, 11
+_NODES, _WEIGHTS, _INPUTS, _OUTPUTS, _VALUES = 1, 5, 11, 12, 13
 _GRAPH = _schema(
-    (2, 10), (_NODES, _WEIGHTS, _INPUTS, 12, 13, 16), refused={14: "holds notes on quantization", 15: _SPARSE}
+    (2, 10),
+    (_NODES, _WEIGHTS, _INPUTS, _OUTPUTS, _VALUES, 16),
+    refused={14: "holds notes on quantization", 15: _SPARSE},
 )
 _VALUE = _schema((1, 2, 3), (4,))
 _TYPE, _TENSOR_TYPE, _SHAPE = _schema((1, 6)), _schema((2,), varints=(1,)), _schema((), (1,))
@@ -118,8 +121,8 @@ class _Check:
         self.inputs: list[Value] = []
         self.weights: list[Value] = []
         self.nodes: list[Node] = []
-        self._largest: dict[bytes, int] = {}
-        """Of each value that nodes may take, the largest number in it, if it is a constant of a few integers."""
+        self._integers: dict[bytes, list[int]] = {}
+        """Of each value that nodes may take, what is in it, if it is a constant of a few integers."""
 
     def model(self, end: int) -> tuple[GraphVersions, Outline]:
         """Check a `ModelProto`."""
@@ -150,46 +153,56 @@ class _Check:
             weight = Weight(message, field)
             content = message.bytes_of(field) if weight.count <= FEW else None
             self.weights.append(Value(weight.name, weight.onnx_type, weight.dims, content))
-            self._largest[weight.name] = weight.largest
+            self._integers[weight.name] = weight.integers
         for field in fields.get(_INPUTS, ()):
-            value = self.input(field)
-            if value.name not in self._largest:
+            value = self.value(field)
+            if value is None:
+                raise message.error("an input has no name, or no known number of axes")
+            if value.name not in self._integers:
                 self.inputs.append(value)
-                self._largest[value.name] = 0
+                self._integers[value.name] = []
         for node in nodes:
             self.node(node)
+        for field in _of(fields, _OUTPUTS, _VALUES):
+            self.value(field)  # ONNX Runtime believes them
 
-    def input(self, field: Field) -> Value:
-        """Check the `ValueInfoProto` of an input."""
+    def value(self, field: Field) -> Value | None:
+        """Check a `ValueInfoProto`; return it if it is a tensor whose number of axes is known."""
         message = self.message
         value = message.fields(_VALUE, *field[1:])
         kinds = [message.fields(_TYPE, *kind[1:]).get(1, ()) for kind in value.get(2, ())]
         tensors = [message.fields(_TENSOR_TYPE, *tensor[1:]) for kind in kinds for tensor in kind]
         shapes = [message.fields(_SHAPE, *shape[1:]) for tensor in tensors for shape in tensor.get(2, ())]
-        if len(shapes) != 1:
-            raise message.error(f"{message.text(value.get(1, ()))} is no input of a known number of axes")
-        sizes = [message.fields(_SIZE, *size[1:]).get(1, ()) for size in shapes[0].get(1, ())]
+        sizes = [message.fields(_SIZE, *size[1:]).get(1, ()) for shape in shapes for size in shape.get(1, ())]
         dims = tuple(message.number(size) if size else None for size in sizes)
-        if any(size is not None and not 0 <= size <= MAX_SIZE for size in dims):
-            raise message.error(f"an input asks for more than {MAX_SIZE} values, {dims}")
-        return Value(message.bytes_of(value[1][0]), message.number(tensors[0].get(1, ())), dims)
+        onnx_type = message.number(tensors[0].get(1, ())) if tensors else 0
+        name = message.text_of(value[1][0]) if 1 in value else b""
+        if onnx_type < 0 or any(size is not None and not 0 <= size <= MAX_SIZE for size in dims):
+            raise message.error(f"{shown(name)} of type {onnx_type} asks for more than {MAX_SIZE} values, {dims}")
+        return Value(name, onnx_type, dims) if name and shapes else None
 
     def node(self, node: Field) -> None:
         """Check a `NodeProto`."""
         message = self.message
         fields = message.fields(_NODE, *node[1:])
+        for field in _of(fields, 3, _OPERATOR, 6, 8):
+            message.text_of(field)
         operator = message.text(fields.get(_OPERATOR, ()))
         self.operator(operator, message.text(fields.get(_DOMAIN, ())))
         integers: dict[str, list[int]] = {}
         for attribute in fields.get(_ATTRIBUTES, ()):
             self.attribute(attribute, operator, integers)
-        takes = [message.bytes_of(field) for field in fields.get(_TAKES, ())]
-        if any(name and name not in self._largest for name in takes):
+        takes = [message.text_of(field) for field in fields.get(_TAKES, ())]
+        if any(name and name not in self._integers for name in takes):
             raise message.error(f"{operator} takes what is not there yet; nodes must be in order")
-        if operator in SIZED and max((self._largest[name] for name in takes if name), default=0) > MAX_SIZE:
+        if operator in SIZED and any(abs(size) > MAX_SIZE for name in takes for size in self._integers.get(name, ())):
             raise message.error(f"{operator} asks for more than {MAX_SIZE} values")
-        gives = [name for field in fields.get(_GIVES, ()) if (name := message.bytes_of(field))]
-        self._largest.update(dict.fromkeys(gives, 0))
+        steps = self._integers.get(takes[4], []) if operator == "Slice" and len(takes) > 4 and takes[4] else [1]
+        if min(steps, default=0) < 1:  # backwards through nothing, ONNX Runtime ends the process
+            raise message.error("Slice must have constant steps, 1 or more; take what is in another order with Gather")
+        gives = [name for field in fields.get(_GIVES, ()) if (name := message.text_of(field))]
+        found = integers.get("value", []) + integers.get("value_ints", []) + integers.get("value_int", [])
+        self._integers.update(dict.fromkeys(gives, found if operator == "Constant" else []))
         start, end = (integers.get(name, [None])[0] for name in ("start", "end"))
         self.nodes.append(Node(operator, takes, gives, message.bytes_of(node), slice(start, end)))
 
@@ -209,9 +222,12 @@ class _Check:
         message = self.message
         fields = message.fields(_ATTRIBUTE, *attribute[1:])
         name = message.text(fields.get(1, ()))
-        for field in _of(fields, _TENSOR, _TENSORS):
-            Weight(message, field)
-        integers[name] = [number for field in _of(fields, _INT, _INTS) for number in message.integers(field)]
+        for field in _of(fields, 1, 4, 9, 13):
+            message.text_of(field)
+        constants = [number for field in _of(fields, _TENSOR, _TENSORS) for number in Weight(message, field).integers]
+        integers[name] = constants + [
+            number for field in _of(fields, _INT, _INTS) for number in message.integers(field)
+        ]
         floats = [number for field in _of(fields, _FLOAT, _FLOATS) for number in message.floats(field)]
         if any(map(math.isnan, floats)):
             raise message.error(f"{name} of {operator} holds NaN; train again")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ._errors import BundleError
-from ._graph_growth import FEW
+from ._graph_outline import FEW
 from ._protobuf import BYTES, VARINT, Field, Message, Schema, shown
 
 _MAX_AXES = 64
@@ -61,7 +61,7 @@ class Weight:
     def __init__(self, message: Message, tensor: Field) -> None:
         self._message = message
         fields = message.fields(_TENSOR, *tensor[1:])
-        self.name = message.bytes_of(fields[_NAME][0]) if _NAME in fields else b""
+        self.name = message.text_of(fields[_NAME][0]) if _NAME in fields else b""
         self.onnx_type = message.number(fields.get(_TYPE, ()))
         dims = [size for field in fields.get(_DIMS, ()) for size in message.integers(field)]
         self.dims = tuple(dims)
@@ -81,16 +81,15 @@ class Weight:
             raise self._error("holds NaN or infinity; train again, or mask with finite numbers")
 
     @property
-    def largest(self) -> int:
-        """The largest of a few integers, in absolute value; 0 of more, and of other numbers."""
+    def integers(self) -> list[int]:
+        """Its numbers, if they are a few integers; none of more, and of other numbers."""
         if self._store is None or self.count > FEW or self._dtype.kind not in "iu" or self.onnx_type in _INFINITY:
-            return 0
+            return []
         tag, start, _ = self._store
         if tag >> 3 in _VARINTS:
-            values = self._message.integers(self._store)
-        else:
-            values = np.frombuffer(self._message.data, self._dtype, self.count, start).tolist()
-        return max(map(abs, values), default=0)
+            return self._message.integers(self._store)
+        values: list[int] = np.frombuffer(self._message.data, self._dtype, self.count, start).tolist()
+        return values
 
     def _stored(self) -> int:
         """How many numbers there are; -1 where they are not stored as their type is."""

@@ -86,6 +86,16 @@ class Message:
         """Return the content of a field of bytes."""
         return self.data[field[1] : field[2]]
 
+    def text_of(self, field: Field) -> bytes:
+        """Return the content of a field of bytes that is text, which ONNX Runtime may quote.
+
+        Raises:
+            UnicodeDecodeError: It is not UTF-8.
+        """
+        content = self.bytes_of(field)
+        content.decode()
+        return content
+
     def text(self, fields: Sequence[Field]) -> str:
         """Return the first of these fields as text that can be shown; empty where there is none."""
         return shown(self.bytes_of(fields[0])) if fields else ""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.fuzz.target import Target
 
-TARGETS = ("arrays", "bundle", "images", "manifest", "noise", "reference")
+TARGETS = ("arrays", "bundle", "graph", "images", "manifest", "noise", "reference")
 INSTRUMENTED = ["runtime", "train._data", "numpy.lib", "zipfile", "gzip", "PIL"]
 FOUND = Path("build/fuzz")
 MAX_SECONDS = 2.0
@@ -90,7 +90,8 @@ def main() -> None:
         words = work / "words"
         words.write_text("".join(map(dictionary_line, target.words)))
         arguments = [f"-max_total_time={options.seconds}", f"-dict={words}", "-max_len=65536", "-rss_limit_mb=4096"]
-        arguments += ["-timeout=60", "-print_final_stats=1", f"-artifact_prefix={work}/"]
+        FOUND.mkdir(parents=True, exist_ok=True)
+        arguments += ["-timeout=60", "-print_final_stats=1", f"-artifact_prefix={FOUND}/{options.target}-"]
         if options.seed is not None:
             arguments.append(f"-seed={options.seed}")
         atheris.Setup([sys.argv[0], *arguments, str(corpus)], lambda data: kept(options.target, target, data))

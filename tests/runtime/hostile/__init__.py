@@ -8,8 +8,9 @@ from tests.runtime.hostile.graphs import GRAPHS
 from tests.runtime.hostile.manifests import MANIFESTS
 from tests.runtime.hostile.operators import OPERATORS
 from tests.runtime.hostile.references import REFERENCES
+from tests.runtime.hostile.slices import SLICES
 from tests.runtime.hostile.texts import TEXTS
 
-CORPUS: tuple[Case, ...] = (*FILES, *TEXTS, *MANIFESTS, *OPERATORS, *GRAPHS, *REFERENCES)
+CORPUS: tuple[Case, ...] = (*FILES, *TEXTS, *MANIFESTS, *OPERATORS, *SLICES, *GRAPHS, *REFERENCES)
 
 __all__ = ["CORPUS", "Case", "Folder"]
