@@ -231,7 +231,7 @@ class _Check:
         floats = [number for field in _of(fields, _FLOAT, _FLOATS) for number in message.floats(field)]
         if any(map(math.isnan, floats)):
             raise message.error(f"{name} of {operator} holds NaN; train again")
-        if name == "training_mode" and any(integers[name]):
+        if name == "training_mode" and any([*integers[name], *floats]):
             raise message.error(f"{operator} is in training mode; call .eval() before exporting")
         if name in _SIZES and _size([*integers[name], *floats]) > MAX_VALUES:
             raise message.error(f"{name} of {operator} asks for more than {MAX_VALUES} values")

@@ -24,7 +24,7 @@ def rewrite_graph(model: ir.Model, *, optimize: bool = True) -> ir.Model:
         optimize: Whether also those that are there for speed alone.
     """
     for rules in (*_FOR_NUMBERS, *_FOR_SPEED) if optimize else _FOR_NUMBERS:
-        rule_set = pattern.RewriteRuleSet([rule.rule() for rule in rules])  # type: ignore[no-untyped-call]  # onnxscript's
+        rule_set = pattern.RewriteRuleSet([rule.rule() for rule in rules])  # type: ignore[no-untyped-call]  # onnxscript has no types
         model = rewrite(model, pattern_rewrite_rules=rule_set)
     model.graph.sort()  # a joined product stands where its second head stood, which may be behind the first one's users
     return model

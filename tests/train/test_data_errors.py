@@ -19,7 +19,7 @@ X = np.zeros((20, 6, 5), np.float32)
 
 def save(path: Path, content: np.ndarray, **others: np.ndarray) -> Path:
     if path.suffix == ".npz":
-        np.savez(path, **{"x": content, **others})  # type: ignore[arg-type]
+        np.savez(path, **{"x": content, **others})  # type: ignore[arg-type]  # arrays by name; savez has an option too
     else:
         np.save(path, content)
     return path
@@ -34,7 +34,7 @@ def images(folder: Path, count: int = 3, size: tuple[int, int] = (6, 5)) -> Path
 
 def refused(path: Path, message: str, *, labels: bool = False, **options: object) -> None:
     with pytest.raises(DatasetError, match=message) as caught:
-        load_data(DataConfig(data=path, **options), labels=labels)  # type: ignore[arg-type]
+        load_data(DataConfig(data=path, **options), labels=labels)  # type: ignore[arg-type]  # options from the parameters
     assert str(path) in str(caught.value)
 
 

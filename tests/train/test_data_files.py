@@ -91,7 +91,7 @@ def test_axes_of_arrays_are_told_apart(
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.int64, np.uint16, np.uint32, np.uint64, bool])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_other_numbers_come_out_as_they_are(tmp_path: Path, dtype: type, order: str) -> None:
-    array = np.asarray(RNG.integers(0, 100, (20, 7)), dtype=dtype, order=order)  # type: ignore[call-overload]
+    array = np.asarray(RNG.integers(0, 100, (20, 7)), dtype=dtype, order=order)  # type: ignore[call-overload]  # an order from the parameters
     np.save(tmp_path / "x.npy", array)
     dataset = load_data(DataConfig(data=tmp_path / "x.npy"), labels=False)
     np.testing.assert_array_equal(whole(DataConfig(data=tmp_path / "x.npy")).numpy(), array.astype(np.float32))

@@ -88,7 +88,7 @@ def test_a_mapped_file_trains_as_the_same_images_in_memory(tmp_path: Path) -> No
     for part in (mapped.train, mapped.train[:]):
         trainer = Trainer(ModelConfig((1, 6, 5), 3, 8), TrainingConfig(batch_size=7, seed=1), torch.device("cpu"))
         found: list[float] = []
-        trainer.fit_epoch(part, lambda loss, found=found: found.append(float(loss)))  # type: ignore[misc]
+        trainer.fit_epoch(part, lambda loss, found=found: found.append(float(loss)))  # type: ignore[misc]  # mypy has no type for a default in a lambda
         losses.append(found)
     assert losses[0] == losses[1]
     assert len(losses[0]) == 8
@@ -115,4 +115,4 @@ def test_a_mapped_file_trains_as_the_same_images_in_memory(tmp_path: Path) -> No
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DataConfig(**options)  # type: ignore[arg-type]
+        DataConfig(**options)  # type: ignore[arg-type]  # options from the parameters

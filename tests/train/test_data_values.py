@@ -145,12 +145,12 @@ def test_each_feature_is_standardised_and_comes_out_in_its_own_units() -> None:
 )
 def test_constants_that_do_not_fit_are_refused(loc: object, scale: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        ModelConfig((3,), likelihood="normal", data_loc=loc, data_scale=scale)  # type: ignore[arg-type]
+        ModelConfig((3,), likelihood="normal", data_loc=loc, data_scale=scale)  # type: ignore[arg-type]  # ends of any kind, which is what is tested
 
 
 @pytest.mark.parametrize(("loc", "scale"), [(0.25, 2.0), ((1.0, 2.5), (3.0, 4.0))])
 def test_configurations_come_back_from_json(loc: object, scale: object) -> None:
-    model = ModelConfig((2,), likelihood="normal", data_loc=loc, data_scale=scale)  # type: ignore[arg-type]
+    model = ModelConfig((2,), likelihood="normal", data_loc=loc, data_scale=scale)  # type: ignore[arg-type]  # likewise
     info = DatasetInfo("x", 9, 1, preprocessing=Preprocessing((-1, 1), channels_last=True), class_names=("a", "b"))
     config = run_config(model, TrainingConfig(), info)
     content = msgspec.json.decode(msgspec.json.encode(dataclasses.asdict(config)))

@@ -94,7 +94,7 @@ def without_noise() -> None:
     def zeros(shape: Any, dtype: Any, device: Any) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
 
-    torch.distributions.normal._standard_normal = zeros  # type: ignore[attr-defined]
+    torch.distributions.normal._standard_normal = zeros  # type: ignore[attr-defined]  # it is private, and has no type
 
 
 def step_of(
@@ -111,7 +111,7 @@ def step_of(
         own, labels = processes.shard(x), None if y is None else processes.shard(y)
         step(own, labels, batch_size=len(x))
         step._optimizer.register_step_pre_hook(
-            lambda *_: gradients.extend(parameter.grad.clone() for parameter in vae.parameters())  # type: ignore[union-attr]
+            lambda *_: gradients.extend(parameter.grad.clone() for parameter in vae.parameters())  # type: ignore[union-attr]  # after a step each has one
         )
         loss = step(own, labels, batch_size=len(x))
     return float(loss), gradients

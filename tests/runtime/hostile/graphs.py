@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from runtime._protobuf import bytes_field
 from tests.runtime.hostile.case import Case, Folder, graph
 from tests.runtime.hostile.operators import sizes, through
 
@@ -65,11 +66,10 @@ def _bytes(name: str, change: Callable[[bytes], bytes], says: str, file: str = "
     return Case(f"bytes-{name}", lambda folder: folder.replace(file, change(folder.content(file))), says)
 
 
-def _field(number: int, content: bytes) -> bytes:
-    size, length = len(content), b""
-    while size > 127:
-        size, length = size >> 7, length + bytes([size & 127 | 128])
-    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+def _negative(model: ModelProto) -> None:
+    """Say of a value in the graph that its size is negative, which ONNX Runtime believes."""
+    name = model.graph.node[0].output[0]
+    model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", -5]))
 
 
 def _padded(content: bytes) -> bytes:
@@ -77,15 +77,15 @@ def _padded(content: bytes) -> bytes:
     model = onnx.load_from_string(content)
     nodes = model.graph.SerializeToString() + b"\x0a\x00" * 500_000
     model.ClearField("graph")
-    return model.SerializeToString() + _field(7, nodes)
+    return model.SerializeToString() + bytes_field(7, nodes)
 
 
 def _nest(depth: int) -> bytes:
     """A graph with a node with an attribute with a graph, and so on."""
     content = b""
     for _ in range(depth):
-        content = _field(1, _field(5, _field(6, content)))
-    return _field(8, b"\x10\x14") + _field(7, content)
+        content = bytes_field(1, bytes_field(5, bytes_field(6, content)))
+    return bytes_field(8, b"\x10\x14") + bytes_field(7, content)
 
 
 GRAPHS: tuple[Case, ...] = (
@@ -157,6 +157,9 @@ GRAPHS: tuple[Case, ...] = (
     _bytes("half-a-million-parts", _padded, "has more than 500000 parts"),
     _bytes("nested-branches", lambda _: _nest(1000), "holds graphs within the graph"),
     _bytes("other-format", lambda content: b"\x12\x90\x01\x00ORTM" + content, DAMAGED),
+    _bytes("operator-that-is-no-text", lambda content: content.replace(b"Gemm", b"\xff\xfe\xfdm"), DAMAGED),
+    _bytes("name-that-is-no-text", lambda content: content.replace(b"loc_img", b"\xff\xfe\xfd_img"), DAMAGED),
+    graph("negative-size-of-a-value", _negative, "asks for more than"),
     _bytes("pickle", lambda _: b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.", "reconstruct.onnx: "),
     _bytes("zip", lambda content: b"PK\x03\x04" + content, "reconstruct.onnx: "),
 )
