@@ -6,14 +6,15 @@ from onnxscript import ir
 from onnxscript.rewriter import pattern, rewrite
 
 from export._rewrites._products import JoinedHeads, NegatedConvolution, NegatedProduct
+from export._rewrites._reshapes import EarlyNeg, EarlyRelu
 from export._rewrites._rows import AlignedLog, AlignedSum
 from export._rewrites._sigmoid import ExactSigmoid
 from export._rewrites._softplus import FastSoftplus, FastTorchSoftplus
 
 # In passes: the exact sigmoid must not meet the sigmoid that a fast softplus is made of, and PyTorch's softplus has a
-# plain one in it.
+# plain one in it. A sign goes by a reshape before it can go into a convolution.
 _FOR_NUMBERS = ((ExactSigmoid, AlignedSum, AlignedLog),)
-_FOR_SPEED = ((FastTorchSoftplus,), (FastSoftplus, NegatedProduct, NegatedConvolution, JoinedHeads))
+_FOR_SPEED = ((FastTorchSoftplus, EarlyRelu, EarlyNeg), (FastSoftplus, NegatedProduct, NegatedConvolution, JoinedHeads))
 
 
 def rewrite_graph(model: ir.Model, *, optimize: bool = True) -> ir.Model:

@@ -129,6 +129,30 @@ def test_a_sign_goes_into_a_transposed_convolution_bit_for_bit() -> None:
     np.testing.assert_array_equal(run(fast, {"x": x})[0], run(model, {"x": x})[0])
 
 
+@pytest.mark.parametrize(("operator", "left"), [("Neg", ["Gemm", "Reshape"]), ("Relu", ["Gemm", "Relu", "Reshape"])])
+def test_what_stands_behind_a_reshape_goes_before_it_bit_for_bit(operator: str, left: list[str]) -> None:
+    nodes = [
+        gemm("x", "w", "b", "product"),
+        helper.make_node("Reshape", ["product", "shape"], ["maps"], allowzero=0),
+        helper.make_node(operator, ["maps"], ["y"]),
+    ]
+    model = graph(nodes, {"x": (7,)}, ["y"], w=weights(6, 7), b=weights(6), shape=np.array([-1, 2, 3]))
+    early = rewritten(model)
+    assert operators(early) == left
+    x = weights(33, 7, seed=1)
+    np.testing.assert_array_equal(run(early, {"x": x})[0], run(model, {"x": x})[0])
+
+
+def test_a_reshape_that_others_use_stays_where_it_is() -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["maps"]),
+        helper.make_node("Relu", ["maps"], ["y"]),
+        helper.make_node("Exp", ["maps"], ["z"]),
+    ]
+    model = graph(nodes, {"x": (6,)}, ["y", "z"], shape=np.array([-1, 2, 3]))
+    assert operators(rewritten(model)) == ["Reshape", "Relu", "Exp"]
+
+
 def test_weights_that_others_use_keep_their_sign() -> None:
     nodes = [
         gemm("x", "w", "b", "first"),
