@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -16,15 +16,16 @@ from onnx import TensorProto, helper
 import runtime
 from benchmarks._peers import Peers, bare_session, inputs
 
-_CALLS_A_REPEAT = {1: 200, 256: 10}
+_CALLS_A_BLOCK = {1: 50, 256: 5}
+_BLOCKS_A_REPEAT = 4
 _IR_VERSION, _OPSET = 8, 17
 
 
 class Overhead(TypedDict):
-    """Medians over single calls, in microseconds.
+    """Medians, in microseconds a call.
 
     Args:
-        added: Of ours, less the bare run before it.
+        added: Of ours, less the bare run beside it.
         empty: Of a run of a graph that hands one number on: what Python and ONNX Runtime take on this machine.
     """
 
@@ -32,25 +33,36 @@ class Overhead(TypedDict):
     empty: float
 
 
-def measure_overhead(peers: Peers, batch: int, repeats: int) -> Overhead:
-    """Time single calls that take turns."""
+def measure_overhead(peers: Peers, batch: int, repeats: int) -> dict[str, Overhead]:
+    """Return what the call adds where it is made again and again, `warm`, and `in turn` with other sessions' runs.
+
+    In turn, each of the three always comes after the same one, with its weights, and Python's own code, as far from the
+    processor as the other's.
+    """
     x, eps = inputs(batch, peers.z_dim)
     model = runtime.load(peers.bundle, provider="cpu", threads=peers.threads)
     session = bare_session(peers.bundle / "reconstruct.onnx", peers.threads)
     nothing, number = _empty_session(), np.zeros(1, np.float32)
-    # Each of the three always comes after the same one, with its weights as far from the processor as the other's.
     calls: tuple[Callable[[], object], ...] = (
         lambda: session.run(["loc_img"], {"x": x, "eps": eps}),
         lambda: nothing.run(["y"], {"x": number}),
         lambda: model.reconstruct(x, eps=eps),
     )
+    blocks = repeats * _BLOCKS_A_REPEAT
+    block = _CALLS_A_BLOCK[batch]
+    return {"warm": _overhead(calls, blocks, block), "in turn": _overhead(calls, blocks * block, 1)}
+
+
+def _overhead(calls: Sequence[Callable[[], object]], turns: int, calls_a_turn: int) -> Overhead:
+    """Time the bare run, the empty one and ours in turns."""
     seconds: list[list[float]] = []
-    for _ in range(repeats * _CALLS_A_REPEAT[batch]):
+    for _ in range(turns):
         times = [time.perf_counter()]
         for call in calls:
-            call()
+            for _ in range(calls_a_turn):
+                call()
             times.append(time.perf_counter())
-        seconds.append([end - start for start, end in itertools.pairwise(times)])
+        seconds.append([(end - start) / calls_a_turn for start, end in itertools.pairwise(times)])
     added = statistics.median(ours - bare for bare, _, ours in seconds)
     return {"added": 1e6 * added, "empty": 1e6 * statistics.median(empty for _, empty, _ in seconds)}
 

@@ -45,7 +45,7 @@ class Measured(TypedDict):
     """All of one process: its cells; what the public call adds to `session.run`; the bytes of a graph, by precision."""
 
     cells: list[Cell]
-    overhead_us: dict[str, Overhead]
+    overhead_us: dict[str, dict[str, Overhead]]
     graph_bytes: dict[str, int]
 
 
@@ -155,13 +155,12 @@ def main(
     click.echo("\n".join(table(cells)))
     for part in parts:
         cell = part["cells"][0]
-        if not part["overhead_us"]:
-            continue
-        for batch, us in part["overhead_us"].items():
-            click.echo(
-                f"{cell['architecture']}, batch {batch}: the public call adds {us['added']:.1f} µs to session.run; "
-                f"a run of an empty graph takes {us['empty']:.1f} µs"
-            )
+        for batch, ways in part["overhead_us"].items():
+            for way, us in ways.items():
+                click.echo(
+                    f"{cell['architecture']}, batch {batch}, {way}: the public call adds {us['added']:.1f} µs to "
+                    f"session.run; a run of an empty graph takes {us['empty']:.1f} µs"
+                )
     for name, size in sorted(parts[0]["graph_bytes"].items()):
         click.echo(f"{architectures[0]}: {name} {size:,} bytes")
     if json_file is not None:

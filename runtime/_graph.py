@@ -62,7 +62,7 @@ class Graph:
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._max_rows = _MAX_ROWS_CPU if self.provider == _CPU else _MAX_ROWS
-        self._row_shapes = {tensor.name: tensor.row_shape for tensor in self.spec.outputs}
+        self._row_shapes = [(tensor.name, tensor.row_shape) for tensor in self.spec.outputs]
 
     def check_runs_on_provider(self) -> None:
         """Refuse a provider that runs none of the graph's nodes.
@@ -80,33 +80,34 @@ class Graph:
             out: Where to write outputs, by name: float32, contiguous, of the right shapes; the others are made.
         """
         inputs = {name: arrays[name] for name in self.inputs}
-        batch = len(inputs[self.inputs[0]])
+        batch = len(arrays[self.inputs[0]])
         if out is None and 0 < batch <= self._max_rows:
-            return dict(zip(self.outputs, self._run(inputs), strict=True))
+            return self._run(inputs, batch)
         given = out or {}
         outputs = {
             name: given[name] if name in given else np.empty((batch, *shape), np.float32)
-            for name, shape in self._row_shapes.items()
+            for name, shape in self._row_shapes
         }
         for start in range(0, batch, self._max_rows):
-            rows = slice(start, start + self._max_rows)
-            parts = self._run({name: array[rows] for name, array in inputs.items()})
-            for name, part in zip(self.outputs, parts, strict=True):
+            rows = slice(start, min(start + self._max_rows, batch))
+            parts = self._run({name: array[rows] for name, array in inputs.items()}, rows.stop - start)
+            for name, part in parts.items():
                 outputs[name][rows] = part
         return outputs
 
-    def _run(self, inputs: Arrays) -> list[FloatArray]:
+    def _run(self, inputs: Arrays, batch: int) -> dict[str, FloatArray]:
         try:
-            outputs: list[FloatArray] = self._session.run(self.outputs, inputs)
+            values = self._session.run(self.outputs, inputs)
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
-        batch = len(inputs[self.inputs[0]])
-        for output, (name, shape) in zip(outputs, self._row_shapes.items(), strict=True):
-            if output.shape != (batch, *shape):  # ONNX Runtime takes what a graph says of its outputs on trust
+        outputs = {}
+        for value, (name, shape) in zip(values, self._row_shapes, strict=True):
+            if value.shape != (batch, *shape):  # ONNX Runtime takes what a graph says of its outputs on trust
                 raise BundleError(
                     f"{self.file} does not fit its manifest: {name} must have shape {(batch, *shape)}, got "
-                    f"{output.shape}; export the model again"
+                    f"{value.shape}; export the model again"
                 )
+            outputs[name] = value
         return outputs
 
     @staticmethod

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from runtime import InputError, Model
+from runtime._inputs import all_within
 
 SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 8\), got "
 
@@ -140,3 +143,14 @@ def test_counts_that_no_machine_has_room_for_are_refused(model: Model, count: in
 def test_batch_sizes_must_be_a_list(model: Model) -> None:
     with pytest.raises(InputError, match="batch_sizes must be a list of integers, got int"):
         model.warm_up(5)  # type: ignore[arg-type]  # that is the point
+
+
+ODD_BITS = [0x80000000, 0x7FC00000, 0xFFC00000, 0x7F800000, 0xFF800000, 0x3F800000]
+BITS = st.sampled_from(ODD_BITS) | st.integers(0, 2**32 - 1)
+
+
+@given(bits=st.lists(BITS, min_size=1, max_size=40), low=st.sampled_from([0.0, -1.0]))
+@example(bits=[0x80000000, 0x40A00000], low=0.0)  # -0 and 5: as integers, -0 is the larger one
+def test_all_numbers_are_within_their_range_whatever_their_bits(bits: list[int], low: float) -> None:
+    values = np.array(bits, np.uint32).view(np.float32)
+    assert all_within(values, low, 1.0) == bool(((values >= low) & (values <= 1)).all())
