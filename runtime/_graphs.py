@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping, MutableMapping
 
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError, InputError
 from ._graph import Graph
 from ._manifest import FileEntry, GraphName, Manifest, Precision
+from ._memory import give_memory_back
 from ._providers import Execution
 from ._signature import part_of
 
@@ -42,7 +44,8 @@ class Graphs(Mapping[GraphName, Graph]):
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._loaded: dict[GraphName, Graph] = {}
-        self._closed = False
+        self._let_go = weakref.finalize(self, _let_go, self._loaded)
+        self._let_go.atexit = False  # the system takes all of it then
         first = self[next(name for name in _HEAVY if name in bundle.manifest.graphs)]
         first.check_runs_on_provider()
         for name, entry in self._files.items():
@@ -57,24 +60,26 @@ class Graphs(Mapping[GraphName, Graph]):
             BundleError: The bundle holds a part of the model only, without this graph.
             EdgeVAEError: The model was closed, or this process was forked from the one that loaded it.
         """
-        if self._closed:
-            raise EdgeVAEError("this model was closed; load it again")
+        found = self._loaded.get(name)
+        return found if found is not None and os.getpid() == self._process else self._made(name)
+
+    def _made(self, name: GraphName) -> Graph:
         if os.getpid() != self._process:
             raise EdgeVAEError(
                 "this model was loaded before this process was forked, and its threads are not here; "
                 "load it in the process that uses it, or start processes with the method 'spawn'"
             )
-        found = self._loaded.get(name)
-        if found is None:
+        with self._lock:
+            if not self._let_go.alive:
+                raise EdgeVAEError("this model was closed; load it again")
             if name not in self.bundle.manifest.graphs:
                 raise BundleError(
                     f"{self.bundle.path} holds only the model's {part_of(self.bundle.manifest)}, and this needs its "
                     f"graph {name}; take a bundle that was exported with --graphs all"
                 )
-            with self._lock:
-                found = self._loaded.get(name) or Graph(self.bundle, name, self._execution, self._files[name])
-                self._loaded[name] = found
-        return found
+            if name not in self._loaded:
+                self._loaded[name] = Graph(self.bundle, name, self._execution, self._files[name])
+            return self._loaded[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self.bundle.manifest.graphs
@@ -86,9 +91,9 @@ class Graphs(Mapping[GraphName, Graph]):
         return len(self.bundle.manifest.graphs)
 
     def close(self) -> None:
-        """Let go of all sessions; those that are running come to their end."""
-        self._closed = True
-        self._loaded.clear()
+        """Let go of all sessions, as happens to forgotten ones too; those that are running come to their end."""
+        with self._lock:
+            self._let_go()
 
     def __reduce__(self) -> tuple[type[Graphs], tuple[Bundle, Execution, Precision]]:
         if self._execution.session_options is not None:
@@ -97,6 +102,11 @@ class Graphs(Mapping[GraphName, Graph]):
                 "load it in the process that uses it"
             )
         return Graphs, (self.bundle, self._execution, self.precision)
+
+
+def _let_go(loaded: MutableMapping[GraphName, Graph]) -> None:
+    loaded.clear()
+    give_memory_back()
 
 
 def files_of(manifest: Manifest, precision: Precision) -> dict[GraphName, FileEntry]:

@@ -1,10 +1,10 @@
 """A load for the runtime: many threads, random calls, every answer checked; what they leave behind is counted.
 
     python -m tests.soak --seconds 600
-    MALLOC_ARENA_MAX=2 python -m tests.soak --openings 2000
+    python -m tests.soak --openings 2000
 
-Prints a JSON object: calls, wrong answers, errors, memory over time, open files and threads before and after. Needs the
-runtime alone, and Linux.
+Prints a JSON object: calls, wrong answers, errors, memory over time, open files and threads before and after. Of models
+that are opened and closed, memory is looked at where none is open. Needs the runtime alone, and Linux.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _CALLS = 60
 _MAX_ROWS = 300
 _WARM_UP = 0.2  # of the whole
 _SAMPLES = 200
+_OPENINGS_A_ROUND = 20
+_ROUNDS_TO_WARM_UP = 3
 
 Arrays = tuple[NDArray[Any], ...]
 Answer = Callable[[Model], Arrays]
@@ -133,11 +135,11 @@ class Load:
         self.memory: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 
-    def check(self, call: Call, model: Callable[[], Model]) -> None:
+    def check(self, call: Call, model: Model) -> None:
         """Make a call, and note what came of it."""
         wrong, error = [], []
         try:
-            if not call.is_right(model()):
+            if not call.is_right(model):
                 wrong = [call.place]
         except Exception:  # noqa: BLE001 - whatever it is, it is what we look for
             error = [f"{call.place}: {traceback.format_exc()}"]
@@ -145,20 +147,6 @@ class Load:
             self.calls += 1
             self.wrong += wrong
             self.errors += error
-
-    def run(self, work: Callable[[random.Random], None], seconds: float, goes_on: Callable[[], bool]) -> None:
-        """Let threads do `work` again and again while `goes_on`, and note the memory about every `seconds`."""
-
-        def loop(seed: int) -> None:
-            rng = chooser_of(seed)
-            while goes_on():
-                work(rng)
-
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            running = [pool.submit(loop, seed) for seed in range(NUM_THREADS)]
-            while not all(future.done() for future in running):
-                time.sleep(seconds)
-                self.memory.append(memory_bytes())
 
     def report(self) -> dict[str, Any]:
         """Return what there is to tell; memory after the warm-up and at the end is the median of a tenth of the run."""
@@ -206,11 +194,17 @@ def soak(paths: tuple[Path, ...], seconds: float) -> dict[str, Any]:
     warm_up([model for _, model in models])
     before, load, until = left_open(), Load(), time.monotonic() + seconds
 
-    def work(chooser: random.Random) -> None:
-        call, model = chooser.choice(calls)
-        load.check(call, lambda: model)
+    def work(seed: int) -> None:
+        chooser = chooser_of(seed)
+        while time.monotonic() < until:
+            call, model = chooser.choice(calls)
+            load.check(call, model)
 
-    load.run(work, seconds / _SAMPLES, lambda: time.monotonic() < until)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        running = [pool.submit(work, seed) for seed in range(NUM_THREADS)]
+        while not all(future.done() for future in running):
+            time.sleep(seconds / _SAMPLES)
+            load.memory.append(memory_bytes())
     return load.report() | {"models": len(models), "before": before, "after": left_open()}
 
 
@@ -221,18 +215,32 @@ def reopen(paths: tuple[Path, ...], openings: int) -> dict[str, Any]:
     for path, precision in precisions(paths):
         with opened(path, precision) as model:
             plans.append((path, precision, plan(path, model, rng)))
-    before, load, turns = left_open(), Load(), itertools.count()
+    choosers = [chooser_of(seed) for seed in range(NUM_THREADS)]
+    load, together = Load(), threading.Barrier(NUM_THREADS)
+
+    def open_all(_thread: int) -> None:
+        for path, precision, _calls in plans:
+            together.wait()
+            with opened(path, precision) as model:
+                model.warm_up([_MAX_ROWS])
 
     def work(chooser: random.Random) -> None:
         path, precision, calls = chooser.choice(plans)
+        model = opened(path, precision)
+        load.check(chooser.choice(calls), model)
         if chooser.random() < 0.5:
-            load.check(chooser.choice(calls), lambda: opened(path, precision))
-            return
-        with opened(path, precision) as model:
-            load.check(chooser.choice(calls), lambda: model)
+            model.close()
 
-    load.run(work, 0.25, lambda: next(turns) < openings)
-    return load.report() | {"models": len(plans), "before": before, "after": left_open()}
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for _ in range(_ROUNDS_TO_WARM_UP):
+            list(pool.map(open_all, range(NUM_THREADS)))
+        before = left_open()
+        turns = itertools.islice(itertools.cycle(choosers), openings)
+        while chosen := list(itertools.islice(turns, _OPENINGS_A_ROUND)):
+            list(pool.map(work, chosen))
+            load.memory.append(memory_bytes())
+        after = left_open()
+    return load.report() | {"models": len(plans), "before": before, "after": after}
 
 
 @click.command()

@@ -16,6 +16,7 @@ SECONDS = float(os.environ.get("EDGEVAE_SOAK_SECONDS", "60"))
 OPENINGS = int(os.environ.get("EDGEVAE_SOAK_OPENINGS", "200"))
 FLAT = 0.05
 NOT_YET_FLAT = 0.25  # in so short a run memory still grows to what the calls side by side need
+WANDERS = 0.25  # what glibc keeps in the arenas of 16 threads, once more and once less
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts what a process holds in Linux's /proc")
 
@@ -25,7 +26,6 @@ def soaked(*arguments: object) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak", *map(str, arguments)],
         cwd=REPOSITORY,
-        env={**os.environ, "MALLOC_ARENA_MAX": "2"},
         capture_output=True,
         text=True,
         check=False,
@@ -52,4 +52,5 @@ def test_sixteen_threads_on_all_models_get_what_one_gets_and_memory_is_flat() ->
 def test_models_that_are_opened_and_closed_leave_nothing_behind() -> None:
     report = soaked("--openings", OPENINGS)
     assert report["calls"] == OPENINGS
-    assert report["held_growth"] < (FLAT if OPENINGS >= 2000 else NOT_YET_FLAT)
+    assert report["in_use_growth"] < FLAT
+    assert report["held_growth"] < WANDERS
