@@ -129,7 +129,7 @@ def main(bundle: Path, inputs: tuple[str, ...], rate: float, batch_size: int, se
         eps = [level.repeat(len(rows), axis=1) for level in drawn]
         score = model.score(np.stack(rows), y=y, num_particles=PARTICLES, eps=eps if len(eps) > 1 else eps[0])
         scored += len(rows)
-        for index in np.flatnonzero(score.elbo < threshold):
+        for index in np.flatnonzero(score.below(threshold)):
             unusual += 1
             elbo, reconstruction, kl = score.elbo[index], score.reconstruction[index], score.kl[index]
             below = threshold - elbo

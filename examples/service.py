@@ -127,7 +127,7 @@ class Service:
         found = await self.batcher.score(x, y=labels(options.y), seed=options.seed or 0)
         if not np.isfinite(found.elbo).all():
             raise runtime.InputError("x is so far from what the model knows that its ELBO is no finite number")
-        columns = (found.elbo, found.reconstruction, found.kl, found.elbo < self._threshold)
+        columns = (found.elbo, found.reconstruction, found.kl, found.below(self._threshold))
         names = ("elbo", "reconstruction", "kl", "is_anomaly")
         rows = [
             dict(zip(names, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)

@@ -16,6 +16,7 @@ On the command line: `vae-run --help`.
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
 from ._estimation import Score
+from ._execution import ProviderOptions
 from ._graph_check import GraphVersions, check_graph
 from ._latents import Latents
 from ._load import load
@@ -39,7 +40,6 @@ from ._model_spec import ModelSpec
 from ._noise import Noise
 from ._posterior import Level, Posterior
 from ._preprocessing import PreprocessingSpec, values_text
-from ._providers import ProviderOptions
 from ._reference import Reference
 from ._signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
 from ._trust import SIGNATURE_FILE

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from ._errors import BundleError
+from ._errors import BundleError, InputError
 from ._manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from ._regular_file import read_regular_file
 from ._trust import check_signature, read_public_key
@@ -22,13 +22,16 @@ class Bundle:
 
     Raises:
         BundleError: There is no bundle at `path`, or its manifest cannot be read.
-        InputError: `public_key` is no Ed25519 public key.
+        InputError: `path` is no path, or `public_key` no Ed25519 public key.
         InstallError: A `public_key` was given, and the package `cryptography` is not installed.
         SignatureError: The bundle is not signed, was altered after that, or was signed with another key.
     """
 
     def __init__(self, path: str | os.PathLike[str], public_key: str | os.PathLike[str] | bytes | None = None) -> None:
-        self.path = Path(path)
+        try:
+            self.path = Path(path)
+        except TypeError as error:
+            raise InputError(f"path must be that of a bundle's folder, got {type(path).__name__}") from error
         self._public_key = None if public_key is None else read_public_key(public_key)
         if not os.path.lexists(self.path / MANIFEST_FILE):
             raise BundleError(f"{self.path} is not a bundle: expected a folder with {MANIFEST_FILE} in it")

@@ -156,8 +156,9 @@ class Core(Loaded):
         Raises:
             InputError: An argument is out of range, or is none of this model's.
         """
+        n = _inputs.count("n", n, _inputs.MOST)
         prior = None if self._spec.latent == "normal" else self._graphs["prior"]
-        z = draw_prior(self._spec, prior, _inputs.count("n", n, _inputs.MOST), stream_of(seed), component)
+        z = draw_prior(self._spec, prior, n, stream_of(seed), component)
         return self._graphs["decoder"]({"z": z, **_inputs.labels(y, n, self._spec)})["loc_img"]
 
     def verify(self) -> Report:

@@ -13,8 +13,9 @@ import numpy as np
 
 from ._cpus import usable_cpus
 from ._errors import EdgeVAEError, InstallError
+from ._execution import Execution, short_name
 from ._onnxruntime import INSTALL, WHEELS, import_onnxruntime
-from ._providers import Execution, check_runs, create_session, short_name
+from ._providers import check_runs, create_session
 
 _PACKAGES = ("edgevae", "numpy", "msgspec", "click", "pillow")
 _PROBE = base64.b64decode(  # an ONNX graph, z = Relu(x I) with x of shape (1, 2): small, and known to every provider

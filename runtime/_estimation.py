@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -13,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import _inputs
 from ._core import Core
 from ._errors import InputError
-from ._noise import Noise
-from ._particles import Terms, particle_noise, particles, posterior_draws
+from ._noise import Noise, stream_of
+from ._particles import MOST_DRAWS, Terms, particle_noise, particles, posterior_draws
 
 FloatArray = NDArray[np.float32]
 Nats = NDArray[np.float64]
@@ -23,12 +24,14 @@ Eps: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
 _SCORE_PARTICLES = 10
 """Draws of z a row, as many as the quantiles in a manifest are made with."""
 _SCORE_SEED = 0
-_MOST_SAMPLES = 2**31
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Score:
     """How well a model explains each observation, in nats, shape `(batch,)` each.
+
+    NaN where float32 does not hold the model's numbers for a row: one that is far from what the model was fitted to,
+    where the likelihood takes any range.
 
     Args:
         elbo: Estimated E_q[log p(x|z)] - KL(q(z|x) ‖ p(z)); the higher, the more usual.
@@ -39,6 +42,10 @@ class Score:
     elbo: Nats
     reconstruction: Nats
     kl: Nats
+
+    def below(self, threshold: float) -> NDArray[np.bool_]:
+        """Return which rows' ELBO is not at least `threshold` nats, shape `(batch,)`: also those that have none."""
+        return ~(self.elbo >= threshold)
 
 
 class Estimation(Core):
@@ -64,9 +71,9 @@ class Estimation(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        given = self._observations.given(x, y)
-        draws = np.empty((_inputs.count("num_samples", num_samples, _MOST_SAMPLES), *given["x"].shape), np.float32)
-        for row, draw in zip(draws, posterior_draws(self._graphs, self._spec, given, seed), strict=False):
+        given, stream = self._observations.given(x, y), stream_of(seed)
+        draws = np.empty((_inputs.count("num_samples", num_samples, MOST_DRAWS), *given["x"].shape), np.float32)
+        for row, draw in zip(draws, posterior_draws(self._graphs, self._spec, given, stream), strict=False):
             row[:] = draw
         return draws
 
@@ -97,7 +104,7 @@ class Estimation(Core):
         """
         weights = (terms.log_weight for terms in self._particles(x, y, num_particles, seed, eps))
         total: Nats = functools.reduce(np.add, weights)
-        return total / num_particles
+        return total / int(num_particles)
 
     def log_likelihood(
         self,
@@ -126,7 +133,7 @@ class Estimation(Core):
         """
         weights = (terms.log_weight for terms in self._particles(x, y, num_particles, seed, eps))
         total: Nats = functools.reduce(np.logaddexp, weights)
-        return total - np.log(num_particles)
+        return total - math.log(num_particles)
 
     def score(
         self,
@@ -155,7 +162,7 @@ class Estimation(Core):
         if seed is None and eps is None:
             seed = _SCORE_SEED
         log_px_z, kl = functools.reduce(_add, self._particles(x, y, num_particles, seed, eps))
-        reconstruction, kl = log_px_z / num_particles, kl / num_particles
+        reconstruction, kl = log_px_z / int(num_particles), kl / int(num_particles)
         return Score(reconstruction - kl, reconstruction, kl)
 
     def threshold(self, rate: float = 0.01) -> float:
@@ -173,7 +180,8 @@ class Estimation(Core):
                 "this bundle holds no distribution of test images; compare score(x).elbo with your own data"
             )
         probabilities, values = zip(*dataset.elbo_quantiles, strict=True)
-        if not probabilities[0] <= _inputs.number("rate", rate) <= probabilities[-1]:
+        rate = _inputs.number("rate", rate)
+        if not probabilities[0] <= rate <= probabilities[-1]:
             raise InputError(f"rate must be from {probabilities[0]} to {probabilities[-1]}, got {rate}")
         return float(np.interp(rate, probabilities, values))
 
@@ -181,6 +189,8 @@ class Estimation(Core):
         self, x: ArrayLike, seed: int | Noise = _SCORE_SEED, *, y: ArrayLike | None = None, rate: float = 0.01
     ) -> NDArray[np.bool_]:
         """Return which rows are less likely than all but a part of `rate` of the test images, shape `(batch,)`.
+
+        A row whose ELBO is NaN, because it is too far out for float32, is one of them.
 
         Args:
             x: Observations, as for `encode`, treated as the training data was: `manifest.dataset.binarize` says how.
@@ -192,7 +202,7 @@ class Estimation(Core):
             InputError: An argument does not fit, or the bundle does not know how its test images are distributed.
         """
         limit = self.threshold(rate)
-        return self.score(x, seed, y=y).elbo < limit
+        return self.score(x, seed, y=y).below(limit)
 
     def _particles(
         self, x: ArrayLike, y: ArrayLike | None, num_particles: int, seed: int | Noise | None, eps: Eps | None

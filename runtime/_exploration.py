@@ -34,7 +34,8 @@ class Exploration(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        if _inputs.count("steps", steps, _MOST_STEPS) < 2:
+        steps = _inputs.count("steps", steps, _MOST_STEPS)
+        if steps < 2:
             raise InputError(f"steps must be at least 2, got {steps}")
         start, end = (np.asarray(self.encode(x, y=y).z_loc) for x in (x_a, x_b))
         if len(start) != len(end):
@@ -57,7 +58,8 @@ class Exploration(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
         """
-        if _inputs.count("dim", dim) >= self.z_dim:
+        dim = _inputs.count("dim", dim)
+        if dim >= self.z_dim:
             raise InputError(f"dim must be from 0 to {self.z_dim - 1}, got {dim}")
         values = _inputs.vector("span", span)
         z = np.repeat(np.asarray(self.encode(x, y=y).z_loc)[:, None], len(values), axis=1)

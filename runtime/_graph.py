@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError
+from ._execution import Execution
 from ._graph_check import check_graph
 from ._manifest import MODEL_PROPERTY, FileEntry, GraphName, TensorSpec
-from ._providers import Execution, check_runs, create_session
+from ._providers import check_runs, create_session
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -70,7 +71,7 @@ class Graph:
         Raises:
             ProviderError: All would run on the CPU.
         """
-        check_runs(self._session, self.provider, self.spec.file.file)
+        check_runs(self._session, self.provider, self.file)
 
     def __call__(self, arrays: Arrays, out: Arrays | None = None) -> dict[str, FloatArray]:
         """Run the graph on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs.

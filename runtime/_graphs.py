@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, MutableMapping
 
 from ._bundle import Bundle
-from ._errors import BundleError, EdgeVAEError, InputError
+from ._errors import BundleError, EdgeVAEError, InputError, ProviderError
+from ._execution import Execution
 from ._graph import Graph
 from ._manifest import FileEntry, GraphName, Manifest, Precision
 from ._memory import give_memory_back
-from ._providers import Execution
 from ._signature import part_of
 
 _HEAVY: tuple[GraphName, ...] = ("reconstruct", "encoder", "decoder")
@@ -40,18 +41,30 @@ class Graphs(Mapping[GraphName, Graph]):
         self.bundle = bundle
         self.precision: Precision = precision
         self._files = files_of(bundle.manifest, precision)
-        self._execution = execution
-        self._process = os.getpid()
-        self._lock = threading.Lock()
+        self._asked = self._execution = execution
+        self._is_forked = False
+        self._lock = threading.RLock()  # a signal's handler may close the model while the same thread makes a session
         self._loaded: dict[GraphName, Graph] = {}
         self._let_go = weakref.finalize(self, _let_go, self._loaded)
         self._let_go.atexit = False  # the system takes all of it then
-        first = self[next(name for name in _HEAVY if name in bundle.manifest.graphs)]
-        first.check_runs_on_provider()
+        _living[id(self)] = self
+        self.provider = self._first().provider
+        self._execution = execution.on(self.provider)  # `auto` chooses once, for all graphs
         for name, entry in self._files.items():
             if name not in self._loaded:
                 bundle.read(entry)
-        self.provider = first.provider
+
+    def _first(self) -> Graph:
+        """Make the first session, on a provider that runs some of it."""
+        name = next(name for name in _HEAVY if name in self.bundle.manifest.graphs)
+        try:
+            self[name].check_runs_on_provider()
+        except ProviderError:
+            if self._asked.providers is not None:
+                raise
+            self._loaded.clear()
+            self._execution = self._asked.on("cpu")
+        return self[name]
 
     def __getitem__(self, name: GraphName) -> Graph:
         """Return a graph, ready to run.
@@ -61,25 +74,30 @@ class Graphs(Mapping[GraphName, Graph]):
             EdgeVAEError: The model was closed, or this process was forked from the one that loaded it.
         """
         found = self._loaded.get(name)
-        return found if found is not None and os.getpid() == self._process else self._made(name)
+        return self._made(name) if found is None else found
 
     def _made(self, name: GraphName) -> Graph:
-        if os.getpid() != self._process:
+        if self._is_forked:
             raise EdgeVAEError(
                 "this model was loaded before this process was forked, and its threads are not here; "
                 "load it in the process that uses it, or start processes with the method 'spawn'"
             )
         with self._lock:
-            if not self._let_go.alive:
-                raise EdgeVAEError("this model was closed; load it again")
+            self._check_open()
             if name not in self.bundle.manifest.graphs:
                 raise BundleError(
                     f"{self.bundle.path} holds only the model's {part_of(self.bundle.manifest)}, and this needs its "
                     f"graph {name}; take a bundle that was exported with --graphs all"
                 )
             if name not in self._loaded:
-                self._loaded[name] = Graph(self.bundle, name, self._execution, self._files[name])
+                graph = Graph(self.bundle, name, self._execution, self._files[name])
+                self._check_open()
+                self._loaded[name] = graph
             return self._loaded[name]
+
+    def _check_open(self) -> None:
+        if not self._let_go.alive:
+            raise EdgeVAEError("this model was closed; load it again")
 
     def __contains__(self, name: object) -> bool:
         return name in self.bundle.manifest.graphs
@@ -95,13 +113,33 @@ class Graphs(Mapping[GraphName, Graph]):
         with self._lock:
             self._let_go()
 
+    def leave_to_parent(self) -> None:
+        """In a forked process, keep the sessions for ever: what ends one waits for its threads, which are not here."""
+        self._is_forked = True
+        self._lock = threading.RLock()  # another thread may have held it
+        self._let_go.detach()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._loaded))
+        self._loaded = {}
+
     def __reduce__(self) -> tuple[type[Graphs], tuple[Bundle, Execution, Precision]]:
-        if self._execution.session_options is not None:
+        if self._asked.session_options is not None:
             raise EdgeVAEError(
                 "a model that was loaded with session_options does not pickle, because these do not; "
                 "load it in the process that uses it"
             )
-        return Graphs, (self.bundle, self._execution, self.precision)
+        return Graphs, (self.bundle, self._asked, self.precision)
+
+
+_living: weakref.WeakValueDictionary[int, Graphs] = weakref.WeakValueDictionary()
+
+
+def _leave_all_to_parent() -> None:
+    for graphs in list(_living.values()):
+        graphs.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
 def _let_go(loaded: MutableMapping[GraphName, Graph]) -> None:
@@ -116,6 +154,8 @@ def files_of(manifest: Manifest, precision: Precision) -> dict[GraphName, FileEn
         InputError: The bundle has no such precision.
     """
     files = {name: graph.file for name, graph in manifest.graphs.items()}
+    if not isinstance(precision, str):
+        raise InputError(f"precision must be fp32, fp16 or int8, got {type(precision).__name__}")
     if precision == "fp32":
         return files
     if precision not in manifest.precisions:

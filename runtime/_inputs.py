@@ -122,7 +122,10 @@ def number(name: str, value: float) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InputError(f"{name} must be a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise InputError(f"{name} must be a number that a float holds, got a larger one") from error
 
 
 def vector(name: str, value: ArrayLike) -> FloatArray:

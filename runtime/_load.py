@@ -10,10 +10,10 @@ from . import _inputs
 from ._bundle import Bundle
 from ._cpus import usable_cpus
 from ._errors import BundleError, InputError
+from ._execution import Execution, ProviderOptions
 from ._graphs import Graphs
 from ._manifest import Precision
 from ._model import Model
-from ._providers import Execution, ProviderOptions
 from ._signature import check_signatures
 
 _MAX_THREADS = 1024
@@ -57,7 +57,8 @@ def load(
     """
     if session_options is not None and threads is not None:
         raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
-    if threads is not None and not 1 <= _inputs.count("threads", threads) <= _MAX_THREADS:
+    threads = None if threads is None else _inputs.count("threads", threads)
+    if threads is not None and not 1 <= threads <= _MAX_THREADS:
         raise InputError(f"threads must be from 1 to {_MAX_THREADS}, got {threads}; leave it out to use all CPUs")
     bundle = Bundle(path, public_key)
     if not bundle.manifest.graphs:

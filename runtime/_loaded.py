@@ -101,7 +101,8 @@ class Loaded:
         if not isinstance(batch_sizes, Iterable):
             raise InputError(f"batch_sizes must be a list of integers, got {type(batch_sizes).__name__}")
         for size in batch_sizes:
-            if _inputs.count("batch_sizes", size, _inputs.MOST) == 0:
+            rows = _inputs.count("batch_sizes", size, _inputs.MOST)
+            if rows == 0:
                 raise InputError("batch_sizes must be at least 1 each, got 0")
             for graph in self._graphs.values():
-                graph({part.name: np.zeros((size, *part.row_shape), part.dtype) for part in graph.spec.inputs})
+                graph({part.name: np.zeros((rows, *part.row_shape), part.dtype) for part in graph.spec.inputs})

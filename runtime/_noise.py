@@ -59,11 +59,12 @@ class Noise:
         """
         if not isinstance(shape, (tuple, list)):
             raise InputError(f"shape must be a tuple or a list of integers, got {type(shape).__name__}")
-        size = math.prod([count("shape", length, MOST) for length in shape])
-        if math.prod(filter(None, shape)) > MOST:  # beside a length of 0 too, NumPy knows no more
-            raise InputError(f"shape must be of at most {MOST} values, got {tuple(shape)}; draw them in parts")
+        lengths = tuple(count("shape", length, MOST) for length in shape)
+        if math.prod(filter(None, lengths)) > MOST:  # beside a length of 0 too, NumPy knows no more
+            raise InputError(f"shape must be of at most {MOST} values, got {lengths}; draw them in parts")
+        size = math.prod(lengths)
         values = self._pairs(size) if size < _BLOCK else self._blocks(size)
-        return values.reshape(shape)
+        return values.reshape(lengths)
 
     def uniform(self, size: int) -> NDArray[np.float32]:
         """Draw values of U[0, 1), float32, as `torch.rand(size)` would.

@@ -17,6 +17,7 @@ from ._noise import Noise, stream_of
 from ._posterior import zero_noise
 from ._signature import level_names
 
+MOST_DRAWS = 2**31
 _ROWS = 512  # at a time, so that memory does not grow with the batch
 
 
@@ -70,7 +71,8 @@ def particle_noise(
     Raises:
         InputError: An argument is out of range, or not one of `seed` and `eps` was given.
     """
-    if _inputs.count("num_particles", num_particles) == 0:
+    num_particles = _inputs.count("num_particles", num_particles, MOST_DRAWS)
+    if num_particles == 0:
         raise InputError("num_particles must be at least 1, got 0")
     if (seed is None) == (eps is None):
         raise InputError(f"give one of seed and eps, got {'neither' if seed is None else 'both'}")
@@ -100,12 +102,9 @@ def _terms(graphs: Graphs, part: Arrays, eps: list[NDArray[np.float32]]) -> Term
     return Terms(log_px_z, log_qz_x - log_pz)
 
 
-def posterior_draws(
-    graphs: Graphs, model: ModelSpec, given: Arrays, seed: int | Noise
-) -> Iterator[NDArray[np.float32]]:
+def posterior_draws(graphs: Graphs, model: ModelSpec, given: Arrays, stream: Noise) -> Iterator[NDArray[np.float32]]:
     """Yield draws of p(x'|x), shape `(batch, data_dim)`, without end; each takes the noise of z and then that of x'."""
     part = _encoded(graphs, model, given)
-    stream = stream_of(seed)
     while True:
         part["z"] = part["z_loc"] + part["z_scale"] * stream.standard_normal(part["z_loc"].shape)
         parameters = graphs["decoder"](part)

@@ -39,9 +39,7 @@ class Message:
         self.file = file
         self._left = _MAX_FIELDS
 
-    def fields(  # noqa: C901 - one loop over bytes, which calls would slow down
-        self, schema: Schema, start: int, end: int
-    ) -> dict[int, list[Field]]:
+    def fields(self, schema: Schema, start: int, end: int) -> dict[int, list[Field]]:
         """Return the fields between `start` and `end` by their numbers, in order.
 
         Raises:
@@ -72,14 +70,12 @@ class Message:
         if position != end:
             raise self.damaged()
         for number, fields in found.items():
-            self._left -= len(fields)
+            self._count(len(fields))
             rule = schema[fields[0][0]]
             if isinstance(rule, str):
                 raise self.error(rule)
             if len(fields) > 1 and not rule:
                 raise self.error(f"holds twice what a graph has once (field {number})")
-        if self._left < 0:
-            raise self.error(f"has more than {_MAX_FIELDS} parts")
         return found
 
     def bytes_of(self, field: Field) -> bytes:
@@ -109,6 +105,7 @@ class Message:
         tag, position, end = field
         if tag & 7 == VARINT:
             return [signed(position)]
+        self._count(self.count_varints(field))
         values = []
         while position < end:
             value, position = self._varint(position)
@@ -120,6 +117,7 @@ class Message:
         _, start, end = field
         if end > len(self.data) or (end - start) % 4:
             raise self.damaged()
+        self._count((end - start) // 4)
         floats: list[float] = np.frombuffer(self.data, "<f4", (end - start) // 4, start).tolist()
         return floats
 
@@ -127,6 +125,12 @@ class Message:
         """Return how many integers are packed in a field."""
         packed = np.frombuffer(self.data, np.uint8, field[2] - field[1], field[1])
         return int(np.count_nonzero(packed < 128))
+
+    def _count(self, parts: int) -> None:
+        """Refuse a graph that would take too long to look at, before it does."""
+        self._left -= parts
+        if self._left < 0:
+            raise self.error(f"has more than {_MAX_FIELDS} parts")
 
     def error(self, what: str) -> BundleError:
         """Return the error that refuses this message."""

@@ -49,9 +49,12 @@ class Streaming(Core):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range; raised when its turn comes.
         """
-        if _inputs.count("batch_size", batch_size) == 0:
+        batch_size = _inputs.count("batch_size", batch_size)
+        if batch_size == 0:
             raise InputError("batch_size must be at least 1, got 0")
         noise = None if seed is None else _RowNoise(seed, self.z_dim)
+        if isinstance(x, np.ndarray) and x.ndim == 1:
+            self._checked(x)  # which says what is missing, of all of it
         observations = _rows("x", x, batch_size, self._checked)
         if y is None or isinstance(y, (int, np.integer)):
             pairs: Iterable[tuple[_Rows, ArrayLike | None]] = ((rows, y) for rows in observations)

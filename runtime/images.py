@@ -142,7 +142,8 @@ def save_grid(
         raise InputError(f"values must have shape (count, {size}) or (count, *data_shape), got {values.shape}")
     if len(values) == 0:
         raise InputError("a grid needs at least one image, got none")
-    if count("columns", columns) == 0:
+    columns = count("columns", columns)
+    if columns == 0:
         raise InputError("columns must be at least 1, got 0")
     factor = max(1, -(-_SMALLEST_TILE // max(height, width)))
     pixels = np.rint(values.reshape(-1, channels, height, width).clip(0, 1) * _LARGEST_GREY).astype(np.uint8)

@@ -103,5 +103,5 @@ def _scores(model: Model, rows: Rows, seed: int, limit: float | None) -> Iterato
                 "reconstruction": found.reconstruction,
                 "kl": found.kl,
             }
-            yield columns if limit is None else {**columns, "unusual": found.elbo < limit}
+            yield columns if limit is None else {**columns, "unusual": found.below(limit)}
             advance(len(x))

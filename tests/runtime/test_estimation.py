@@ -11,6 +11,7 @@ import pytest
 
 from export import Source, export_bundle
 from runtime import DatasetSpec, InputError, Model, load
+from tests.conftest import REPOSITORY
 from train import VAE, Dataset, elbo_of_each, load_dataset
 
 QUANTILES = ((0.001, -90.0), (0.01, -80.0), (0.5, -40.0), (0.999, -10.0))
@@ -84,3 +85,21 @@ def test_noise_is_more_unusual_than_digits_to_a_trained_model() -> None:
 def test_a_rate_that_is_no_number_is_refused(scored: Model, rate: Any) -> None:
     with pytest.raises(InputError, match="rate must be a number"):
         scored.threshold(rate)
+
+
+def test_a_row_that_is_too_far_out_for_float32_is_an_anomaly() -> None:
+    model = load(REPOSITORY / "models" / "fashion-normal", provider="cpu")
+    x = np.stack([np.zeros(784, np.float32), np.full(784, 1e4, np.float32)])
+    assert np.isnan(model.score(x).elbo).tolist() == [False, True]
+    assert model.is_anomaly(x, rate=0.999).tolist() == [model.score(x).elbo[0] < model.threshold(0.999), True]
+
+
+@pytest.mark.parametrize("count", [np.uint8(100), np.int8(100), np.uint64(100)])
+def test_a_small_integer_type_loses_nothing_of_a_bound(model: Model, digits: Dataset, count: Any) -> None:
+    x = digits.test[:3].numpy()
+    np.testing.assert_array_equal(model.log_likelihood(x, 0, count), model.log_likelihood(x, 0, 100))
+
+
+def test_no_samples_take_no_wrong_seed(model: Model) -> None:
+    with pytest.raises(InputError, match="seed must be an integer"):
+        model.posterior_predictive(np.zeros((2, 64), np.float32), 0, "1")  # type: ignore[arg-type]  # wrong on purpose

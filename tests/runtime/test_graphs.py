@@ -6,13 +6,18 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import BundleError, EdgeVAEError, InputError, Model, Noise, load
+from runtime import BundleError, EdgeVAEError, InputError, Model, Noise, _graphs, load
+from runtime._graph import Graph
+from tests.conftest import REPOSITORY
 from tests.fuzz.bundle import with_right_hash
 from train import Dataset
 
@@ -117,3 +122,47 @@ def test_a_name_that_is_no_text_is_refused(bundle: Path, tmp_path: Path, name: b
     (damaged / "manifest.json").write_bytes(with_right_hash(manifest, "encoder.onnx", content))
     with pytest.raises(BundleError), load(damaged, provider="cpu") as model:
         model.encode(np.zeros((2, 64)))
+
+
+_FORKED = """
+import os, sys, threading
+import runtime
+
+model = runtime.load(sys.argv[1], provider="cpu", threads=2)
+model.generate(1, seed=0)
+if sys.argv[2] == "locked":
+    model._graphs._lock.acquire()
+child = os.fork()
+if child == 0:
+    if sys.argv[2] == "forgotten":
+        del model
+    else:
+        model.close()
+    model = runtime.load(sys.argv[1], provider="cpu", threads=2)
+    os._exit(len(model.generate(3, seed=0)))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("how", ["closed", "forgotten", "locked"])
+def test_a_forked_process_can_let_the_model_go_and_load_its_own(bundle: Path, how: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", _FORKED, str(bundle), how]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "3\n"
+
+
+def test_a_model_that_is_closed_while_a_session_is_made_is_closed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(bundle, provider="cpu")
+
+    def interrupted(*arguments: Any) -> Graph:
+        made = Graph(*arguments)
+        model.close()  # as a signal's handler may, in the thread that holds the lock
+        return made
+
+    monkeypatch.setattr(_graphs, "Graph", interrupted)
+    with pytest.raises(EdgeVAEError, match="this model was closed"):
+        model.generate(1, seed=0)
+    assert model._graphs._loaded == {}

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtime import EdgeVAEError, InputError, InstallError, ProviderError, _onnxruntime, _providers, load
+from runtime import EdgeVAEError, InputError, InstallError, ProviderError, _graph, _onnxruntime, _providers, load
 
 HAS_CUDA_WHEEL = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 HAS_CUDA_DEVICE = _providers._cuda_device_count() > 0
@@ -230,3 +230,56 @@ def test_two_wheels_at_once_are_a_warning_that_names_them(
     monkeypatch.setattr(onnxruntime, "__file__", str(tmp_path / "onnxruntime" / "__init__.py"))
     with pytest.warns(RuntimeWarning, match="onnxruntime and onnxruntime-gpu are both installed and overwrite"):
         load(bundle, provider="cpu")
+
+
+def test_auto_chooses_once_for_all_graphs(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cuda(OnTheCPU):
+        """A session that says it has CUDA."""
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(_providers, "check_runs", lambda *_arguments: None)
+    monkeypatch.setattr(_graph, "check_runs", lambda *_arguments: None)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Cuda)
+    model = load(bundle)
+    assert model.provider == "cuda"
+    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: "its memory is full")
+    with pytest.raises(ProviderError, match="its memory is full"):
+        model.generate(1, seed=0)
+
+
+def test_auto_takes_the_cpu_where_cuda_would_run_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle(OnTheCPU):
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def nothing_runs(_session: object, provider: str, file: str) -> None:
+        if provider == "cuda":
+            raise ProviderError(f"provider 'cuda' runs nothing of {file}")
+
+    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(_graph, "check_runs", nothing_runs)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Idle)
+    assert load(bundle).provider == "cpu"
+    with pytest.raises(ProviderError, match="runs nothing"):
+        load(bundle, provider="cuda")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"provider": ["CPUExecutionProvider"]}, "provider must be a name like cpu or cuda, got list"),
+        ({"precision": ["fp16"]}, "precision must be fp32, fp16 or int8, got list"),
+        ({"providers": 5}, "providers must be a list of at least one"),
+        ({"providers": [None]}, "providers must be names, or pairs of a name and a dict"),
+        ({"providers": [("CPUExecutionProvider",)]}, "providers must be names, or pairs"),
+        ({"providers": [("CPUExecutionProvider", None)]}, "providers must be names, or pairs"),
+        ({"providers": [(["CPUExecutionProvider"], {})]}, "providers must be ONNX Runtime's"),
+        ({"path": 5}, "path must be that of a bundle's folder, got int"),
+    ],
+)
+def test_what_is_no_choice_at_all_is_refused_by_its_name(bundle: Path, arguments: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        load(**{"path": bundle, **arguments})

@@ -126,3 +126,13 @@ def test_a_stream_may_reuse_its_memory(model: Model, x: NDArray[np.float32]) -> 
 def test_what_is_no_stream_of_observations_is_refused(model: Model, stream: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(model.reconstruct_batches(stream))
+
+
+@pytest.mark.parametrize("batch_size", [np.uint8(100), np.int8(100), np.int64(100)])
+def test_a_small_integer_type_loses_no_rows(model: Model, x: NDArray[np.float32], batch_size: Any) -> None:
+    assert [len(batch) for batch in model.reconstruct_batches(x[:250], batch_size)] == [100, 100, 50]
+
+
+def test_an_array_without_a_batch_axis_is_named_as_it_is(model: Model) -> None:
+    with pytest.raises(InputError, match=r"got \(64,\); add a batch axis with x\[None\]"):
+        list(model.reconstruct_batches(np.zeros(64, np.float32), 10))

@@ -72,6 +72,11 @@ def _negative(model: ModelProto) -> None:
     model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", -5]))
 
 
+def _packed(model: ModelProto, values: list[float]) -> None:
+    """Add an attribute with very many numbers, a byte or four each."""
+    model.graph.node[0].attribute.append(helper.make_attribute("more", values))
+
+
 def _padded(content: bytes) -> bytes:
     """The graph with half a million nodes more, of two bytes each."""
     model = onnx.load_from_string(content)
@@ -154,6 +159,8 @@ GRAPHS: tuple[Case, ...] = (
     _bytes("group", lambda content: content + b"\x0b\x0c", UNKNOWN),
     _bytes("length-beyond-the-end", lambda content: content + b"\x72\xff\xff\xff\xff\x07", DAMAGED),
     _bytes("endless-varint", lambda content: content + b"\x72" + b"\xff" * 1000, DAMAGED),
+    graph("half-a-million-packed-integers", lambda model: _packed(model, [1] * 600_000), "has more than 500000 parts"),
+    graph("half-a-million-packed-floats", lambda model: _packed(model, [1.0] * 600_000), "has more than 500000 parts"),
     _bytes("half-a-million-parts", _padded, "has more than 500000 parts"),
     _bytes("nested-branches", lambda _: _nest(1000), "holds graphs within the graph"),
     _bytes("other-format", lambda content: b"\x12\x90\x01\x00ORTM" + content, DAMAGED),
