@@ -75,6 +75,7 @@ bench: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[bench]'
 	$(DEV)/bin/python -W ignore -m benchmarks.inference --json docs/inference.json --chart docs/inference.svg
 	$(DEV)/bin/python -m benchmarks.start
+	$(DEV)/bin/python -m benchmarks.training
 
 clean:
 	rm -rf $(DEV) $(BARE) $(OLDEST) demo build *.egg-info

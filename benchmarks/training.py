@@ -1,15 +1,16 @@
 """Seconds an epoch, beside Pyro's way and beside a loop by hand.
 
-    python -m benchmarks.training --dataset mnist --data-dir ~/mnist
+    python -m benchmarks.training --dataset mnist --data-dir ~/mnist --also bf16 --also compile --json training.json
 
 Pyro's way is a DataLoader over single images and `svi.step`. The loop by hand is plain PyTorch: the same network, the
 two densities written out, one fused Adam, the images in one tensor. First the three are compared, step by step on the
 same batches from the same seed; then they are timed in turn, in one process, and what is compared is the median of the
-rounds' ratios.
+rounds' ratios. `--also` times the loop by hand in bfloat16, or compiled, too: what `train` would gain by either.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import time
@@ -27,6 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
+from benchmarks._chart import draw_bars
 from train import (
     DATASET_NAMES,
     VAE,
@@ -41,6 +43,7 @@ from train import (
 _BATCH_SIZE = 256
 _LEARNING_RATE = 1e-3
 _COMPARED_STEPS = 50
+_OURS = "python -m train"
 _MAX_RELATIVE_DIFF = 1e-5
 
 Way = tuple[VAE, Callable[[], float]]
@@ -70,17 +73,28 @@ def pyros_step(vae: VAE) -> Callable[[Tensor], float]:
     return step
 
 
-def step_by_hand(vae: VAE) -> Callable[[Tensor], Tensor]:
-    """Return a function that makes a step and returns its loss, in nats: log q(z|x) - log p(z) - log p(x|z)."""
+def step_by_hand(vae: VAE, also: str | None = None) -> Callable[[Tensor], Tensor]:
+    """Return a function that makes a step and returns its loss, in nats: log q(z|x) - log p(z) - log p(x|z).
+
+    Args:
+        vae: The model.
+        also: `bf16` for products in bfloat16 (PyTorch's autocast), `compile` for `torch.compile`.
+    """
     optimizer = torch.optim.Adam(vae.parameters(), _LEARNING_RATE, fused=True)
 
-    def step(x: Tensor) -> Tensor:
-        x = x.flatten(1)
+    def loss_of(x: Tensor) -> Tensor:
         z_loc, z_scale = vae.encoder(x)
         eps = torch.randn_like(z_loc)
         z = z_loc + z_scale * eps
         reconstruction = binary_cross_entropy_with_logits(vae.decoder.outputs_at(z), x, reduction="sum")
         loss: Tensor = reconstruction + (0.5 * z.square() - 0.5 * eps.square() - z_scale.log()).sum()
+        return loss
+
+    compiled: Callable[[Tensor], Tensor] = torch.compile(loss_of) if also == "compile" else loss_of
+
+    def step(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=also == "bf16"):
+            loss = compiled(x.flatten(1))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -97,10 +111,10 @@ def pyros_way(images: Tensor, model_config: ModelConfig) -> Way:
     return vae, lambda: sum(step(batch) for batch in loader) / len(images)
 
 
-def by_hand(images: Tensor, model_config: ModelConfig) -> Way:
+def by_hand(images: Tensor, model_config: ModelConfig, also: str | None = None) -> Way:
     """Train with a loop that one writes for this model alone."""
     vae = _new_vae(model_config)
-    step = step_by_hand(vae)
+    step = step_by_hand(vae, also)
 
     def fit_epoch() -> float:
         total = torch.zeros((), dtype=torch.float64)
@@ -141,13 +155,27 @@ def check_equal(images: Tensor, model_config: ModelConfig) -> float:
 @click.option("--dataset", type=click.Choice(DATASET_NAMES), default="digits", help="The images to train on.")
 @click.option("--data-dir", type=click.Path(exists=True, path_type=Path), help="Folder with the IDX files.")
 @click.option("--epochs", type=click.IntRange(min=2), default=6, help="Epochs of each; the first is not timed.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(dataset: DatasetName, data_dir: Path | None, epochs: int, as_json: bool) -> None:
+@click.option("--also", type=click.Choice(["bf16", "compile"]), multiple=True, help="Time the loop by hand so too.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the numbers.")
+@click.option("--chart", type=click.Path(path_type=Path), help="Where to draw them, .svg or .png.")
+def main(
+    dataset: DatasetName,
+    data_dir: Path | None,
+    epochs: int,
+    also: tuple[str, ...],
+    json_file: Path | None,
+    chart: Path | None,
+) -> None:
     """Compare the losses of three ways, then their time and their test ELBO."""
     data = load_dataset(dataset, data_dir)
     model_config = ModelConfig(data.data_shape)
     worst = check_equal(data.train, model_config)
-    makers = {"Pyro's way": pyros_way, "a loop by hand": by_hand, "python -m train": our_way}
+    makers: dict[str, Callable[[Tensor, ModelConfig], Way]] = {
+        _OURS: our_way,
+        "Pyro's way": pyros_way,
+        "a loop by hand": by_hand,
+        **{f"by hand, {each}": functools.partial(by_hand, also=each) for each in also},
+    }
     ways = {name: make(data.train, model_config) for name, make in makers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(epochs):
@@ -165,10 +193,6 @@ def main(dataset: DatasetName, data_dir: Path | None, epochs: int, as_json: bool
         }
         for name, (vae, _) in ways.items()
     }
-    if as_json:
-        about = {"dataset": dataset, "images": len(data.train), "threads": torch.get_num_threads(), "epochs": epochs}
-        click.echo(json.dumps({**about, "max_relative_diff": worst, "ways": rows}))
-        return
     click.echo(f"{dataset}, {len(data.train)} images, {torch.get_num_threads()} threads, median of {epochs - 1} epochs")
     click.echo(f"losses of the first steps agree to {worst:.1e}")
     for name, row in rows.items():
@@ -177,6 +201,12 @@ def main(dataset: DatasetName, data_dir: Path | None, epochs: int, as_json: bool
             f"{row['of_a_loop_by_hand']:.2f} of a loop by hand  "
             f"test ELBO after {epochs} epochs {row['test_elbo_nats']:.2f} nats"
         )
+    if json_file is not None:
+        about = {"dataset": dataset, "images": len(data.train), "threads": torch.get_num_threads(), "epochs": epochs}
+        content = json.dumps({**about, "max_relative_diff": worst, "ways": rows}, indent=2)
+        json_file.write_text(f"{content}\n", encoding="utf-8")
+    if chart is not None:
+        draw_bars(chart, [(f"{dataset}, an epoch", {name: row["seconds"] for name, row in rows.items()})], _OURS)
 
 
 def _ratio(seconds: list[float], others: list[float]) -> float:
