@@ -16,7 +16,6 @@ SECONDS = float(os.environ.get("EDGEVAE_SOAK_SECONDS", "60"))
 OPENINGS = int(os.environ.get("EDGEVAE_SOAK_OPENINGS", "200"))
 FLAT = 0.05
 NOT_YET_FLAT = 0.25  # in so short a run memory still grows to what the calls side by side need
-WANDERS = 0.25  # what glibc keeps in the arenas of 16 threads, once more and once less
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts what a process holds in Linux's /proc")
 
@@ -53,4 +52,4 @@ def test_models_that_are_opened_and_closed_leave_nothing_behind() -> None:
     report = soaked("--openings", OPENINGS)
     assert report["calls"] == OPENINGS
     assert report["in_use_growth"] < FLAT
-    assert report["held_growth"] < WANDERS
+    assert report["held_growth"] < (FLAT if OPENINGS >= 2000 else NOT_YET_FLAT)
