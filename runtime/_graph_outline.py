@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._errors import BundleError
-from ._onnxruntime import import_onnxruntime
+from ._onnxruntime import import_onnxruntime, new_session
 from ._protobuf import bytes_field, integer_field
 
 Shape: TypeAlias = "tuple[int, ...]"
@@ -93,9 +93,7 @@ def session_of(
     options.intra_op_num_threads = 1
     options.log_severity_level = _SILENT
     try:
-        return onnxruntime.InferenceSession(
-            outline.versions + bytes_field(7, graph), options, providers=["CPUExecutionProvider"]
-        )
+        return new_session(outline.versions + bytes_field(7, graph), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # likewise
         raise refused(outline, error) from error
 

@@ -6,6 +6,7 @@ import functools
 import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ._errors import InstallError
 
@@ -15,6 +16,7 @@ WHEELS = {"onnxruntime"} | {
     f"onnxruntime-{kind}" for kind in ("gpu", "directml", "openvino", "qnn", "rocm", "migraphx", "training", "silicon")
 }
 """All names under which ONNX Runtime is packaged; any two overwrite each other."""
+_SHARED_THREADS_ONLY = "use_per_session_threads must be false"
 
 
 @functools.cache
@@ -44,6 +46,31 @@ def import_onnxruntime() -> ModuleType:
             stacklevel=2,
         )
     return module
+
+
+def new_session(graph: bytes, options: Any, *, own: bool = True, **providers: Any) -> Any:
+    """Return an `onnxruntime.InferenceSession` that runs on the providers it was made for, or fails.
+
+    An application may have given all sessions of its process the same threads (`set_global_thread_pool_sizes`). ONNX
+    Runtime allows no others then, and cannot be asked: these threads are taken where it refuses.
+
+    Args:
+        graph: The content of the `.onnx` file.
+        options: An `onnxruntime.SessionOptions`.
+        own: Whether the options are ours to change, not the caller's.
+        providers: `providers` and `provider_options`, as ONNX Runtime takes them.
+    """
+    make = functools.partial(import_onnxruntime().InferenceSession, graph, options, **providers, enable_fallback=0)
+    try:
+        session = make()
+    except RuntimeError as error:
+        if not own or _SHARED_THREADS_ONLY not in str(error):
+            raise
+        options.use_per_session_threads = False
+        options.intra_op_num_threads = 0  # else it warns that it does not look at the number
+        session = make()
+    session.disable_fallback()  # older versions do not take it from the argument
+    return session
 
 
 def installed_wheels(onnxruntime: ModuleType) -> list[str]:

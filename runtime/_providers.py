@@ -19,7 +19,7 @@ from typing import Any
 
 from ._errors import BundleError, ProviderError
 from ._execution import AUTO_CHOICES, CPU, CUDA, SUFFIX, Execution, short_name
-from ._onnxruntime import import_onnxruntime
+from ._onnxruntime import import_onnxruntime, new_session
 
 _SILENT, _WARNING = 4, 2  # ONNX Runtime's log severities: nothing but fatal errors; its default
 _NEED_CUDA = (CUDA, "tensorrt", "nvtensorrtrtx")
@@ -107,7 +107,6 @@ def _checked_session(onnxruntime: ModuleType, graph: bytes, file: str, execution
                 f"ONNX Runtime lists {name.removesuffix(SUFFIX)} but could not load it: {missing} libraries are "
                 f"missing, or of a version that it was not built for{wanted}{remedy}",
             )
-    session.disable_fallback()
     return session
 
 
@@ -145,9 +144,10 @@ def _session(onnxruntime: ModuleType, graph: bytes, execution: Execution) -> Any
             options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
     pairs = execution.providers or ()
     with _quiet_loading(onnxruntime, [short_name(name) for name, _ in pairs]):
-        return onnxruntime.InferenceSession(
+        return new_session(
             graph,
             options,
+            own=execution.session_options is None,
             providers=[name for name, _ in pairs],
             provider_options=[dict(provider_options) for _, provider_options in pairs],
         )

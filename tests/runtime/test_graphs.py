@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from runtime import BundleError, EdgeVAEError, InputError, Model, Noise, _graphs, load
@@ -150,6 +151,33 @@ def test_a_forked_process_can_let_the_model_go_and_load_its_own(bundle: Path, ho
     command = [sys.executable, "-W", "ignore", "-c", _FORKED, str(bundle), how]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "3\n"
+
+
+_IN_SHARED_THREADS = """
+import os, sys
+import onnxruntime
+
+onnxruntime.set_global_thread_pool_sizes(2, 1)
+import runtime
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+options = onnxruntime.SessionOptions()
+options.use_per_session_threads = False
+first = runtime.load(sys.argv[1], session_options=options)
+before = threads()
+model = runtime.load(sys.argv[1], provider="cpu", threads=4)
+print(model.verify().passed, threads() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in Linux's /proc")
+@pytest.mark.skipif(not hasattr(onnxruntime, "set_global_thread_pool_sizes"), reason="needs a newer ONNX Runtime")
+def test_where_the_application_shares_threads_among_sessions_a_model_uses_them_too(bundle: Path) -> None:
+    command = [sys.executable, "-c", _IN_SHARED_THREADS, str(bundle)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("True 0\n", "")
 
 
 def test_a_model_that_is_closed_while_a_session_is_made_is_closed(

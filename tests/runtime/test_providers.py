@@ -179,7 +179,8 @@ def test_providers_and_options_in_onnx_runtimes_own_words_are_used(
     assert model.provider == "cpu"
     assert model._graphs["reconstruct"]._session.get_session_options().intra_op_num_threads == 3
     with_options = [choices for choices in given if "provider_options" in choices]
-    assert with_options == [{"providers": ["CPUExecutionProvider"], "provider_options": [{"use_arena": "0"}]}]
+    asked = {"providers": ["CPUExecutionProvider"], "provider_options": [{"use_arena": "0"}], "enable_fallback": 0}
+    assert with_options == [asked]
 
 
 def test_a_model_with_session_options_says_why_it_does_not_pickle(bundle: Path) -> None:

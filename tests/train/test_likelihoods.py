@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
 from train import LIKELIHOODS, ConfigError, ModelConfig
 from train._likelihoods import Categorical, ContinuousBernoulli, Normal
+from train._likelihoods._bernoulli import BernoulliOfLogits
 
 
 def outputs(num_outputs: int, data_dim: int = 6) -> Tensor:
@@ -99,6 +101,20 @@ def test_a_value_whose_probability_rounds_to_zero_is_fitted_by_its_logit(name: s
     assert float(log_prob.detach()) == pytest.approx(-40)
     assert float(numbers.grad[0, 0]) == pytest.approx(1)  # type: ignore[index]  # it has one, after backward
     assert float(likelihood.distribution(parameters).log_prob(torch.tensor([[x]])).detach()) > -16
+
+
+def test_a_bernoulli_of_logits_has_pytorchs_log_probability_and_gradients() -> None:
+    logits = torch.tensor([-1000.0, -90.0, -20.0, -1.5, -1e-30, 0.0, 1e-8, 0.3, 17.0, 1000.0], dtype=torch.float64)
+    values = torch.linspace(0, 1, 5, dtype=torch.float64)[:, None]
+    gradients = []
+    for distribution in (dist.Bernoulli, BernoulliOfLogits):
+        given, scored = logits.clone().requires_grad_(), values.clone().requires_grad_()
+        log_prob = distribution(logits=given, validate_args=False).expand([2, 5, 10]).log_prob(scored)
+        assert log_prob.shape == (2, 5, 10)
+        weighted = (log_prob * torch.arange(1, 11)).sum()
+        once = torch.autograd.grad(weighted, (given, scored), create_graph=True)
+        gradients.append([log_prob, *once, *torch.autograd.grad(once[0].square().sum(), given)])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", list(LIKELIHOODS))

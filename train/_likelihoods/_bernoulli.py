@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.distributions.utils import broadcast_all
 
 from train._likelihoods._base import Likelihood, uniform_of
 
@@ -32,8 +33,36 @@ class Bernoulli(Likelihood):
         parameters: tuple[Tensor, ...],  # noqa: ARG002 - others need them
     ) -> TorchDistribution:
         """Return Bernoulli(loc_img), from its logits."""
-        return dist.Bernoulli(logits=outputs, validate_args=False)
+        return BernoulliOfLogits(logits=outputs, validate_args=False)
 
     def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
         """Return 0 or 1."""
         return (uniform_of(eps) < parameters[0]).to(eps.dtype)
+
+
+class BernoulliOfLogits(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
+    """Pyro's, with a log-probability that takes a third of the time; to be made of logits."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of values from 0 to 1, as PyTorch's, to rounding; its gradient is the same."""
+        log_prob: Tensor = _LogProb.apply(*broadcast_all(self.logits, value))
+        return log_prob
+
+
+class _LogProb(torch.autograd.Function):
+    """x l - softplus(l), where softplus(l) = max(l, 0) - log(sigmoid(|l|)): PyTorch's own is not vectorized on the CPU.
+
+    The gradient is written out, x - sigmoid(l), because that of the absolute value would be wrong at a logit of 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, value)
+        return logits.abs().sigmoid_().log_().addcmul_(logits, value).sub_(logits.relu())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits, value = ctx.saved_tensors
+        (gradient,) = gradients
+        of_value = gradient * logits if ctx.needs_input_grad[1] else None
+        return gradient * (value - logits.sigmoid()), of_value
