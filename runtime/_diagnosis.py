@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import importlib.metadata
 import os
 import platform
 import warnings
 
+import msgspec
 import numpy as np
 
 from ._cpus import usable_cpus
@@ -25,8 +25,7 @@ _PROBE = base64.b64decode(  # an ONNX graph, z = Relu(x I) with x of shape (1, 2
 _PROBE_INPUT = np.array([[-1, 2]], np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
-class ProviderCheck:
+class ProviderCheck(msgspec.Struct, frozen=True):
     """An execution provider, tried out with a small graph.
 
     Args:
@@ -40,8 +39,7 @@ class ProviderCheck:
     obstacle: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(msgspec.Struct, frozen=True):
     """What was found.
 
     Args:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -26,8 +26,7 @@ _SCORE_PARTICLES = 10
 _SCORE_SEED = 0
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Score:
+class Score(msgspec.Struct, frozen=True, eq=False):
     """How well a model explains each observation, in nats, shape `(batch,)` each.
 
     NaN where float32 does not hold the model's numbers for a row: one that is far from what the model was fitted to,

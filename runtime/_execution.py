@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
+
+import msgspec
 
 from ._errors import InputError
 from ._onnxruntime import import_onnxruntime
@@ -19,8 +20,7 @@ AUTO_CHOICES = {CUDA: "CUDAExecutionProvider", CPU: "CPUExecutionProvider"}
 _AUTO = "auto"
 
 
-@dataclasses.dataclass(frozen=True)
-class Execution:
+class Execution(msgspec.Struct, frozen=True):
     """Where and how sessions run.
 
     Args:
@@ -81,7 +81,7 @@ class Execution:
         """Return the same with the provider that was chosen, where none was asked for."""
         if self.providers is not None:
             return self
-        return dataclasses.replace(self, providers=((AUTO_CHOICES[provider], {}),))
+        return msgspec.structs.replace(self, providers=((AUTO_CHOICES[provider], {}),))
 
 
 def short_name(name: str) -> str:

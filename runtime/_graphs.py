@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import weakref
@@ -115,6 +114,8 @@ class Graphs(Mapping[GraphName, Graph]):
 
     def leave_to_parent(self) -> None:
         """In a forked process, keep the sessions for ever: what ends one waits for its threads, which are not here."""
+        import ctypes
+
         self._is_forked = True
         self._lock = threading.RLock()  # another thread may have held it
         self._let_go.detach()

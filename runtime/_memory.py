@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import sys
 from collections.abc import Callable
@@ -25,4 +24,6 @@ def _trim() -> Callable[[int], int] | None:
     """Return `malloc_trim` of glibc; `None` where there is none."""
     if not sys.platform.startswith("linux"):
         return None
+    import ctypes  # a millisecond of a start
+
     return getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -29,7 +29,7 @@ _END_BYTES = 22
 _END_64, _END_64_BYTES = b"PK\x06\x07", 20
 _ENCRYPTED = 1
 _NPY = b"\x93NUMPY\x01\x00"
-_HEADER = re.compile(
+_HEADER = (
     rb"\{'descr': '(<f4|<i8|<U[1-9]\d?)', 'fortran_order': False, 'shape': \((\d{1,9},(?: \d{1,9},?){0,63})\), \} *\n"
 )
 
@@ -104,7 +104,7 @@ class Npz:
         with self._archive.open(info) as file:
             head = file.read(len(_NPY) + 2)
             size = int.from_bytes(head[len(_NPY) :], "little")
-            header = _HEADER.fullmatch(file.read(min(size, _MAX_HEADER_BYTES)))
+            header = re.fullmatch(_HEADER, file.read(min(size, _MAX_HEADER_BYTES)))
         if head[: len(_NPY)] != _NPY or header is None or not info.filename.endswith(_SUFFIX):
             raise damaged(f"{info.filename!a} is no array of float32, int64 or text")
         shape = tuple(map(int, re.findall(rb"\d+", header[2])))

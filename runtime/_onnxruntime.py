@@ -76,5 +76,5 @@ def new_session(graph: bytes, options: Any, *, own: bool = True, **providers: An
 def installed_wheels(onnxruntime: ModuleType) -> list[str]:
     """Return the names of ONNX Runtime's wheels that are installed where it was imported from, sorted."""
     site_packages = Path(onnxruntime.__file__ or "").parent.parent
-    names = {path.name.partition("-")[0].replace("_", "-") for path in site_packages.glob("onnxruntime*-*.dist-info")}
-    return sorted(names & WHEELS)
+    packages = (path.name for path in site_packages.iterdir() if path.name.endswith(".dist-info"))
+    return sorted(WHEELS & {name.partition("-")[0].replace("_", "-") for name in packages})

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -27,8 +27,7 @@ class Level(NamedTuple):
     z_scale: NDArray[np.float32]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Posterior:
+class Posterior(msgspec.Struct, frozen=True, eq=False):
     """q(z|x) = N(z_loc, z_scale²), independent in each dimension; a row for each observation.
 
     Args:

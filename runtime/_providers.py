@@ -8,7 +8,6 @@ yet run nothing on it, because it knows none of the graph's operators: newer ver
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import io
 import sys
@@ -180,6 +179,8 @@ def _preload(onnxruntime: ModuleType) -> None:
 @functools.cache
 def _cuda_device_count() -> int:
     """Number of CUDA devices that NVIDIA's driver sees; 0 without a driver."""
+    import ctypes
+
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         devices = ctypes.c_int(0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +23,7 @@ _MAX_ROWS = 1024  # the exporter writes 256
 _VALUE_BYTES, _TEXT_BYTES, _OVERHEAD_BYTES = 8, 64, 2**16
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Reference:
+class Reference(msgspec.Struct, frozen=True, eq=False):
     """The inputs of all graphs and Pyro's outputs for them, by their names; a row each.
 
     Args:

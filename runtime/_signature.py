@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Literal, get_args
+
+import msgspec
 
 from ._errors import BundleError
 from ._manifest import GraphName, Manifest, TensorSpec
@@ -20,8 +21,7 @@ _GRAPHS_OF: dict[Part, tuple[GraphName, ...]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """The inputs and the outputs of a graph, in order."""
 
     inputs: tuple[TensorSpec, ...]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,8 +26,7 @@ _MAX_SHIFT = 0.03
 _IN_DATA_UNITS = ("decoder", "reconstruct", "observation")
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """One output, compared on all rows at all batch sizes.
 
     Args:
@@ -48,8 +47,7 @@ class Check:
     passed: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """The outcome of a verification; `str(report)` is a table.
 
     Args:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import click
+import msgspec
 
 from .._bundle import Bundle
 from .._manifest import Manifest
@@ -65,7 +65,7 @@ def verify(ctx: click.Context, model: Model, as_json: bool) -> None:
         passed=report.passed,
         rows=report.rows,
         batch_sizes=BATCH_SIZES,
-        checks=[dataclasses.asdict(check) for check in report.checks],
+        checks=[msgspec.structs.asdict(check) for check in report.checks],
     )
     if not report.passed:
         ctx.exit(FAILED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +34,7 @@ _SIZES = "1,32,256"
 _PROGRESS = "measuring"
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
+class Timing(msgspec.Struct, frozen=True):
     """How long calls of one method took with one batch size.
 
     Args:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
+import msgspec
 
 from .._diagnosis import Diagnosis, diagnose
 from ._options import FAILED, answer, json_option
@@ -24,7 +23,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
       vae-run doctor --json
     """
     found = diagnose()
-    answer(as_json, _text(found), **dataclasses.asdict(found))
+    answer(as_json, _text(found), **msgspec.structs.asdict(found))
     if found.problems:
         ctx.exit(FAILED)
 

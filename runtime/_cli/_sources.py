@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ _NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK"
 _LATENT_SPACE_ID = "latent_space_id"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
+class Source(msgspec.Struct, frozen=True, eq=False):
     """Rows that lie in a file or in a folder.
 
     Args:
@@ -61,7 +60,7 @@ def open_observations_source(
         if preprocessing is None or not source.is_reference:
             return source
         raw = preprocessing.raw
-        return dataclasses.replace(source, read=lambda start, stop: raw(source.read(start, stop)))
+        return msgspec.structs.replace(source, read=lambda start, stop: raw(source.read(start, stop)))
     return _images([path], data_shape, preprocessing, named=False)
 
 
@@ -86,7 +85,7 @@ def open_array_source(path: Path, names: Sequence[str]) -> Source:
         raise InputError(f"must hold an array {' or '.join(names)}, got {', '.join(there) or 'nothing'}")
     space = str(arrays[_LATENT_SPACE_ID]) if _LATENT_SPACE_ID in arrays else None
     is_reference = {"case", "z_loc"} <= set(there)
-    return dataclasses.replace(
+    return msgspec.structs.replace(
         _array(arrays[found]), y=arrays.get("y"), latent_space_id=space, is_reference=is_reference
     )
 
@@ -128,7 +127,7 @@ def _array(array: NDArray[Any]) -> Source:
 
 def _mapped(mapped: Callable[[], NDArray[Any]]) -> Source:
     """Rows of a memory-mapped file: mapped anew for each batch, so that what was read does not stay in memory."""
-    return dataclasses.replace(_array(mapped()), read=lambda start, stop: mapped()[start:stop])
+    return msgspec.structs.replace(_array(mapped()), read=lambda start, stop: mapped()[start:stop])
 
 
 def _images(

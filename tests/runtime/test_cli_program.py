@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -52,7 +52,7 @@ def test_a_failed_check_is_exit_code_1_and_nan_is_null(
     bundle: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = model.verify()
-    bad = dataclasses.replace(good.checks[0], max_abs_diff=float("nan"), passed=False)
+    bad = msgspec.structs.replace(good.checks[0], max_abs_diff=float("nan"), passed=False)
     monkeypatch.setattr(Model, "verify", lambda _self: Report("onnx", 256, (bad, *good.checks[1:])))
     result = run("verify", bundle, "--json")
     assert result.exit_code == 1
@@ -255,7 +255,7 @@ def test_the_doctor_says_which_providers_work_and_what_to_mend(monkeypatch: pyte
     assert {"name": "cpu", "works": True, "obstacle": ""} in found["providers"]
     assert found["problems"] == []
 
-    ill = dataclasses.replace(diagnose(), problems=("pictures need Pillow; pip install pillow",))
+    ill = msgspec.structs.replace(diagnose(), problems=("pictures need Pillow; pip install pillow",))
     monkeypatch.setattr(_doctor, "diagnose", lambda: ill)
     result = run("doctor")
     assert result.exit_code == 1
