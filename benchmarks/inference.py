@@ -15,20 +15,26 @@ import json
 import multiprocessing
 import os
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypedDict
 
 import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from benchmarks._chart import draw_bars
 from benchmarks._overhead import Overhead, measure_overhead
 from benchmarks._peers import EAGER, OURS, PEERS, Peers, inputs
 from benchmarks._timing import check_equal, medians, time_in_turn
-from runtime import ReducedPrecision
+from runtime import Noise, ReducedPrecision
 from train import ARCHITECTURES
 
 _TOLERANCE, _REDUCED_TOLERANCE = 1e-5, 0.1
+_NOISE_SHAPE = (4096, 50)
+_TORCH_NOISE = "torch.randn"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -42,10 +48,18 @@ class Cell(TypedDict):
 
 
 class Measured(TypedDict):
-    """All of one process: its cells; what the public call adds to `session.run`; the bytes of a graph, by precision."""
+    """All of one process.
+
+    Args:
+        cells: Its part of the table.
+        overhead_us: What the public call adds to `session.run`, by batch size.
+        noise_seconds: What the noise of 4,096 rows takes, ours and PyTorch's.
+        graph_bytes: Sizes of the graph, by file.
+    """
 
     cells: list[Cell]
     overhead_us: dict[str, dict[str, Overhead]]
+    noise_seconds: dict[str, float]
     graph_bytes: dict[str, int]
 
 
@@ -75,7 +89,20 @@ def measure(
         # With more threads, those of the one session would wait in a loop on the processor that the other one needs.
         overhead = {str(batch): measure_overhead(peers, batch, repeats) for batch in (1, 256) if threads == 1}
         files = {path.name: path.stat().st_size for path in peers.bundle.glob("reconstruct*.onnx")}
-    return {"cells": cells, "overhead_us": overhead, "graph_bytes": files}
+    noise = measure_noise(repeats, block_s)
+    return {"cells": cells, "overhead_us": overhead, "noise_seconds": noise, "graph_bytes": files}
+
+
+def measure_noise(repeats: int, block_s: float) -> dict[str, float]:
+    """Return the median seconds of drawing the same noise, ours and PyTorch's."""
+    ours, generator = Noise(0), torch.Generator()
+    generator.manual_seed(0)
+    calls: dict[str, Callable[[], NDArray[np.float32]]] = {
+        OURS: lambda: ours.standard_normal(_NOISE_SHAPE),
+        _TORCH_NOISE: lambda: torch.randn(_NOISE_SHAPE, generator=generator).numpy(),
+    }
+    check_equal("noise", calls[OURS](), calls[_TORCH_NOISE](), _TOLERANCE)
+    return medians(time_in_turn(calls, repeats, block_s))
 
 
 def in_own_process(threads: int, *arguments: object) -> Measured:
@@ -161,6 +188,8 @@ def main(
                     f"{cell['architecture']}, batch {batch}, {way}: the public call adds {us['added']:.1f} µs to "
                     f"session.run; a run of an empty graph takes {us['empty']:.1f} µs"
                 )
+    noise = parts[0]["noise_seconds"]
+    click.echo(f"noise of {_NOISE_SHAPE}: {noise[OURS] / noise[_TORCH_NOISE]:.2f} of {_TORCH_NOISE}'s time")
     for name, size in sorted(parts[0]["graph_bytes"].items()):
         click.echo(f"{architectures[0]}: {name} {size:,} bytes")
     if json_file is not None:

@@ -40,6 +40,8 @@ def test_inference_prints_a_table_and_writes_numbers_and_a_chart(tmp_path: Path)
     assert list(seconds) == [OURS, f"{OURS} int8", "torch eager", STOCK, "numpy"]
     ratios = " | ".join(f"{seconds[OURS] / value:.2f}" for name, value in seconds.items() if name != OURS)
     assert f"| mlp | 1 | 2 | {1e3 * seconds[OURS]:.3f} | {ratios} |" in done.output
+    noise = part["noise_seconds"]
+    assert f"noise of (4096, 50): {noise[OURS] / noise['torch.randn']:.2f} of torch.randn's time" in done.output
     assert "<svg" in chart.read_text(encoding="utf-8")
 
 
