@@ -17,7 +17,7 @@ from train import _requirements  # noqa: F401 - checks, before anything else is 
 # isort: split
 from train._architectures import architecture_of
 from train._binarize import binarize, binarize_once
-from train._config import Binarize, ModelConfig, TrainingConfig
+from train._config import Binarize, ModelConfig, Precision, TrainingConfig
 from train._data import (
     DATASET_NAMES,
     DataConfig,
@@ -99,6 +99,7 @@ __all__ = [
     "MlflowLog",
     "ModelConfig",
     "Observer",
+    "Precision",
     "Preprocessing",
     "ProcessError",
     "Processes",

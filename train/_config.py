@@ -11,6 +11,7 @@ from train._errors import ConfigError
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Schedule = Literal["constant", "cosine", "plateau"]
+Precision = Literal["fp32", "bf16"]
 
 MAX_SEED = 2**32 - 1
 """The largest seed of a training: `pyro.set_rng_seed` seeds NumPy too, which takes 32 bits."""
@@ -101,13 +102,15 @@ class TrainingConfig:
         free_bits: Nats of each latent dimension's KL, averaged over a batch, that cost nothing (Kingma et al., 2016);
             0 for none. For the latent `normal`, whose KL has a closed form.
         seed: Seed of the initial weights, of the order of the images and of the noise, 0 to 2**32 - 1.
-        jit: Compile the ELBO with `JitTrace_ELBO`; not for a mixture.
+        jit: Compile the ELBO with `JitTrace_ELBO`; in float32, and not for a mixture.
         beta: Weight of the latent in the objective, positive; 1 is the ELBO.
         beta_warmup: Epochs over which `beta` is reached in equal steps, 0 for none; not with `jit`, which would freeze
             the first step's weight.
         num_particles: Draws of z an image and step, at least 1.
         binarize: What is made of grey values: `none` leaves them; `threshold` makes them 0 or 1 at one half;
             `stochastic` draws 0 or 1 with the grey value as probability, anew in each epoch.
+        precision: Of the networks while they are fitted: `fp32`, or `bf16`, where products have bfloat16's 8 bits:
+            quicker on a device with instructions for it. Weights, densities and all that is evaluated stay in float32.
         tf32: On a CUDA device, round what is multiplied to TF32's 10 bits: quicker, and not the CPU's numbers.
 
     Raises:
@@ -129,6 +132,7 @@ class TrainingConfig:
     beta_warmup: int = 0
     num_particles: int = 1
     binarize: Binarize = "none"
+    precision: Precision = "fp32"
     tf32: bool = False
 
     def __post_init__(self) -> None:
@@ -146,14 +150,21 @@ class TrainingConfig:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be a number of at least 0, got {value}")
-        if self.jit and (self.beta_warmup or self.free_bits):
-            other = "beta_warmup" if self.beta_warmup else "free_bits"
-            raise ConfigError(f"jit and {other} do not go together: a compiled step has its objective frozen; drop one")
-        for name, choices in (("binarize", get_args(Binarize)), ("schedule", get_args(Schedule))):
+        if self.jit:
+            self._check_jit()
+        for name, kind in (("binarize", Binarize), ("schedule", Schedule), ("precision", Precision)):
+            choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
+
+    def _check_jit(self) -> None:
+        if self.beta_warmup or self.free_bits:
+            other = "beta_warmup" if self.beta_warmup else "free_bits"
+            raise ConfigError(f"jit and {other} do not go together: a compiled step has its objective frozen; drop one")
+        if self.precision != "fp32":
+            raise ConfigError(f"jit and precision {self.precision} do not go together in PyTorch; drop one")
 
 
 def _at_least(minimum: int, name: str, value: int) -> None:

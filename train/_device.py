@@ -36,6 +36,24 @@ def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def check_bf16(device: torch.device) -> None:
+    """Refuse a device that has no instructions for bfloat16: it would take many times as long as in float32.
+
+    Raises:
+        DeviceError: It has none, as far as PyTorch tells.
+    """
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not tell
+        has = known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    if not has:
+        raise DeviceError(
+            f"precision bf16 was asked for, but this {device.type.upper()} has no instructions for it, and would take "
+            "many times as long as in fp32; leave --precision out"
+        )
+
+
 @contextlib.contextmanager
 def forked_rng(device: torch.device) -> Iterator[None]:
     """Leave PyTorch's generators, the CPU's and that of `device`, as they were before the body."""

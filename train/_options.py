@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from train._architectures import networks_of
-from train._config import MAX_SEED, Binarize, Schedule
+from train._config import MAX_SEED, Binarize, Precision, Schedule
 from train._data import DATASET_NAMES
 from train._errors import ConfigError
 from train._latents import LATENTS
@@ -113,6 +113,12 @@ def training_options(command: _Command) -> _Command:
             "--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same weights; on CPU bit for bit."
         ),
         click.option("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO); not for a mixture."),
+        click.option(
+            "--precision",
+            type=click.Choice(get_args(Precision)),
+            default="fp32",
+            help="Of products while fitting; bf16 where the processor has instructions for it.",
+        ),
         click.option(
             "--tf32/--no-tf32", default=False, help="Let a CUDA device round factors to 10 bits; with --cuda."
         ),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from train._config import TrainingConfig
+from train._elbo import device_of
 from train._objective import ScaleLatent, objective_of
 from train._processes import ALONE, Processes
 from train._vae import VAE
@@ -33,7 +34,9 @@ class Step:
         model, elbo = objective_of(vae, config.num_particles, config.jit, config.free_bits, processes)
         self.latent = ScaleLatent(config.beta)
         differentiable_loss: Any = elbo.differentiable_loss  # Pyro's has no types
-        loss = functools.partial(differentiable_loss, self.latent(model), self.latent(vae.guide))
+        loss: Any = functools.partial(differentiable_loss, self.latent(model), self.latent(vae.guide))
+        if config.precision == "bf16":
+            loss = torch.autocast(device_of(vae).type, torch.bfloat16)(loss)
         self._differentiable_loss, self._processes = processes.shared(vae, loss), processes
         self._clip_norm = config.clip_norm
         self._optimizer = torch.optim.Adam(vae.parameters(), lr=config.learning_rate, fused=True)

@@ -15,7 +15,7 @@ from train._batches import batches
 from train._binarize import binarize
 from train._checkpoint import Checkpoint
 from train._config import ModelConfig, TrainingConfig
-from train._device import float32_products, forked_rng
+from train._device import check_bf16, float32_products, forked_rng
 from train._elbo import evaluating
 from train._errors import DatasetError, RunError
 from train._finite import FiniteLosses
@@ -52,6 +52,9 @@ class Trainer:
         processes: That fit the model together. Each is to make the same calls, all with the same images: it takes its
             part of each batch, and has noise of its own.
 
+    Raises:
+        DeviceError: The device has no instructions for the configuration's precision.
+
     Attributes:
         vae: The model.
         halvings: How often the learning rate has been halved.
@@ -64,6 +67,8 @@ class Trainer:
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
+        if training_config.precision == "bf16":
+            check_bf16(device)
         self.config = training_config
         self.halvings = 0
         self._device, self._processes = device, processes

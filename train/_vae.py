@@ -68,11 +68,15 @@ class VAE(nn.Module):
         return loc_img
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Sample q(z|x), for arguments as those of `model`."""
+        """Sample q(z|x), for arguments as those of `model`.
+
+        Networks that are fitted in a lower precision give their numbers in it; densities are of the precision of `x`.
+        """
         pyro.module("encoder", self.encoder)
         pyro.module("latent", self.latent)
         with pyro.plate("data", x.shape[0]):
-            self.latent.sample_posterior(*self.encoder(x, y))
+            z_loc, z_scale = self.encoder(x, y)
+            self.latent.sample_posterior(z_loc.to(x.dtype), z_scale.to(x.dtype))
 
     def reconstruct_img(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Encode `x`, sample z from q(z|x), decode: `loc_img`, shape `(batch, data_dim)`."""
@@ -89,6 +93,6 @@ class VAE(nn.Module):
         batch_shape = z.shape[:-1]
         if y is not None:
             y = y.expand(batch_shape).flatten()
-        outputs = self.decoder.outputs_at(z.flatten(0, -2), y)
+        outputs = self.decoder.outputs_at(z.flatten(0, -2), y).to(z.dtype)
         parameters = self.decoder.likelihood.parameters_of(outputs)
         return outputs.unflatten(0, batch_shape), tuple(each.unflatten(0, batch_shape) for each in parameters)

@@ -195,6 +195,18 @@ def test_jit_trains_too(tmp_path: Path) -> None:
     assert losses[1] < losses[0]
 
 
+def test_bfloat16_trains_too_and_is_kept_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)  # as of a PyTorch that does not tell
+    assert train("--epochs", 2, "--precision", "bf16", "--out", tmp_path / "run").exit_code == 0
+    run = load_run(tmp_path / "run")
+    assert run.metrics[1].train_loss_nats < run.metrics[0].train_loss_nats
+    assert run.config.training.precision == "bf16"
+    assert 'precision = "bf16"' in (tmp_path / "run" / "settings.toml").read_text(encoding="utf-8")
+    result = train("--epochs", 3, "--resume", "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert load_run(tmp_path / "run").config.training.precision == "bf16"
+
+
 def test_a_run_goes_on_with_the_options_that_it_began_with(tmp_path: Path) -> None:
     options = ["--epochs", 2, "--batch-size", 100, "--binarize", "threshold", "--out", tmp_path / "run"]
     assert train(*options, "--no-report").exit_code == 0

@@ -10,10 +10,11 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from train import LIKELIHOODS, VAE, Dataset, ModelConfig, TrainingConfig
+from train import LIKELIHOODS, VAE, Dataset, ModelConfig, Precision, TrainingConfig
 from train._batches import batches
 from train._objective import DeviceELBO, ScaleLatent
 from train._step import Step
@@ -53,6 +54,43 @@ def test_fifty_steps_have_the_losses_of_pyros(
     torch.testing.assert_close(losses, expected, rtol=1e-5, atol=0)
 
 
+class Watching(Messenger):
+    """Notes in which dtypes the sites are that densities are taken of, but for a mixture's component."""
+
+    def __init__(self, dtypes: set[torch.dtype]) -> None:
+        super().__init__()
+        self._dtypes = dtypes
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if msg["value"].is_floating_point():
+            self._dtypes |= {msg["value"].dtype, msg["fn"].mean.dtype, msg["fn"].log_prob(msg["value"]).dtype}
+
+
+@pytest.mark.parametrize("choices", [*CHOICES, {"architecture": "conv"}], ids=str)
+def test_steps_in_bfloat16_have_networks_in_it_densities_in_float32_and_nearly_the_same_losses(
+    digits: Dataset, choices: dict[str, Any]
+) -> None:
+    losses: list[Tensor] = []
+    dtypes: set[torch.dtype] = set()
+    scored: set[torch.dtype] = set()
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        with pyro.get_param_store().scope(), torch.random.fork_rng([]):
+            torch.manual_seed(0)
+            vae = small(**choices)
+            step = Step(vae, TrainingConfig(learning_rate=1e-2, precision=precision))
+            vae.encoder.fc21.register_forward_hook(lambda _module, _given, found: dtypes.add(found.dtype))
+            with Watching(scored):
+                step(digits.train[:25])
+            losses.append(torch.stack([step(x) for x in digits.train[:500].split(25)]))
+            assert {parameter.dtype for parameter in vae.parameters()} == {torch.float32}
+    assert dtypes == {torch.float32, torch.bfloat16}
+    assert scored == {torch.float32}
+    assert {each.dtype for each in losses} == {torch.float32}
+    assert not torch.equal(losses[1], losses[0])
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.03, atol=0)
+
+
 def test_a_guide_that_cannot_be_differentiated_through_has_pyros_gradient() -> None:
     logit = torch.zeros(3, requires_grad=True)
 
@@ -72,7 +110,7 @@ def test_a_guide_that_cannot_be_differentiated_through_has_pyros_gradient() -> N
     torch.testing.assert_close(gradients[1], gradients[0])
 
 
-@pytest.mark.parametrize("choices", CHOICES[:-1], ids=str)
+@pytest.mark.parametrize("choices", [*CHOICES[:-1], {"architecture": "conv"}], ids=str)
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(
     monkeypatch: pytest.MonkeyPatch, choices: dict[str, Any], num_classes: int

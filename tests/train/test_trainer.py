@@ -18,6 +18,7 @@ from train import (
     ConfigError,
     Dataset,
     DatasetError,
+    DeviceError,
     DivergedError,
     LabelError,
     ModelConfig,
@@ -260,6 +261,31 @@ def test_tf32_is_the_trainings_choice_and_then_the_processs_again(digits: Datase
     each.fit_epoch(digits.train, lambda _loss: seen.append(allowed()))
     assert seen == [(tf32, tf32)] * 2
     assert allowed() == before
+
+
+@pytest.mark.parametrize(
+    ("known", "refused"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_bfloat16_is_refused_where_the_processor_has_no_instructions_for_it(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, known: dict[str, object], refused: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    config = TrainingConfig(batch_size=1000, precision="bf16")
+    if refused:
+        with pytest.raises(DeviceError, match="this CPU has no instructions for it"):
+            Trainer(MODEL, config, CPU)
+        return
+    quick, plain = Trainer(MODEL, config, CPU), Trainer(MODEL, TrainingConfig(batch_size=1000), CPU)
+    losses = [each.fit_epoch(digits.train) for each in (quick, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    assert losses[0] != losses[1]
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_images_on_another_device_are_refused(digits: Dataset) -> None:

@@ -89,4 +89,4 @@ class _Step(nn.Module):
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation."""
         hidden = self.softplus(self.fc1(z))
-        return self.fc21(hidden), torch.exp(self.fc22(hidden))
+        return self.fc21(hidden).to(z.dtype), torch.exp(self.fc22(hidden)).to(z.dtype)
