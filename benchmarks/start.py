@@ -3,14 +3,16 @@
     python -m benchmarks.start --bundle models/mnist-mlp --json start.json --chart docs/start.svg
 
 Each is a process of its own, timed from outside, from its start to its exit after one reconstruction; they take turns,
-and what is compared is the median. Both have their Python compiled before, as installed packages have, and the result
-of both is the same. Bare is without checks: no SHA-256 of the files, no manifest, no check of the input.
+in another order each time, and what is compared is the median. Both have their Python compiled before, as installed
+packages have, and the result of both is the same. Bare is without checks: no SHA-256 of the files, no manifest, no
+check of the input.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -73,11 +75,12 @@ def main(bundle: Path, threads: int, repeats: int, json_file: Path | None, chart
             run(name, str(out))
         check_equal(_OURS, np.load(images[_OURS]), np.load(images[_BARE]), _TOLERANCE)
         seconds: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
+        shuffled = random.Random(0)  # noqa: S311 - an order, no secret
         for repeat in range(repeats + 1):
-            for name, values in seconds.items():
+            for name in shuffled.sample(list(seconds), len(seconds)):
                 took = run(name)
                 if repeat > 0:
-                    values.append(took)
+                    seconds[name].append(took)
     found = medians(seconds)
     click.echo(f"{bundle.name}, process start to exit after one reconstruction; medians of {repeats} runs")
     for name, median in found.items():

@@ -141,7 +141,7 @@ def save_grid(
     if values.ndim < 2 or values.size != len(values) * size:
         raise InputError(f"values must have shape (count, {size}) or (count, *data_shape), got {values.shape}")
     if len(values) == 0:
-        raise InputError("a grid needs at least one image, got none")
+        raise InputError("values must hold at least one image, got none")
     columns = count("columns", columns)
     if columns == 0:
         raise InputError("columns must be at least 1, got 0")

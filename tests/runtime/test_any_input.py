@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as drawn
 from numpy.typing import NDArray
+from PIL import Image
 
-from runtime import InputError, Model, load
+from runtime import InputError, Latents, Model, load
+from runtime.images import read_image, save_grid
 from tests.conftest import REPOSITORY
 from tests.runtime.dressed import FLOATS, INTEGERS, LAYOUTS, REFUSED
 
@@ -86,6 +91,16 @@ def both_of_score(model: Model, x: Any, _rows: int) -> tuple[Array, ...]:
     return score.elbo, score.kl
 
 
+def drawn_grid(values: Any, rows: int, columns: Any = 3) -> Array:
+    """The pixels of the picture that is made of images; nothing for no images, of which there is none."""
+    if rows == 0:
+        return np.empty(0)
+    with tempfile.TemporaryDirectory() as folder:
+        save_grid(Path(folder) / "grid.png", values, (1, 8, 8), columns)
+        with Image.open(Path(folder) / "grid.png") as image:
+            return np.array(image)
+
+
 def streamed(model: Model, x: Any, y: Any = None) -> Array:
     return np.concatenate(
         [blank(model, 0).reshape(0, model.data_shape[-1] ** 2), *model.reconstruct_batches(x, 2, y=y)]
@@ -123,6 +138,7 @@ CALLS = {
         lambda model, span, _: model.traverse(blank(model, 2), 0, span),
     ),
     "active_units": Call("x", PLAIN, some_pixels, lambda model, x, _: model.active_units(x)),
+    "save_grid": Call("values", PLAIN, pixels, lambda _, x, n: drawn_grid(x, n)),
     "observations": Call("x", PLAIN, pixels, lambda model, x, _: model.observations(x)[0].copy()),
     "reconstruct_batches": Call("x", PLAIN, pixels, lambda model, x, _: streamed(model, [x, x])),
     "reconstruct_batches labels": Call(
@@ -203,3 +219,32 @@ def test_any_array_gives_the_numbers_of_a_plain_one_or_an_error_that_names_it(ca
     for each, wanted in zip(found, results(call, plain, 2), strict=True):
         assert each.tobytes() == wanted.tobytes()
     assert value.tobytes() == before
+
+
+@often
+@given(
+    value=drawn.arrays(drawn.scalar_dtypes(), shapes),
+    space=st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+)
+def test_latents_of_any_kind_come_back_from_a_file_as_they_were(value: Array, space: str | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Latents.of(value, space).save(Path(folder) / "z.npz")
+        found = Latents.load(Path(folder) / "z.npz")
+    assert found.latent_space_id == space
+    assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes())
+
+
+@settings(often, max_examples=10 * EXAMPLES)
+@given(data_shape=st.lists(st.integers(-1, 9), max_size=4).map(tuple), resize=st.booleans(), colour=st.booleans())
+def test_an_image_for_any_shape_is_read_to_that_shape_or_refused(
+    data_shape: tuple[int, ...], resize: bool, colour: bool
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB" if colour else "L", (8, 8), "white").save(file, "PNG")
+    try:
+        found = read_image(file, data_shape, resize=resize)
+    except InputError:
+        assert data_shape not in {(8, 8), (1, 8, 8), (3, 8, 8)}
+        return
+    assert found.shape == data_shape
+    assert set(np.unique(found)) == {255}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from runtime import InputError, Model, Noise, load
 from tests.conftest import REPOSITORY
-from tests.runtime.test_any_input import blank, loaded, often, pixels
+from tests.runtime.test_any_input import blank, drawn_grid, loaded, often, pixels
 
 BUNDLE = "digits-mlp"
 Numbers = NDArray[Any]
@@ -85,6 +85,7 @@ CALLS = {
         lambda model, seed: np.concatenate(list(model.reconstruct_batches(blank(model, 5), 2, seed=seed))),
         absent=True,
     ),
+    "save_grid columns": Call("columns", lambda model, columns: drawn_grid(blank(model, 3), 3, columns)),
     "warm_up batch_sizes": Call("batch_sizes", warmed_up),
     "load threads": Call("threads", lambda _model, threads: opened(threads), absent=True),
     "Noise seed": Call("seed", lambda _model, seed: Noise(seed).standard_normal((20,))),
