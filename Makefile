@@ -74,7 +74,7 @@ audit: $(DEV)/installed
 bench: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[bench]'
 	$(DEV)/bin/python -W ignore -m benchmarks.inference --json docs/inference.json --chart docs/inference.svg
-	$(DEV)/bin/python -m benchmarks.start
+	$(DEV)/bin/python -m benchmarks.start --chart docs/start.svg
 	$(DEV)/bin/python -m benchmarks.training
 
 clean:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import click
 import numpy as np
@@ -30,17 +30,23 @@ def check_equal(name: str, got: NDArray[np.float32], expected: NDArray[np.float3
         raise click.ClickException(f"{name} gives other numbers: off by {worst:.2e}, and {tolerance:.0e} is allowed")
 
 
+def rounds(names: Iterable[str], count: int) -> Iterator[list[str]]:
+    """Yield all names `count` times, in another order each time, so that nobody always comes after the same one."""
+    shuffled, every = random.Random(0), list(names)  # noqa: S311 - an order, no secret
+    for _ in range(count):
+        yield shuffled.sample(every, len(every))
+
+
 def time_in_turn(calls: Mapping[str, Call], repeats: int, block_s: float) -> dict[str, list[float]]:
     """Return the seconds a call takes, `repeats` of each, by name.
 
-    In each turn a way runs alone for about `block_s`, after a pause and one call that is not counted; the order is
-    another one in each turn, so that nobody always comes after the same one.
+    In each turn a way runs alone for about `block_s`, after a pause and one call that is not counted.
     """
-    shuffled = random.Random(0)  # noqa: S311 - an order, no secret
     counts = {name: _calls_in(call, block_s) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in shuffled.sample(list(calls.items()), len(calls)):
+    for names in rounds(calls, repeats):
+        for name in names:
+            call = calls[name]
             time.sleep(_CALM_S)
             call()
             start = time.perf_counter()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import click
 import numpy as np
 
 from benchmarks._chart import draw_bars
-from benchmarks._timing import check_equal, medians
+from benchmarks._timing import check_equal, medians, rounds
 
 _OURS, _BARE = "edgevae", "bare ONNX Runtime"
 _TOLERANCE = 1e-5
@@ -75,9 +74,8 @@ def main(bundle: Path, threads: int, repeats: int, json_file: Path | None, chart
             run(name, str(out))
         check_equal(_OURS, np.load(images[_OURS]), np.load(images[_BARE]), _TOLERANCE)
         seconds: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
-        shuffled = random.Random(0)  # noqa: S311 - an order, no secret
-        for repeat in range(repeats + 1):
-            for name in shuffled.sample(list(seconds), len(seconds)):
+        for repeat, names in enumerate(rounds(seconds, repeats + 1)):
+            for name in names:
                 took = run(name)
                 if repeat > 0:
                     seconds[name].append(took)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import json
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
 from benchmarks._chart import draw_bars
+from benchmarks._timing import rounds
 from train import (
     DATASET_NAMES,
     VAE,
@@ -191,9 +191,9 @@ def main(
         makers[f"{_OURS}, bf16"] = functools.partial(our_way, precision="bf16")
     ways = {name: make(data.train, model_config) for name, make in makers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    shuffled = random.Random(0)  # noqa: S311 - an order, no secret
-    for epoch in range(epochs):
-        for name, (_, fit_epoch) in shuffled.sample(list(ways.items()), len(ways)):
+    for epoch, names in enumerate(rounds(ways, epochs)):
+        for name in names:
+            _, fit_epoch = ways[name]
             start = time.perf_counter()
             fit_epoch()
             if epoch > 0:
