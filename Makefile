@@ -71,10 +71,10 @@ audit: $(DEV)/installed
 	$(DEV)/bin/pip-audit --strict --skip-editable
 
 # What the project claims about speed, beside the other ways to run the same model; half an hour on two cores.
-bench: $(DEV)/installed
+bench: $(DEV)/installed $(BARE)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[bench]'
 	$(DEV)/bin/python -W ignore -m benchmarks.inference --json docs/inference.json --chart docs/inference.svg
-	$(DEV)/bin/python -m benchmarks.start --chart docs/start.svg
+	$(DEV)/bin/python -m benchmarks.start --python $(BARE)/bin/python --chart docs/start.svg
 	$(DEV)/bin/python -m benchmarks.training
 
 clean:

@@ -13,6 +13,11 @@ and the same arguments give the same numbers.
 On the command line: `vae-run --help`.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
 from ._estimation import Score
@@ -40,10 +45,12 @@ from ._model_spec import ModelSpec
 from ._noise import Noise
 from ._posterior import Level, Posterior
 from ._preprocessing import PreprocessingSpec, values_text
-from ._reference import Reference
 from ._signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
 from ._trust import SIGNATURE_FILE
-from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
+
+if TYPE_CHECKING:
+    from ._reference import Reference
+    from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
 
 __all__ = [
     "BATCH_SIZES",
@@ -95,3 +102,18 @@ __all__ = [
     "values_text",
     "verify_graphs",
 ]
+
+_LATER = dict.fromkeys(("BATCH_SIZES", "Check", "Report", "RunnableGraph", "verify_graphs"), "_verification")
+_LATER["Reference"] = "_reference"
+
+
+def __getattr__(name: str) -> Any:
+    """Load what only a verification needs when it is first asked for: a twentieth of a start."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,9 +14,10 @@ from ._loaded import Loaded
 from ._noise import Noise, stream_of
 from ._posterior import Level, Posterior, draw_lower_noise, draw_noise
 from ._prior import draw_prior
-from ._reduced import verify_reduced
 from ._signature import level_names
-from ._verification import Report, verify_graphs
+
+if TYPE_CHECKING:
+    from ._verification import Report
 
 FloatArray = NDArray[np.float32]
 
@@ -173,6 +175,9 @@ class Core(Loaded):
         Raises:
             BundleError: `reference.npz` is missing, changed, or damaged.
         """
+        from ._reduced import verify_reduced  # what no start needs
+        from ._verification import verify_graphs
+
         if self.precision == "fp32":
             return verify_graphs(self._bundle, "onnx", self._graphs)
         return verify_reduced(self._bundle, self.precision, self._graphs)

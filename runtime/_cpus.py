@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUPS = Path("/proc/self/cgroup")
+_CGROUPS = "/sys/fs/cgroup"
+_OWN_CGROUPS = "/proc/self/cgroup"
 
 
-def usable_cpus(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> int:
+def usable_cpus(cgroups: str = _CGROUPS, own_cgroups: str = _OWN_CGROUPS) -> int:
     """Return the number of CPUs that affinity and the quota of a container leave to this process, at least 1.
 
     Args:
@@ -22,16 +21,16 @@ def usable_cpus(cgroups: Path = _CGROUPS, own_cgroups: Path = _OWN_CGROUPS) -> i
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
-def _quota(cgroups: Path, own_cgroups: Path) -> float | None:
+def _quota(cgroups: str, own_cgroups: str) -> float | None:
     """CPUs' worth of time a period that the tightest control group above this process allows; `None` for no limit."""
     found = [limit for folder in _folders(cgroups, own_cgroups) if (limit := _limit(folder)) is not None]
     return min(found, default=None)
 
 
-def _folders(cgroups: Path, own_cgroups: Path) -> list[Path]:
+def _folders(cgroups: str, own_cgroups: str) -> list[str]:
     """The process's control groups and those above them, in version 2 and in version 1 of Linux's."""
     try:
-        lines = own_cgroups.read_text(encoding="utf-8").splitlines()
+        lines = _text(own_cgroups).splitlines()
     except OSError:
         return []
     folders = []
@@ -39,19 +38,23 @@ def _folders(cgroups: Path, own_cgroups: Path) -> list[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        root = cgroups / "cpu" if controllers else cgroups
-        own = root / path.lstrip("/")
-        folders += [own, *(parent for parent in own.parents if parent.is_relative_to(root))]
+        root = os.path.join(cgroups, "cpu") if controllers else cgroups
+        names = path.strip("/").split("/")
+        folders += [os.path.join(root, *names[:depth]) for depth in range(len(names), -1, -1)]
     return folders
 
 
-def _limit(folder: Path) -> float | None:
+def _limit(folder: str) -> float | None:
     try:
-        if (folder / "cpu.max").is_file():
-            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        if os.path.isfile(both := os.path.join(folder, "cpu.max")):
+            quota, period = _text(both).split()
         else:
-            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8").strip()
-            period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8").strip()
+            quota, period = (_text(os.path.join(folder, f"cpu.cfs_{name}_us")).strip() for name in ("quota", "period"))
         return None if quota in {"max", "-1"} else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def _text(file: str) -> str:
+    with open(file, encoding="utf-8") as opened:
+        return opened.read()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ _SILENT = 4  # of ONNX Runtime's log severities: nothing but fatal errors
 _ONNX_TYPES = {np.dtype(np.int32): 6, np.dtype(np.int64): 7}
 
 
-class Value(NamedTuple):
+class Value(msgspec.Struct, frozen=True):
     """An input of a graph, or weights.
 
     Args:
@@ -36,7 +37,7 @@ class Value(NamedTuple):
     content: bytes | None = None
 
 
-class Node(NamedTuple):
+class Node(msgspec.Struct, frozen=True):
     """A node of a graph.
 
     Args:
@@ -54,7 +55,7 @@ class Node(NamedTuple):
     part: slice
 
 
-class Outline(NamedTuple):
+class Outline(msgspec.Struct, frozen=True):
     """A graph without its weights.
 
     Args:

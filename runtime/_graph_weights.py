@@ -11,7 +11,7 @@ from ._graph_outline import FEW
 from ._protobuf import BYTES, VARINT, Field, Message, Schema, shown
 
 _MAX_AXES = 64
-_AT_ONCE = 2**20
+_AT_ONCE = 2**15  # of numbers, which stay in the cache, and what is made of them in memory that is there
 
 _DIMS, _TYPE, _TEXT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 14
 _FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S = 4, 5, 7, 10, 11

@@ -51,7 +51,7 @@ class Graphs(Mapping[GraphName, Graph]):
         self._execution = execution.on(self.provider)  # `auto` chooses once, for all graphs
         for name, entry in self._files.items():
             if name not in self._loaded:
-                bundle.read(entry)
+                bundle.check(entry)
 
     def _first(self) -> Graph:
         """Make the first session, on a provider that runs some of it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         """
         arrays: dict[str, NDArray[Any]] = {}
         try:
-            with Path(path).open("rb") as file:
+            with open(os.fspath(path), "rb") as file:
                 content = np.load(file, allow_pickle=False)
                 if not isinstance(content, np.ndarray):
                     arrays = {name: content[name] for name in (_Z, "z_loc", _SPACE) if name in content}
@@ -56,6 +55,8 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         Raises:
             OSError: The file cannot be written, and holds what it held before.
         """
+        from pathlib import Path
+
         from ._whole import writing, written_whole  # what no other call needs
 
         arrays: dict[str, NDArray[Any]] = {_Z: np.asarray(self)}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +16,8 @@ WHEELS = {"onnxruntime"} | {
     f"onnxruntime-{kind}" for kind in ("gpu", "directml", "openvino", "qnn", "rocm", "migraphx", "training", "silicon")
 }
 """All names under which ONNX Runtime is packaged; any two overwrite each other."""
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_OFF = {"", "0", "false", "no", "off"}
 _SHARED_THREADS_ONLY = "use_per_session_threads must be false"
 
 
@@ -23,9 +25,14 @@ _SHARED_THREADS_ONLY = "use_per_session_threads must be false"
 def import_onnxruntime() -> ModuleType:
     """Return the module `onnxruntime`; warn once if more than one of its wheels is installed.
 
+    By itself it reports to Microsoft what runs where, names and hashes of models among it: on Windows, and from version
+    1.29 on elsewhere too. That is turned off, for this process and those it starts, unless ORT_DISABLE_TELEMETRY=0 says
+    otherwise. Where the application has imported it before, it has begun, and sends less from here on.
+
     Raises:
         InstallError: It is not installed, or cannot be loaded.
     """
+    no_telemetry = os.environ.setdefault(_NO_TELEMETRY, "1").lower() not in _OFF
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -36,6 +43,8 @@ def import_onnxruntime() -> ModuleType:
         raise InstallError(f"ONNX Runtime is installed but cannot be loaded: {error}") from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise InstallError(f"ONNX Runtime's installation is broken; remove all packages onnxruntime*, then {INSTALL}")
+    if no_telemetry:
+        onnxruntime.disable_telemetry_events()  # on Windows it does not look at the environment
     module: ModuleType = onnxruntime
     wheels = installed_wheels(module)
     if len(wheels) > 1:
@@ -75,6 +84,6 @@ def new_session(graph: bytes, options: Any, *, own: bool = True, **providers: An
 
 def installed_wheels(onnxruntime: ModuleType) -> list[str]:
     """Return the names of ONNX Runtime's wheels that are installed where it was imported from, sorted."""
-    site_packages = Path(onnxruntime.__file__ or "").parent.parent
-    packages = (path.name for path in site_packages.iterdir() if path.name.endswith(".dist-info"))
+    site_packages = os.path.dirname(os.path.dirname(onnxruntime.__file__ or ""))
+    packages = (name for name in os.listdir(site_packages) if name.endswith(".dist-info"))
     return sorted(WHEELS & {name.partition("-")[0].replace("_", "-") for name in packages})

@@ -6,7 +6,6 @@ The package `cryptography` is imported only where a public key was given.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._errors import BundleError, InputError, InstallError, SignatureError
@@ -36,7 +35,7 @@ def read_public_key(public_key: str | os.PathLike[str] | bytes) -> bytes:
     else:
         try:
             name = os.fspath(public_key)
-            with Path(name).open("rb") as file:
+            with open(name, "rb") as file:
                 pem = file.read(_MAX_KEY_BYTES)
         except TypeError as error:
             raise InputError(f"public_key must be a path, or PEM in bytes, got {type(public_key).__name__}") from error
@@ -46,7 +45,7 @@ def read_public_key(public_key: str | os.PathLike[str] | bytes) -> bytes:
     return pem
 
 
-def check_signature(folder: Path, manifest: bytes, public_key: bytes) -> None:
+def check_signature(folder: str, manifest: bytes, public_key: bytes) -> None:
     """Refuse a bundle whose manifest was not signed with the private key that belongs to `public_key`.
 
     Args:
@@ -59,7 +58,7 @@ def check_signature(folder: Path, manifest: bytes, public_key: bytes) -> None:
     """
     from cryptography.exceptions import InvalidSignature
 
-    path = folder / SIGNATURE_FILE
+    path = os.path.join(folder, SIGNATURE_FILE)
     if not os.path.lexists(path):
         raise SignatureError(
             f"{folder} is not signed: it has no {SIGNATURE_FILE}; take it from whoever signs it, or, if it may come "
@@ -78,8 +77,8 @@ def check_signature(folder: Path, manifest: bytes, public_key: bytes) -> None:
         _parse("public_key", public_key).verify(signature, manifest)
     except InvalidSignature as error:
         raise SignatureError(
-            f"{folder / MANIFEST_FILE} was altered after it was signed, or signed with another key than the one that "
-            "was given; do not use this bundle, take it again from where it was signed"
+            f"{os.path.join(folder, MANIFEST_FILE)} was altered after it was signed, or signed with another key than "
+            "the one that was given; do not use this bundle, take it again from where it was signed"
         ) from error
 
 

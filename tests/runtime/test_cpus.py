@@ -22,11 +22,11 @@ def write(path: Path, text: str) -> None:
 
 def cpus(folder: Path, own: str) -> int:
     write(folder / "own", own)
-    return usable_cpus(folder / "cgroup", folder / "own")
+    return usable_cpus(str(folder / "cgroup"), str(folder / "own"))
 
 
 def test_without_control_groups_affinity_decides(tmp_path: Path) -> None:
-    assert usable_cpus(tmp_path, tmp_path / "missing") == 8
+    assert usable_cpus(str(tmp_path), str(tmp_path / "missing")) == 8
 
 
 @pytest.mark.parametrize(

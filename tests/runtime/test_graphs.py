@@ -140,7 +140,7 @@ if child == 0:
     else:
         model.close()
     model = runtime.load(sys.argv[1], provider="cpu", threads=2)
-    os._exit(len(model.generate(3, seed=0)))
+    sys.exit(len(model.generate(3, seed=0)))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import runtime
+from tests.conftest import REPOSITORY
 
 ALLOWED = {"numpy", "onnxruntime", "msgspec"}
 # msgspec looks for typing_extensions and goes on without; cython_runtime is inside NumPy's compiled modules.
@@ -50,6 +52,57 @@ def test_loading_and_running_a_model_adds_onnx_runtime_only(bundle: Path, tmp_pa
     ort_needs = packages_after("import onnxruntime", cwd=tmp_path)
     assert {name for name in loaded - ort_needs - PARTS_OF_THEM if not name.startswith("_cython_")} <= ALLOWED
     assert not {"torch", "pyro"} & loaded
+
+
+_START = """
+model = runtime.load(sys.argv[1], provider="cpu")
+model.reconstruct(numpy.zeros((1, *model.data_shape), numpy.float32))
+"""
+_LIST_MODULES = "print(json.dumps(sorted(sys.modules)))"
+
+
+def test_a_start_loads_nothing_that_only_other_calls_need(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
+    def modules_after(program: str) -> set[str]:
+        command = [
+            str(bare_python),
+            "-c",
+            f"import json, sys, numpy, onnxruntime\n{program}\n{_LIST_MODULES}",
+            str(bundle),
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return set(json.loads(done.stdout))
+
+    added = modules_after("import runtime\n" + _START) - modules_after("")
+    assert "runtime._graphs" in added
+    heavy = {"pathlib", "ctypes", "json.decoder", "click", "PIL", "dataclasses", "inspect", "logging", "numpy.ma"}
+    assert not added & {*heavy, "runtime._verification", "runtime._reference", "runtime._diagnosis"}
+
+
+def test_all_names_of_the_runtime_are_there_when_asked_for() -> None:
+    assert set(runtime.__all__) <= set(dir(runtime))
+    assert all(getattr(runtime, name) is not None for name in runtime.__all__)
+    assert runtime.Report.__module__ == "runtime._verification"
+    with pytest.raises(AttributeError, match="module 'runtime' has no attribute 'nothing'"):
+        _ = runtime.nothing
+
+
+# What ONNX Runtime takes for a machine of continuous integration, where it reports nothing anyway, is left out.
+def _environment(home: Path, **variables: str) -> dict[str, str]:
+    return {"HOME": str(home), "PATH": os.environ["PATH"], **variables}
+
+
+def test_what_runs_is_not_reported_to_anyone(bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import json, sys\n" + USE, str(bundle), "runtime"]
+    subprocess.run(command, cwd=REPOSITORY, env=_environment(tmp_path), check=True)
+    assert not list(tmp_path.rglob("*"))  # where ONNX Runtime keeps its reports until they are sent
+
+
+def test_whoever_wants_onnx_runtimes_reports_can_have_them(tmp_path: Path) -> None:
+    program = "import os; from runtime._onnxruntime import import_onnxruntime as find; find(); print(os.environ[NAME])"
+    command = [sys.executable, "-c", program.replace("NAME", "'ORT_DISABLE_TELEMETRY'")]
+    variables = _environment(tmp_path, ORT_DISABLE_TELEMETRY="0", CI="1")  # and yet none from here
+    done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
 
 
 def test_the_runtime_works_in_an_environment_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
