@@ -80,8 +80,8 @@ def main(bundle: Path, python: Path, threads: int, repeats: int, json_file: Path
         images = {name: Path(folder) / f"{index}.npy" for index, name in enumerate((_OURS, _BARE, _SILENT))}
         for name, out in images.items():
             run(name, str(out))
-        for name in (_BARE, _SILENT):
-            check_equal(name, np.load(images[name]), np.load(images[_OURS]), _TOLERANCE)
+        for name in (_OURS, _SILENT):
+            check_equal(name, np.load(images[name]), np.load(images[_BARE]), _TOLERANCE)
         seconds: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
         for repeat, names in enumerate(rounds(seconds, repeats + 1)):
             for name in names:
