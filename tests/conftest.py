@@ -18,6 +18,7 @@ from runtime import Model, load
 from train import VAE, Dataset, ModelConfig, load_dataset
 
 REPOSITORY = Path(__file__).parent.parent
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime before our runtime does
 
 
 def pytest_runtest_setup() -> None:
