@@ -31,10 +31,12 @@ class Step:
     """
 
     def __init__(self, vae: VAE, config: TrainingConfig, processes: Processes = ALONE) -> None:
-        model, elbo = objective_of(vae, config.num_particles, config.jit, config.free_bits, processes)
+        jit = config.jit  # which takes for parameters what is registered
+        model, elbo = objective_of(vae, config.num_particles, jit, config.free_bits, processes, registered=jit)
+        guide = vae.guide if jit else vae.sample_posterior
         self.latent = ScaleLatent(config.beta)
         differentiable_loss: Any = elbo.differentiable_loss  # Pyro's has no types
-        loss: Any = functools.partial(differentiable_loss, self.latent(model), self.latent(vae.guide))
+        loss: Any = functools.partial(differentiable_loss, self.latent(model), self.latent(guide))
         if config.precision == "bf16":
             loss = torch.autocast(device_of(vae).type, torch.bfloat16)(loss)
         self._differentiable_loss, self._processes = processes.shared(vae, loss), processes
@@ -63,7 +65,8 @@ class Step:
         if self._clip_norm:
             torch.nn.utils.clip_grad_norm_(group["params"], self._clip_norm * (batch_size or len(x)))
         self._optimizer.step()
-        self._optimizer.zero_grad()
+        for parameter in group["params"]:
+            parameter.grad = None
         return loss
 
     @property

@@ -71,10 +71,10 @@ def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = No
         eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
         y: Labels, shape `(batch,)`, for a conditional model.
     """
-    statements, _ = objective_of(vae)
-    with pyro.get_param_store().scope(), pyro.validation_enabled(False), warnings.catch_warnings():
+    statements, _ = objective_of(vae, registered=False)
+    with pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # NaN is the caller's to judge
-        guide = poutine.trace(GivenNoise(eps)(vae.guide)).get_trace(x, y)
+        guide = poutine.trace(GivenNoise(eps)(vae.sample_posterior)).get_trace(x, y)
         enumerated = poutine.enum(statements, first_available_dim=-2)
         model = poutine.trace(poutine.replay(enumerated, guide)).get_trace(x, y)
         guide.compute_log_prob()

@@ -55,25 +55,33 @@ class VAE(nn.Module):
         """
         pyro.module("latent", self.latent)
         pyro.module("decoder", self.decoder)
-        with pyro.plate("data", x.shape[0]):
-            z = self.latent.sample_prior(x)
-            outputs, parameters = self._decode(z, y)
-            likelihood = self.decoder.likelihood
-            if self.training:
-                p_x = likelihood.distribution_to_fit(outputs, parameters)
-            else:
-                p_x = likelihood.distribution(parameters)
-            pyro.sample("obs", p_x.to_event(1), obs=likelihood.observed(x.flatten(1)))
-        loc_img: Tensor = parameters[0]
+        loc_img: Tensor = self.decoder.likelihood.parameters_of(self.sample_joint(x, y))[0]
         return loc_img
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Sample q(z|x), for arguments as those of `model`.
+        """Sample q(z|x), for arguments as those of `model`."""
+        pyro.module("encoder", self.encoder)
+        pyro.module("latent", self.latent)
+        self.sample_posterior(x, y)
+
+    def sample_joint(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Do what `model` does, but register no parameters; return the decoder's last numbers."""
+        with pyro.plate("data", x.shape[0]):
+            z = self.latent.sample_prior(x)
+            outputs = self._outputs_at(z, y)
+            likelihood = self.decoder.likelihood
+            if self.training:
+                p_x = likelihood.distribution_to_fit(outputs)
+            else:
+                p_x = likelihood.distribution(likelihood.parameters_of(outputs))
+            pyro.sample("obs", p_x.to_event(1), obs=likelihood.observed(x.flatten(1)))
+        return outputs
+
+    def sample_posterior(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Do what `guide` does, but register no parameters.
 
         Networks that are fitted in a lower precision give their numbers in it; densities are of the precision of `x`.
         """
-        pyro.module("encoder", self.encoder)
-        pyro.module("latent", self.latent)
         with pyro.plate("data", x.shape[0]):
             z_loc, z_scale = self.encoder(x, y)
             self.latent.sample_posterior(z_loc.to(x.dtype), z_scale.to(x.dtype))
@@ -85,14 +93,13 @@ class VAE(nn.Module):
         loc_img: Tensor = self.decoder(z, y)
         return loc_img
 
-    def _decode(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Decode z to the last layer's numbers and to the parameters.
+    def _outputs_at(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Return the decoder's last numbers.
 
         z may have axes left of the batch, as Pyro has them for particles: the networks know the batch alone.
         """
         batch_shape = z.shape[:-1]
         if y is not None:
             y = y.expand(batch_shape).flatten()
-        outputs = self.decoder.outputs_at(z.flatten(0, -2), y).to(z.dtype)
-        parameters = self.decoder.likelihood.parameters_of(outputs)
-        return outputs.unflatten(0, batch_shape), tuple(each.unflatten(0, batch_shape) for each in parameters)
+        outputs: Tensor = self.decoder.outputs_at(z.flatten(0, -2), y).to(z.dtype)
+        return outputs.unflatten(0, batch_shape)

@@ -87,7 +87,7 @@ def test_what_is_fitted_is_the_distribution_of_the_parameters(name: str) -> None
     numbers = outputs(likelihood.num_outputs)
     parameters = likelihood.parameters_of(numbers)
     x = likelihood.observed(torch.rand((4, 6), generator=torch.Generator().manual_seed(1)))
-    fitted = likelihood.distribution_to_fit(numbers, parameters).log_prob(x)
+    fitted = likelihood.distribution_to_fit(numbers).log_prob(x)
     torch.testing.assert_close(fitted, likelihood.distribution(parameters).log_prob(x), atol=1e-5, rtol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_a_value_whose_probability_rounds_to_zero_is_fitted_by_its_logit(name: s
     likelihood = LIKELIHOODS[name](ModelConfig((1,), levels=2))
     numbers = torch.tensor([[-40.0]] if name == "bernoulli" else [[-40.0, 0.0]], requires_grad=True)
     parameters = likelihood.parameters_of(numbers)
-    log_prob = likelihood.distribution_to_fit(numbers, parameters).log_prob(torch.tensor([[x]]))
+    log_prob = likelihood.distribution_to_fit(numbers).log_prob(torch.tensor([[x]]))
     log_prob.sum().backward()
     assert float(log_prob.detach()) == pytest.approx(-40)
     assert float(numbers.grad[0, 0]) == pytest.approx(1)  # type: ignore[index]  # it has one, after backward

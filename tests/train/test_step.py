@@ -91,6 +91,24 @@ def test_steps_in_bfloat16_have_networks_in_it_densities_in_float32_and_nearly_t
     torch.testing.assert_close(losses[1], losses[0], rtol=0.03, atol=0)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_step_registers_parameters_with_pyro_where_they_are_looked_for(digits: Dataset, jit: bool) -> None:
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]):
+        Step(small(), TrainingConfig(jit=jit))(digits.train[:25])
+        registered = {name.partition("$$$")[0] for name in pyro.get_param_store()}
+    assert registered == ({"encoder", "decoder"} if jit else set())
+
+
+def test_a_step_makes_no_probabilities_where_it_scores_logits(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
+    def refuse(*_args: Any) -> None:
+        raise AssertionError
+
+    step = Step(small(), TrainingConfig())
+    monkeypatch.setattr(LIKELIHOODS["bernoulli"], "parameters_of", refuse)
+    assert float(step(digits.train[:25])) > 0
+
+
 def test_a_guide_that_cannot_be_differentiated_through_has_pyros_gradient() -> None:
     logit = torch.zeros(3, requires_grad=True)
 

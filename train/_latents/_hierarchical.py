@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from train._config import ModelConfig
+from train._gaussian import diagonal_normal, standard_normal
 from train._latents._base import Latent, site_names
 
 
@@ -29,17 +29,16 @@ class Hierarchical(Latent):
 
     def sample_prior(self, like: Tensor) -> Tensor:
         """Sample the levels, the highest first; return the lowest."""
-        top = like.new_zeros((like.shape[0], self.config.z_dims[-1]))
-        z: Tensor = pyro.sample(self._sites[-1], dist.Normal(top, torch.ones_like(top)).to_event(1))
+        z: Tensor = pyro.sample(self._sites[-1], standard_normal((like.shape[0], self.config.z_dims[-1]), like))
         for level in reversed(range(len(self.downward))):
-            z = pyro.sample(self._sites[level], self._given_above(level, z))
+            z = pyro.sample(self._sites[level], diagonal_normal(*self.downward[level](z)))
         return z
 
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
         """Sample the levels, the lowest first."""
-        z = pyro.sample(self._sites[0], dist.Normal(z_loc, z_scale).to_event(1))
+        z = pyro.sample(self._sites[0], diagonal_normal(z_loc, z_scale))
         for level, step in enumerate(self.upward):
-            z = pyro.sample(self._sites[level + 1], dist.Normal(*step(z)).to_event(1))
+            z = pyro.sample(self._sites[level + 1], diagonal_normal(*step(z)))
 
     def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:
         """Return the parameters of q(z_{l+1} | z_l) for each level above z, z_l drawn with `eps`."""
@@ -57,7 +56,7 @@ class Hierarchical(Latent):
             loc, scale = step(z)
             above = loc + scale * noise
             log_qz_x = log_qz_x + dist.Normal(loc, scale).to_event(1).log_prob(above)
-            log_pz = log_pz + self._given_above(level, above).log_prob(z)
+            log_pz = log_pz + dist.Normal(*self.downward[level](above)).to_event(1).log_prob(z)
             z = above
         log_p_top = dist.Normal(torch.zeros_like(z), torch.ones_like(z)).to_event(1).log_prob(z)
         return log_pz + log_p_top, log_qz_x
@@ -69,11 +68,6 @@ class Hierarchical(Latent):
             loc, scale = step(z)
             z = loc + scale * eps
         return z
-
-    def _given_above(self, level: int, above: Tensor) -> TorchDistribution:
-        """p(z_l | z_{l+1})."""
-        conditional: TorchDistribution = dist.Normal(*self.downward[level](above)).to_event(1)
-        return conditional
 
 
 class _Step(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from train._config import ModelConfig
+from train._gaussian import diagonal_normal
 from train._latents._base import COMPONENT_SITE, LATENT_SITE, Latent
 
 _SPREAD = 0.5  # of the components' means at the start: apart, but none out of the data's reach
@@ -33,13 +34,13 @@ class Mixture(Latent):
     def sample_prior(self, like: Tensor) -> Tensor:  # noqa: ARG002 - the plate gives the batch size
         """Sample c, and z of its normal."""
         component = pyro.sample(COMPONENT_SITE, dist.Categorical(logits=self.logits))
-        given_c = dist.Normal(self.loc[component], self.log_scale[component].exp())
-        z: Tensor = pyro.sample(LATENT_SITE, given_c.to_event(1))
+        given_c = diagonal_normal(self.loc[component], self.log_scale[component].exp())
+        z: Tensor = pyro.sample(LATENT_SITE, given_c)
         return z
 
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
         """Sample z of N(z_loc, z_scale²)."""
-        pyro.sample(LATENT_SITE, dist.Normal(z_loc, z_scale).to_event(1))
+        pyro.sample(LATENT_SITE, diagonal_normal(z_loc, z_scale))
 
     def posterior(self, z_loc: Tensor, z_scale: Tensor, *_eps: Tensor) -> tuple[Tensor, ...]:
         """Return q(c|x), shape `(batch, components)`.

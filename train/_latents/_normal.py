@@ -5,9 +5,9 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from train._gaussian import diagonal_normal, standard_normal
 from train._latents._base import LATENT_SITE, Latent
 
 
@@ -27,22 +27,19 @@ class Normal(Latent):
 
     def sample_prior(self, like: Tensor) -> Tensor:
         """Sample z of N(0, I)."""
-        z: Tensor = pyro.sample(LATENT_SITE, _standard_normal(like.new_empty((like.shape[0], self.config.z_dim))))
+        z: Tensor = pyro.sample(LATENT_SITE, standard_normal((like.shape[0], self.config.z_dim), like))
         return z
 
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
         """Sample z of N(z_loc, z_scale²)."""
-        pyro.sample(LATENT_SITE, dist.Normal(z_loc, z_scale).to_event(1))
+        pyro.sample(LATENT_SITE, diagonal_normal(z_loc, z_scale))
 
     def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *_upper_eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return log N(z; 0, I) and log N(z; z_loc, z_scale²)."""
-        return _standard_normal(z).log_prob(z), dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
+        standard = dist.Normal(torch.zeros_like(z), torch.ones_like(z))
+        log_pz: Tensor = standard.to_event(1).log_prob(z)
+        return log_pz, dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
 
     def prior(self, *noise: Tensor) -> Tensor:
         """Return `eps`: it is z."""
         return noise[0]
-
-
-def _standard_normal(like: Tensor) -> TorchDistribution:
-    normal: TorchDistribution = dist.Normal(torch.zeros_like(like), torch.ones_like(like)).to_event(1)
-    return normal

@@ -49,11 +49,7 @@ class Likelihood(nn.Module, abc.ABC):
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
         """Return p(x|z), of batch shape `(batch, data_dim)`; Pyro declares the last axis an event."""
 
-    def distribution_to_fit(
-        self,
-        outputs: Tensor,  # noqa: ARG002 - others need it
-        parameters: tuple[Tensor, ...],
-    ) -> TorchDistribution:
+    def distribution_to_fit(self, outputs: Tensor) -> TorchDistribution:
         """Return p(x|z) as the training scores it, from the decoder's last numbers where that is better.
 
         A logit has a log-probability and a gradient where its probability rounds to 0 or 1, and takes fewer steps to
@@ -63,9 +59,8 @@ class Likelihood(nn.Module, abc.ABC):
 
         Args:
             outputs: Shape `(..., num_outputs * data_dim)`.
-            parameters: What `parameters_of` made of them, shape `(..., data_dim)` each.
         """
-        return self.distribution(parameters)
+        return self.distribution(self.parameters_of(outputs))
 
     def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
         """Return a draw of p(x|z) in the units of the data, for standard normal noise, shape `(batch, data_dim)` each.

@@ -27,11 +27,7 @@ class Bernoulli(Likelihood):
         """Return Bernoulli(loc_img); not validated, because grey-scale values are not 0 or 1."""
         return dist.Bernoulli(parameters[0], validate_args=False)
 
-    def distribution_to_fit(
-        self,
-        outputs: Tensor,
-        parameters: tuple[Tensor, ...],  # noqa: ARG002 - others need them
-    ) -> TorchDistribution:
+    def distribution_to_fit(self, outputs: Tensor) -> TorchDistribution:
         """Return Bernoulli(loc_img), from its logits."""
         return BernoulliOfLogits(logits=outputs, validate_args=False)
 
@@ -65,4 +61,4 @@ class _LogProb(torch.autograd.Function):
         logits, value = ctx.saved_tensors
         (gradient,) = gradients
         of_value = gradient * logits if ctx.needs_input_grad[1] else None
-        return gradient * (value - logits.sigmoid()), of_value
+        return (value - logits.sigmoid()).mul_(gradient), of_value

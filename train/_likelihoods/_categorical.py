@@ -33,11 +33,7 @@ class Categorical(Likelihood):
         """Return Categorical(probs)."""
         return dist.Categorical(parameters[1], validate_args=False)
 
-    def distribution_to_fit(
-        self,
-        outputs: Tensor,
-        parameters: tuple[Tensor, ...],  # noqa: ARG002 - others need them
-    ) -> TorchDistribution:
+    def distribution_to_fit(self, outputs: Tensor) -> TorchDistribution:
         """Return Categorical(probs), from its logits."""
         return dist.Categorical(logits=self._logits(outputs), validate_args=False)
 

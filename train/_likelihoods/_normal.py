@@ -10,6 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from train._config import ModelConfig
+from train._gaussian import Gaussian
 from train._likelihoods._base import Likelihood
 from train._standardisation import Standardisation
 
@@ -41,6 +42,11 @@ class Normal(Likelihood):
         """Return N(loc_img, scale²)."""
         loc_img, scale = parameters
         return dist.Normal(loc_img, scale, validate_args=False)
+
+    def distribution_to_fit(self, outputs: Tensor) -> TorchDistribution:
+        """Return N(loc_img, scale²)."""
+        loc_img, scale = self.parameters_of(outputs)
+        return Gaussian(loc_img, scale, validate_args=False)
 
     def draw(self, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
         """Return loc_img + scale * eps."""

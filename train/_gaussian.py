@@ -1,0 +1,76 @@
+"""The normal densities that a fit scores: Pyro's, with log-probabilities that take fewer operations."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions.utils import broadcast_all
+
+_LOG_NORMALISER = 0.5 * math.log(2 * math.pi)
+
+
+class Gaussian(dist.Normal):
+    """N(loc, scale²)."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-density in nats, as PyTorch's, to rounding; its gradient is the same."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_prob: Tensor = _LogProb.apply(*broadcast_all(value, self.loc, self.scale))
+        return log_prob
+
+
+def diagonal_normal(loc: Tensor, scale: Tensor) -> TorchDistribution:
+    """Return N(loc, diag(scale²)): the last axis is an event."""
+    return _event(Gaussian(loc, scale))
+
+
+def standard_normal(shape: tuple[int, ...], like: Tensor) -> TorchDistribution:
+    """Return N(0, I) of the dtype and on the device of `like`; the last axis is an event."""
+    return _event(_Standard(like.new_zeros(shape), like.new_ones(shape)))
+
+
+def _event(normal: Any) -> TorchDistribution:  # Pyro's have no types
+    event: TorchDistribution = normal.to_event(1)
+    return event
+
+
+class _Standard(dist.Normal):
+    """Its parameters are 0 and 1, but may be expanded."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        value, _ = torch.broadcast_tensors(value, self.loc)
+        return value.square().mul_(-0.5).sub_(_LOG_NORMALISER)
+
+
+class _LogProb(torch.autograd.Function):
+    """-t²/2 - log(scale) - log(2 pi)/2, where t = (value - loc) / scale.
+
+    The gradient is written out: autograd would go back through each operation of PyTorch's density, and there are nine.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(value, loc, scale)
+        t = (value - loc).div_(scale)
+        return scale.log().add_(_LOG_NORMALISER).addcmul_(t, t, value=0.5).neg_()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        value, loc, scale = ctx.saved_tensors
+        (gradient,) = gradients
+        of_value, of_loc, of_scale = ctx.needs_input_grad
+        t = (value - loc) / scale
+        by_loc = gradient * t / scale
+        return (
+            -by_loc if of_value else None,
+            by_loc if of_loc else None,
+            by_loc * t - gradient / scale if of_scale else None,
+        )
