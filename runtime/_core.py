@@ -132,7 +132,7 @@ class Core(Loaded):
             InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
         """
         given = self._observations.given(x, y)
-        shape = (len(given["x"]), self.z_dim)
+        shape = (len(given["x"]), self._spec.z_dim)
         noise = draw_noise(shape, seed, eps)
         given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
         places = _inputs.places(out, shape[0], self._spec)

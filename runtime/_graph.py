@@ -13,6 +13,7 @@ from ._errors import BundleError, EdgeVAEError
 from ._execution import Execution
 from ._graph_check import check_graph
 from ._manifest import MODEL_PROPERTY, FileEntry, GraphName, TensorSpec
+from ._onnxruntime import run_of
 from ._providers import check_runs, create_session
 
 FloatArray = NDArray[np.float32]
@@ -60,6 +61,7 @@ class Graph:
             raise BundleError(
                 f"{file} does not fit its manifest: it was made for {choices}, not for {bundle.manifest.model}"
             )
+        self._run_session = run_of(self._session)
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._max_rows = min(_MAX_ROWS, _MAX_ROWS_A_THREAD * execution.threads) if self.provider == _CPU else _MAX_ROWS
@@ -98,11 +100,12 @@ class Graph:
 
     def _run(self, inputs: Arrays, batch: int) -> dict[str, FloatArray]:
         try:
-            values = self._session.run(self.outputs, inputs)
+            values = self._run_session(self.outputs, inputs, None)
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
         outputs = {}
-        for value, (name, shape) in zip(values, self._row_shapes, strict=True):
+        for index, (name, shape) in enumerate(self._row_shapes):
+            value = values[index]
             if value.shape != (batch, *shape):  # ONNX Runtime takes what a graph says of its outputs on trust
                 raise BundleError(
                     f"{self.file} does not fit its manifest: {name} must have shape {(batch, *shape)}, got "

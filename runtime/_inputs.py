@@ -18,6 +18,7 @@ FLOAT_BYTES = (4, 8)
 MOST = 2**40
 """More of anything is a mistake: the largest machines hold a part of it in float32."""
 _FLOAT32 = np.dtype(np.float32)
+_MANY = 2**15
 _LARGEST = (2 - 2**-23) * 2.0**127  # of float32
 
 
@@ -176,7 +177,7 @@ def all_within(values: FloatArray, low: float, high: float) -> bool:
     large one it is one look less that counts: read as unsigned integers, positive floats are in their own order, and
     what is negative or NaN comes after them.
     """
-    if low == 0 and 0 < values.item(values.view(np.uint32).argmax()) <= high:
+    if low == 0 and values.size >= _MANY and 0 < values.item(values.view(np.uint32).argmax()) <= high:
         return True
     return low <= values.item(values.argmin()) and values.item(values.argmax()) <= high
 

@@ -46,6 +46,27 @@ def test_threads_that_use_a_graph_for_the_first_time_share_its_session(bundle: P
     assert set(model._graphs._loaded) == {"reconstruct", "decoder"}
 
 
+@pytest.mark.parametrize(("version", "num_calls"), [("1.31.1", 0), ("1.99.0.dev20270101", 2)])
+def test_an_unknown_onnxruntime_is_run_by_its_public_name_alone(
+    bundle: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, version: str, num_calls: int
+) -> None:
+    x = digits.test[:3].numpy()
+    expected = load(bundle, provider="cpu").reconstruct(x, seed=0)
+    calls: list[list[str]] = []
+    public = onnxruntime.InferenceSession.run
+
+    def run(session: Any, output_names: list[str], *args: Any) -> Any:
+        calls.append(output_names)
+        return public(session, output_names, *args)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", run)
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    model = load(bundle, provider="cpu")
+    for _ in range(2):
+        np.testing.assert_array_equal(model.reconstruct(x, seed=0), expected)
+    assert calls == [["loc_img"]] * num_calls
+
+
 def test_a_closed_model_says_so(bundle: Path) -> None:
     with load(bundle, provider="cpu") as model:
         assert model.generate(1, seed=0).shape == (1, 64)
