@@ -72,8 +72,10 @@ class Core(Loaded):
         Raises:
             InputError: An argument has another shape or dtype, holds NaN, or values out of range.
         """
-        given = self._observations.given(x, y)
-        outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
+        outputs = self._graphs["encoder"].run_as_is(x=x) if y is None and seed is None and eps is None else None
+        if outputs is None:
+            given = self._observations.given(x, y)
+            outputs = self._graphs["encoder"]({**given, **draw_lower_noise(self._spec, len(given["x"]), seed, eps)})
         names = zip(*(level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale")), strict=True)
         first, *upper = (
             Level(Latents.of(outputs[loc], level_space(self.latent_space_id, level)), outputs[scale])
@@ -99,6 +101,8 @@ class Core(Loaded):
             InputError: `z` has another shape or dtype, is not finite, or is another model's: latents that a `Posterior`
                 gave know their latent space.
         """
+        if y is None and out is None and (outputs := self._graphs["decoder"].run_as_is(z=z)) is not None:
+            return outputs["loc_img"]
         check_latent_space(z, self.latent_space_id)
         latents = _inputs.latents(z, self.z_dim)
         given = {"z": latents, **_inputs.labels(y, len(latents), self._spec)}
@@ -131,6 +135,14 @@ class Core(Loaded):
         Raises:
             InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
         """
+        if (
+            eps is not None
+            and y is None
+            and seed is None
+            and out is None
+            and (outputs := self._graphs["reconstruct"].run_as_is(x=x, eps=eps)) is not None
+        ):
+            return outputs["loc_img"]
         given = self._observations.given(x, y)
         shape = (len(given["x"]), self._spec.z_dim)
         noise = draw_noise(shape, seed, eps)

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError
 from ._execution import Execution
 from ._graph_check import check_graph
-from ._manifest import MODEL_PROPERTY, FileEntry, GraphName, TensorSpec
+from ._inputs import FLOAT32, LARGEST, MANY
+from ._manifest import MODEL_PROPERTY, FileEntry, GraphName, Manifest, TensorSpec
 from ._onnxruntime import run_of
 from ._providers import check_runs, create_session
 
@@ -65,6 +66,7 @@ class Graph:
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._max_rows = min(_MAX_ROWS, _MAX_ROWS_A_THREAD * execution.threads) if self.provider == _CPU else _MAX_ROWS
+        self._taken = _taken(self.spec.inputs, bundle.manifest)
         self._row_shapes = [(tensor.name, tensor.row_shape) for tensor in self.spec.outputs]
 
     def check_runs_on_provider(self) -> None:
@@ -74,6 +76,30 @@ class Graph:
             ProviderError: All would run on the CPU.
         """
         check_runs(self._session, self.provider, self.file)
+
+    def run_as_is(self, **arrays: ArrayLike) -> dict[str, FloatArray] | None:
+        """Run the graph on a few rows that it takes as they are; `None` where an input needs a closer look.
+
+        Nothing is converted here and nothing explained, and all is in one function: a network's weights drive Python's
+        own code out of a processor's cache, and a call of one row then waits for each function that it goes through.
+
+        Args:
+            arrays: The inputs by name, as a caller hands them in.
+        """
+        if len(arrays) != len(self._taken):
+            return None
+        batch = 0
+        for name, row_shape, low, high in self._taken:
+            rows = arrays[name]
+            if type(rows) is not np.ndarray or rows.dtype is not FLOAT32 or rows.shape[1:] != row_shape:
+                return None
+            flags = rows.flags
+            batch = batch or len(rows)
+            if len(rows) != batch or not (0 < rows.size < MANY and flags.c_contiguous and flags.aligned):
+                return None
+            if not (low <= rows.item(rows.argmin()) and rows.item(rows.argmax()) <= high):
+                return None
+        return self._run(arrays, batch) if batch <= self._max_rows else None
 
     def __call__(self, arrays: Arrays, out: Arrays | None = None) -> dict[str, FloatArray]:
         """Run the graph on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs.
@@ -98,7 +124,7 @@ class Graph:
                 outputs[name][rows] = part
         return outputs
 
-    def _run(self, inputs: Arrays, batch: int) -> dict[str, FloatArray]:
+    def _run(self, inputs: Mapping[str, ArrayLike], batch: int) -> dict[str, FloatArray]:
         try:
             values = self._run_session(self.outputs, inputs, None)
         except Exception as error:
@@ -120,6 +146,18 @@ class Graph:
         wanted = [(tensor.name, f"tensor({_ONNX_TYPE[tensor.dtype]})", tensor.shape) for tensor in expected]
         if actual != wanted:
             raise BundleError(f"{file} does not fit its manifest: expected {what} {wanted}, got {actual}")
+
+
+def _taken(inputs: tuple[TensorSpec, ...], manifest: Manifest) -> list[tuple[str, tuple[int, ...], float, float]]:
+    """Return what inputs must be like that a graph takes as they are: name, shape of a row, least and largest value.
+
+    There are none where one of them is of integers, or is an observation, which callers have in another scale.
+    """
+    is_scaled = manifest.preprocessing is not None and manifest.preprocessing.scale is not None
+    if any(tensor.dtype != "float32" or (tensor.name == "x" and is_scaled) for tensor in inputs):
+        return []
+    unit = {"x": (0.0, 1.0)} if manifest.model.unit_interval else {}
+    return [(tensor.name, tensor.row_shape, *unit.get(tensor.name, (-LARGEST, LARGEST))) for tensor in inputs]
 
 
 _ONNX_TYPE = {"float32": "float", "int64": "int64"}

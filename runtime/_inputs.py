@@ -17,9 +17,11 @@ FloatArray = NDArray[np.float32]
 FLOAT_BYTES = (4, 8)
 MOST = 2**40
 """More of anything is a mistake: the largest machines hold a part of it in float32."""
-_FLOAT32 = np.dtype(np.float32)
-_MANY = 2**15
-_LARGEST = (2 - 2**-23) * 2.0**127  # of float32
+FLOAT32 = np.dtype(np.float32)
+MANY = 2**15
+"""So many values that to look at all of them takes longer than to begin."""
+LARGEST = (2 - 2**-23) * 2.0**127
+"""Of float32."""
 
 
 def labels(y: ArrayLike | None, batch: int, model: ModelSpec) -> dict[str, NDArray[Any]]:
@@ -85,7 +87,7 @@ def places(out: FloatArray | None, batch: int, model: ModelSpec) -> dict[str, Fl
         raise InputError("out must not be a masked array; give the array under it, out.data")
     shape = (batch, model.data_dim)
     flags = out.flags
-    if out.dtype != _FLOAT32 or out.shape != shape or not (flags.c_contiguous and flags.aligned and flags.writeable):
+    if out.dtype != FLOAT32 or out.shape != shape or not (flags.c_contiguous and flags.aligned and flags.writeable):
         faults = ["not contiguous"] * (not flags.c_contiguous) + ["not aligned"] * (not flags.aligned)
         faults += ["read-only"] * (not flags.writeable)
         got = ", ".join([f"{out.dtype} of shape {out.shape}", *faults])
@@ -145,7 +147,7 @@ def vector(name: str, value: ArrayLike) -> FloatArray:
 
 def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
     """Return `value` as float32 of a shape; `None` in it is a batch of any size."""
-    if is_ready(value) and value.shape == shape and value.size and all_within(value, -_LARGEST, _LARGEST):
+    if is_ready(value) and value.shape == shape and value.size and all_within(value, -LARGEST, LARGEST):
         return value
     array = array_of(name, value)
     if array.ndim != len(shape) or any(size not in (None, got) for size, got in zip(shape, array.shape, strict=True)):
@@ -164,7 +166,7 @@ def finite(name: str, array: NDArray[Any]) -> FloatArray:
     if array.dtype.kind != "f" or array.dtype.itemsize not in FLOAT_BYTES:
         raise InputError(f"{name} must be float32 or float64, got dtype {array.dtype}")
     values = float32(array)
-    if values.size and not all_within(values, -_LARGEST, _LARGEST):
+    if values.size and not all_within(values, -LARGEST, LARGEST):
         row = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise InputError(f"{name} must be finite, got NaN or infinity in row {row}")
     return values
@@ -177,14 +179,14 @@ def all_within(values: FloatArray, low: float, high: float) -> bool:
     large one it is one look less that counts: read as unsigned integers, positive floats are in their own order, and
     what is negative or NaN comes after them.
     """
-    if low == 0 and values.size >= _MANY and 0 < values.item(values.view(np.uint32).argmax()) <= high:
+    if low == 0 and values.size >= MANY and 0 < values.item(values.view(np.uint32).argmax()) <= high:
         return True
     return low <= values.item(values.argmin()) and values.item(values.argmax()) <= high
 
 
 def is_ready(value: ArrayLike) -> TypeGuard[FloatArray]:
     """Whether a graph takes a value as it is, but for its shape and numbers: most are, and need no closer look."""
-    return type(value) is np.ndarray and value.dtype is _FLOAT32 and _is_laid_out(value)
+    return type(value) is np.ndarray and value.dtype is FLOAT32 and _is_laid_out(value)
 
 
 def _is_laid_out(array: NDArray[Any]) -> bool:
@@ -195,7 +197,7 @@ def _is_laid_out(array: NDArray[Any]) -> bool:
 
 def float32(array: NDArray[Any]) -> FloatArray:
     """Return floats as contiguous float32; what it cannot hold becomes infinite, which the caller refuses."""
-    if array.dtype == _FLOAT32:
+    if array.dtype == FLOAT32:
         return array if _is_laid_out(array) else array.copy()
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, np.float32)

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime import InputError, Model
-from runtime._inputs import all_within
+from runtime._inputs import MANY, all_within
 
 SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 8\), got "
 
@@ -153,4 +153,6 @@ BITS = st.sampled_from(ODD_BITS) | st.integers(0, 2**32 - 1)
 @example(bits=[0x80000000, 0x40A00000], low=0.0)  # -0 and 5: as integers, -0 is the larger one
 def test_all_numbers_are_within_their_range_whatever_their_bits(bits: list[int], low: float) -> None:
     values = np.array(bits, np.uint32).view(np.float32)
-    assert all_within(values, low, 1.0) == bool(((values >= low) & (values <= 1)).all())
+    expected = bool(((values >= low) & (values <= 1)).all())
+    assert all_within(values, low, 1.0) == expected
+    assert all_within(np.resize(values, MANY), low, 1.0) == expected
