@@ -19,7 +19,7 @@ WHEELS = {"onnxruntime"} | {
 """All names under which ONNX Runtime is packaged; any two overwrite each other."""
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _OFF = {"", "0", "false", "no", "off"}
-_FIRST_KNOWN, _LAST_KNOWN = (1, 20), (1, 31)
+_KNOWN_VERSIONS = tuple(f"1.{minor}." for minor in range(20, 32))
 _SHARED_THREADS_ONLY = "use_per_session_threads must be false"
 
 
@@ -93,9 +93,9 @@ def run_of(session: Any) -> Callable[[list[str], Mapping[str, Any], None], list[
     Args:
         session: An `onnxruntime.InferenceSession`.
     """
-    release = tuple(int(part) for part in import_onnxruntime().__version__.split(".")[:2])
-    is_known = _FIRST_KNOWN <= release <= _LAST_KNOWN and session.get_providers() == ["CPUExecutionProvider"]
-    runner = session._sess if is_known else session  # noqa: SLF001 - see above
+    is_known = import_onnxruntime().__version__.startswith(_KNOWN_VERSIONS)
+    is_on_cpu = session.get_providers() == ["CPUExecutionProvider"]
+    runner = session._sess if is_known and is_on_cpu else session  # noqa: SLF001 - see above
     run: Callable[[list[str], Mapping[str, Any], None], list[Any]] = runner.run
     return run
 

@@ -58,7 +58,7 @@ def importance_weighted_bound(
     numbers = vae.config.data_dim * vae.decoder.likelihood.num_outputs
     at_once = max(1, _VALUES_AT_ONCE[device.type] // numbers)
     bounds = torch.empty(len(images), dtype=torch.float64, device=device)
-    with evaluating(vae), forked_rng(device), pyro.validation_enabled(False):
+    with pyro.get_param_store().scope(), evaluating(vae), forked_rng(device), pyro.validation_enabled(False):
         torch.manual_seed(_SEED)
         for rows in slices(len(images), at_once):
             x, y = images[rows].to(device), None if labels is None else labels[rows].to(device)

@@ -72,7 +72,8 @@ def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = No
         y: Labels, shape `(batch,)`, for a conditional model.
     """
     statements, _ = objective_of(vae, registered=False)
-    with pyro.validation_enabled(False), warnings.catch_warnings():
+    # Networks of one's own may have parameters that are Pyro's.
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # NaN is the caller's to judge
         guide = poutine.trace(GivenNoise(eps)(vae.sample_posterior)).get_trace(x, y)
         enumerated = poutine.enum(statements, first_available_dim=-2)

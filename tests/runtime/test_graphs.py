@@ -46,7 +46,7 @@ def test_threads_that_use_a_graph_for_the_first_time_share_its_session(bundle: P
     assert set(model._graphs._loaded) == {"reconstruct", "decoder"}
 
 
-@pytest.mark.parametrize(("version", "num_calls"), [("1.31.1", 0), ("1.99.0.dev20270101", 2)])
+@pytest.mark.parametrize(("version", "num_calls"), [("1.31.1", 0), ("1.99.0.dev20270101", 2), ("2.0rc1", 2)])
 def test_an_unknown_onnxruntime_is_run_by_its_public_name_alone(
     bundle: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, version: str, num_calls: int
 ) -> None:

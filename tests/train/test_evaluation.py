@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.nn.module import PyroModule, PyroParam
+from torch.distributions.constraints import positive
 
 from tests.train.models import LATENTS, SMALL, spread
 from train import VAE, ConfigError, Dataset, DatasetError, LabelError, elbo_of_each, elbo_terms, objective_of
@@ -99,6 +102,32 @@ def test_units_are_active_where_their_mean_varies(digits: Dataset) -> None:
 def test_images_may_be_anything_that_gives_slices(digits: Dataset, vae: VAE) -> None:
     found = evaluate(vae, Slices(digits.test), num_particles=2, iw_particles=5)
     assert found == evaluate(vae, digits.test, num_particles=2, iw_particles=5)
+
+
+class Gain(PyroModule):
+    """A layer of one's own whose parameter is Pyro's: it is registered wherever it runs."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.gain = PyroParam(torch.tensor(gain), constraint=positive)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gain: Any = self.gain  # as it is read, a tensor
+        return x * gain
+
+
+@pytest.mark.parametrize("evaluated", [elbo_of_each, importance_weighted_bound])
+def test_evaluation_mixes_no_parameters_that_have_one_name_in_pyros_store(
+    digits: Dataset, evaluated: Callable[..., torch.Tensor]
+) -> None:
+    x = digits.test[:20]
+    models = [spread(SMALL) for _ in range(2)]
+    for vae, gain in zip(models, (1.5, 0.5), strict=True):
+        vae.encoder.softplus = torch.nn.Sequential(torch.nn.Softplus(), Gain(gain))
+    found = [evaluated(vae, x, num_particles=3) for vae in models]
+    assert len(pyro.get_param_store()) == 0
+    assert not torch.equal(found[0], found[1])
+    torch.testing.assert_close([evaluated(vae, x, num_particles=3) for vae in reversed(models)], found[::-1])
 
 
 def test_evaluation_touches_nothing(digits: Dataset) -> None:

@@ -43,11 +43,11 @@ class Likelihood(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the parameters, `loc_img` first, for `outputs` of shape `(batch, num_outputs * data_dim)`."""
+        """Return the parameters, `loc_img` first, for `outputs` of shape `(..., num_outputs * data_dim)`."""
 
     @abc.abstractmethod
     def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
-        """Return p(x|z), of batch shape `(batch, data_dim)`; Pyro declares the last axis an event."""
+        """Return p(x|z), of batch shape `(..., data_dim)`; Pyro declares the last axis an event."""
 
     def distribution_to_fit(self, outputs: Tensor) -> TorchDistribution:
         """Return p(x|z) as the training scores it, from the decoder's last numbers where that is better.
