@@ -88,14 +88,14 @@ def run_of(session: Any) -> Callable[[list[str], Mapping[str, Any], None], list[
     """Return `session.run`, or on the CPU what it calls, which takes the same arguments.
 
     On the way there it compares the inputs' names, as a manifest does once, and looks after tensors that are not
-    NumPy's: 5 to 10 us of a call. What it calls has a private name, and counts on versions where that was tried.
+    NumPy's: 5 to 10 us of a call. What it calls has a private name, so that only versions are taken that were tried.
 
     Args:
         session: An `onnxruntime.InferenceSession`.
     """
     is_known = import_onnxruntime().__version__.startswith(_KNOWN_VERSIONS)
     is_on_cpu = session.get_providers() == ["CPUExecutionProvider"]
-    runner = session._sess if is_known and is_on_cpu else session  # noqa: SLF001 - see above
+    runner = session._sess if is_known and is_on_cpu else session  # noqa: SLF001 - it has no public name
     run: Callable[[list[str], Mapping[str, Any], None], list[Any]] = runner.run
     return run
 

@@ -65,7 +65,7 @@ class Step:
         if self._clip_norm:
             torch.nn.utils.clip_grad_norm_(group["params"], self._clip_norm * (batch_size or len(x)))
         self._optimizer.step()
-        for parameter in group["params"]:
+        for parameter in group["params"]:  # as zero_grad does, which takes 50 us to tell a profiler
             parameter.grad = None
         return loss
 

@@ -65,7 +65,12 @@ class VAE(nn.Module):
         self.sample_posterior(x, y)
 
     def sample_joint(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Do what `model` does, but register no parameters; return the decoder's last numbers."""
+        """Do what `model` does, but register no parameters.
+
+        Returns:
+            The decoder's last numbers, shape `(batch, num_outputs * data_dim)`, with further axes on the left where
+            Pyro enumerates or draws several particles.
+        """
         with pyro.plate("data", x.shape[0]):
             z = self.latent.sample_prior(x)
             outputs = self._outputs_at(z, y)

@@ -92,7 +92,7 @@ def test_steps_in_bfloat16_have_networks_in_it_densities_in_float32_and_nearly_t
 
 
 @pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # Pyro's compiled ELBO stands on it
 def test_a_step_registers_parameters_with_pyro_where_they_are_looked_for(digits: Dataset, jit: bool) -> None:
     with pyro.get_param_store().scope(), torch.random.fork_rng([]):
         Step(small(), TrainingConfig(jit=jit))(digits.train[:25])
