@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
+from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
 from train._architectures import check_networks, networks_of
@@ -55,23 +56,29 @@ class VAE(nn.Module):
         """
         pyro.module("latent", self.latent)
         pyro.module("decoder", self.decoder)
-        loc_img: Tensor = self.decoder.likelihood.parameters_of(self.sample_joint(x, y))[0]
+        outputs = self.sample_joint(x, y, pyro.plate)
+        loc_img: Tensor = self.decoder.likelihood.parameters_of(outputs)[0]
         return loc_img
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """Sample q(z|x), for arguments as those of `model`."""
         pyro.module("encoder", self.encoder)
         pyro.module("latent", self.latent)
-        self.sample_posterior(x, y)
+        self.sample_posterior(x, y, pyro.plate)
 
-    def sample_joint(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def sample_joint(self, x: Tensor, y: Tensor | None = None, plate: type[IndepMessenger] | None = None) -> Tensor:
         """Do what `model` does, but register no parameters.
+
+        Args:
+            x: Observations, shape `(batch, ...)`.
+            y: Labels, integers of shape `(batch,)`, for a conditional model.
+            plate: What tells Pyro that observations are independent; the latent's `plate` without it.
 
         Returns:
             The decoder's last numbers, shape `(batch, num_outputs * data_dim)`, with further axes on the left where
             Pyro enumerates or draws several particles.
         """
-        with pyro.plate("data", x.shape[0]):
+        with (plate or self.latent.plate)("data", x.shape[0]):
             z = self.latent.sample_prior(x)
             outputs = self._outputs_at(z, y)
             likelihood = self.decoder.likelihood
@@ -82,12 +89,12 @@ class VAE(nn.Module):
             pyro.sample("obs", p_x.to_event(1), obs=likelihood.observed(x.flatten(1)))
         return outputs
 
-    def sample_posterior(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Do what `guide` does, but register no parameters.
+    def sample_posterior(self, x: Tensor, y: Tensor | None = None, plate: type[IndepMessenger] | None = None) -> None:
+        """Do what `guide` does, but register no parameters; for arguments as those of `sample_joint`.
 
         Networks that are fitted in a lower precision give their numbers in it; densities are of the precision of `x`.
         """
-        with pyro.plate("data", x.shape[0]):
+        with (plate or self.latent.plate)("data", x.shape[0]):
             z_loc, z_scale = self.encoder(x, y)
             self.latent.sample_posterior(z_loc.to(x.dtype), z_scale.to(x.dtype))
 

@@ -100,6 +100,30 @@ def test_a_step_registers_parameters_with_pyro_where_they_are_looked_for(digits:
     assert registered == ({"encoder", "decoder"} if jit else set())
 
 
+class Naming(Messenger):
+    """Notes the names of the sites."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.names.add(msg["name"])
+
+
+@pytest.mark.parametrize("choices", [{}, {"latent": "hierarchical", "upper_dims": (2,)}], ids=str)
+def test_a_step_draws_no_indices_as_the_model_and_the_guide_do(digits: Dataset, choices: dict[str, Any]) -> None:
+    vae, x = small(**choices), digits.train[:25]
+    for statements in (vae.model, vae.guide):
+        with pyro.get_param_store().scope(), Naming() as of_pyro:
+            statements(x)
+        assert "data" in of_pyro.names
+    with Naming() as of_step:
+        Step(vae, TrainingConfig())(x)
+    assert {"latent", "obs"} <= of_step.names
+    assert "data" not in of_step.names
+
+
 def test_a_step_makes_no_probabilities_where_it_scores_logits(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
     def refuse(*_args: Any) -> None:
         raise AssertionError

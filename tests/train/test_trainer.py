@@ -193,7 +193,7 @@ def test_a_model_that_forgets_to_event_is_caught_where_batch_and_feature_sizes_a
 ) -> None:
     # 64 images of 64 pixels: every shape broadcasts, and the loss would be a number.
     def forgetful(self: VAE, x: torch.Tensor, y: torch.Tensor | None = None) -> None:
-        with pyro.plate("data", len(x)):
+        with self.latent.plate("data", len(x)):
             z = self.latent.sample_prior(x)
             pyro.sample("obs", dist.Bernoulli(self.decoder(z), validate_args=False), obs=x.flatten(1))
 

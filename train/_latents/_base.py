@@ -6,6 +6,7 @@ import abc
 from typing import ClassVar
 
 import torch
+from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
 from train._config import ModelConfig
@@ -35,6 +36,13 @@ class Latent(nn.Module, abc.ABC):
 
     enumerated: ClassVar[bool] = False
     """Whether the model has a discrete site that is to be summed out."""
+
+    plate: ClassVar[type[IndepMessenger]] = IndepMessenger
+    """What tells Pyro in a fit that observations are independent.
+
+    `pyro.plate` does more, and takes a twentieth of a step for it: it draws the indices of a subsample, and expands
+    distributions to the batch. Here nothing is subsampled, and distributions have the batch already.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

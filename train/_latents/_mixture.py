@@ -7,6 +7,7 @@ from typing import ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
 from train._config import ModelConfig
@@ -24,6 +25,7 @@ class Mixture(Latent):
     """
 
     enumerated: ClassVar[bool] = True
+    plate: ClassVar[type[IndepMessenger]] = pyro.plate  # the weights have no batch, nor has z where c is enumerated
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
