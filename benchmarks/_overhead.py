@@ -1,4 +1,4 @@
-"""What the public call adds to a bare `session.run` of the same graph, beside what a run of nothing takes."""
+"""What the public call adds to a bare `session.run` of its own session, beside what a run of nothing takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 import runtime
-from benchmarks._peers import Peers, bare_session, inputs
+from benchmarks._peers import Peers, inputs
 
 _CALLS_A_BLOCK = {1: 50, 256: 5}
 _BLOCKS_A_REPEAT = 4
@@ -34,14 +34,14 @@ class Overhead(TypedDict):
 
 
 def measure_overhead(peers: Peers, batch: int, repeats: int) -> dict[str, Overhead]:
-    """Return what the call adds where it is made again and again, `warm`, and `in turn` with other sessions' runs.
+    """Return what the call adds where it is made again and again, `warm`, and `in turn` with another session's run.
 
-    In turn, each of the three always comes after the same one, with its weights, and Python's own code, as far from the
-    processor as the other's.
+    The session is the model's own: two of one graph differ by more than what the call adds, by where in memory their
+    weights happen to lie. In turn, Python's own code is as far from the processor for the one as for the other.
     """
     x, eps = inputs(batch, peers.z_dim)
     model = runtime.load(peers.bundle, provider="cpu", threads=peers.threads)
-    session = bare_session(peers.bundle / "reconstruct.onnx", peers.threads)
+    session = model._graphs["reconstruct"]._session  # noqa: SLF001 - a caller has no use for it
     nothing, number = _empty_session(), np.zeros(1, np.float32)
     calls: tuple[Callable[[], object], ...] = (
         lambda: session.run(["loc_img"], {"x": x, "eps": eps}),

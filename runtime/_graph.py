@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,14 @@ Arrays = Mapping[str, NDArray[Any]]
 _CPU = "cpu"
 _MAX_ROWS = 4096  # in one run: what a graph needs beside its inputs and outputs does not grow with the batch
 _MAX_ROWS_A_THREAD = 256  # likewise on the CPU, where what is between two layers shall stay in a core's own cache
+_BATCH_SIZES = 16  # whose shapes are kept: to make them takes 4 us of a call
+
+
+_Shape = tuple[int, ...]
+_Taken = tuple[str, _Shape, float, float]
+"""What an input must be like that a graph takes as it is: its name, its shape, its least and its largest value."""
+_Given = tuple[str, _Shape]
+"""An output's name and shape."""
 
 
 class Graph:
@@ -66,8 +76,10 @@ class Graph:
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._max_rows = min(_MAX_ROWS, _MAX_ROWS_A_THREAD * execution.threads) if self.provider == _CPU else _MAX_ROWS
-        self._taken = _taken(self.spec.inputs, bundle.manifest)
-        self._row_shapes = [(tensor.name, tensor.row_shape) for tensor in self.spec.outputs]
+        shapes = functools.partial(
+            _shapes, _rows_taken(self.spec.inputs, bundle.manifest), self.spec.outputs, self._max_rows
+        )
+        self._shapes_of: Callable[[int], tuple[list[_Taken], list[_Given]]] = functools.lru_cache(_BATCH_SIZES)(shapes)
 
     def check_runs_on_provider(self) -> None:
         """Refuse a provider that runs none of the graph's nodes.
@@ -90,20 +102,22 @@ class Graph:
             BundleError: An output has another shape than the manifest says.
             EdgeVAEError: The provider failed.
         """
-        if len(arrays) != len(self._taken):
+        first = arrays[self.inputs[0]]
+        if type(first) is not np.ndarray or not first.ndim:
             return None
-        batch = 0
-        for name, row_shape, low, high in self._taken:
+        takes, gives = self._shapes_of(len(first))
+        if len(arrays) != len(takes):
+            return None
+        for name, shape, least, largest in takes:
             rows = arrays[name]
-            if type(rows) is not np.ndarray or rows.dtype is not FLOAT32 or rows.shape[1:] != row_shape:
+            if type(rows) is not np.ndarray or rows.dtype is not FLOAT32 or rows.shape != shape:
                 return None
             flags = rows.flags
-            batch = batch or len(rows)
-            if len(rows) != batch or not (0 < rows.size < MANY and flags.c_contiguous and flags.aligned):
+            if not (flags.c_contiguous and flags.aligned):
                 return None
-            if not (low <= rows.item(rows.argmin()) and rows.item(rows.argmax()) <= high):
+            if not least <= rows.item(rows.argmin()) <= rows.item(rows.argmax()) <= largest:
                 return None
-        return self._run(arrays, batch) if batch <= self._max_rows else None
+        return self._run(arrays, gives)
 
     def __call__(self, arrays: Arrays, out: Arrays | None = None) -> dict[str, FloatArray]:
         """Run the graph on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs.
@@ -115,31 +129,32 @@ class Graph:
         inputs = {name: arrays[name] for name in self.inputs}
         batch = len(arrays[self.inputs[0]])
         if out is None and 0 < batch <= self._max_rows:
-            return self._run(inputs, batch)
+            return self._run(inputs, self._shapes_of(batch)[1])
         given = out or {}
         outputs = {
-            name: given[name] if name in given else np.empty((batch, *shape), np.float32)
-            for name, shape in self._row_shapes
+            name: given[name] if name in given else np.empty(shape, np.float32)
+            for name, shape in self._shapes_of(batch)[1]
         }
         for start in range(0, batch, self._max_rows):
             rows = slice(start, min(start + self._max_rows, batch))
-            parts = self._run({name: array[rows] for name, array in inputs.items()}, rows.stop - start)
+            _, gives = self._shapes_of(rows.stop - start)
+            parts = self._run({name: array[rows] for name, array in inputs.items()}, gives)
             for name, part in parts.items():
                 outputs[name][rows] = part
         return outputs
 
-    def _run(self, inputs: Mapping[str, ArrayLike], batch: int) -> dict[str, FloatArray]:
+    def _run(self, inputs: Mapping[str, ArrayLike], gives: list[_Given]) -> dict[str, FloatArray]:
         try:
             values = self._run_session(self.outputs, inputs, None)
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
         outputs = {}
-        for index, (name, shape) in enumerate(self._row_shapes):  # a strict zip takes 2 us longer
+        for index, (name, shape) in enumerate(gives):  # a strict zip takes 2 us longer
             value = values[index]
-            if value.shape != (batch, *shape):  # ONNX Runtime takes what a graph says of its outputs on trust
+            if value.shape != shape:  # ONNX Runtime takes what a graph says of its outputs on trust
                 raise BundleError(
-                    f"{self.file} does not fit its manifest: {name} must have shape {(batch, *shape)}, got "
-                    f"{value.shape}; export the model again"
+                    f"{self.file} does not fit its manifest: {name} must have shape {shape}, got {value.shape}; "
+                    "export the model again"
                 )
             outputs[name] = value
         return outputs
@@ -152,8 +167,8 @@ class Graph:
             raise BundleError(f"{file} does not fit its manifest: expected {what} {wanted}, got {actual}")
 
 
-def _taken(inputs: tuple[TensorSpec, ...], manifest: Manifest) -> list[tuple[str, tuple[int, ...], float, float]]:
-    """Return what inputs must be like that a graph takes as they are: name, shape of a row, least and largest value.
+def _rows_taken(inputs: tuple[TensorSpec, ...], manifest: Manifest) -> list[_Taken]:
+    """Return what a row of each input must be like that a graph takes as it is.
 
     There are none where one of them is of integers, or is an observation, which callers have in another scale.
     """
@@ -162,6 +177,22 @@ def _taken(inputs: tuple[TensorSpec, ...], manifest: Manifest) -> list[tuple[str
         return []
     unit = {"x": (0.0, 1.0)} if manifest.model.unit_interval else {}
     return [(tensor.name, tensor.row_shape, *unit.get(tensor.name, (-LARGEST, LARGEST))) for tensor in inputs]
+
+
+def _shapes(
+    rows: list[_Taken], outputs: tuple[TensorSpec, ...], max_rows: int, batch: int
+) -> tuple[list[_Taken], list[_Given]]:
+    """Return what a batch of a size is like: inputs that are taken as they are, none of no rows or of many; outputs.
+
+    Args:
+        rows: What a row of each input must be like.
+        outputs: Of the graph.
+        max_rows: In one run.
+        batch: How many rows there are.
+    """
+    are_few = 0 < batch <= max_rows and all(batch * math.prod(shape) < MANY for _, shape, *_ in rows)
+    takes = [(name, (batch, *shape), least, largest) for name, shape, least, largest in rows] if are_few else []
+    return takes, [(tensor.name, (batch, *tensor.row_shape)) for tensor in outputs]
 
 
 _ONNX_TYPE = {"float32": "float", "int64": "int64"}
