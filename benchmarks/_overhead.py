@@ -41,7 +41,7 @@ def measure_overhead(peers: Peers, batch: int, repeats: int) -> dict[str, Overhe
     """
     x, eps = inputs(batch, peers.z_dim)
     model = runtime.load(peers.bundle, provider="cpu", threads=peers.threads)
-    session = model._graphs["reconstruct"]._session  # noqa: SLF001 - a caller has no use for it
+    session = model._graphs["reconstruct"]._session  # noqa: SLF001 - it has no public name
     nothing, number = _empty_session(), np.zeros(1, np.float32)
     calls: tuple[Callable[[], object], ...] = (
         lambda: session.run(["loc_img"], {"x": x, "eps": eps}),
