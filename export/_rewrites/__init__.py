@@ -5,16 +5,26 @@ from __future__ import annotations
 from onnxscript import ir
 from onnxscript.rewriter import pattern, rewrite
 
+from export._rewrites._doublings import LastDoublings, SmallDoubling
+from export._rewrites._phases import OF_TRANSPOSED
 from export._rewrites._products import JoinedHeads, NegatedConvolution, NegatedProduct
 from export._rewrites._reshapes import EarlyNeg, EarlyRelu
 from export._rewrites._rows import AlignedLog, AlignedSum
 from export._rewrites._sigmoid import ExactSigmoid
 from export._rewrites._softplus import FastSoftplus, FastTorchSoftplus
 
+__all__ = ["OF_TRANSPOSED", "rewrite_graph"]
+
 # In passes: the exact sigmoid must not meet the sigmoid that a fast softplus is made of, and PyTorch's softplus has a
-# plain one in it. A sign goes by a reshape before it can go into a convolution.
+# plain one in it. A sign goes by a reshape, then into a convolution, before that becomes several; and those last layers
+# that become one must come before each that becomes several by itself.
 _FOR_NUMBERS = ((ExactSigmoid, AlignedSum, AlignedLog),)
-_FOR_SPEED = ((FastTorchSoftplus, EarlyRelu, EarlyNeg), (FastSoftplus, NegatedProduct, NegatedConvolution, JoinedHeads))
+_FOR_SPEED = (
+    (FastTorchSoftplus, EarlyRelu, EarlyNeg),
+    (FastSoftplus, NegatedProduct, NegatedConvolution, JoinedHeads),
+    (LastDoublings,),
+    (SmallDoubling,),
+)
 
 
 def rewrite_graph(model: ir.Model, *, optimize: bool = True) -> ir.Model:

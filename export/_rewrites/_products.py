@@ -9,15 +9,7 @@ from onnxscript import ir
 from onnxscript.rewriter import MatchResult, pattern
 
 from export._rewrites._verdict import verdict
-
-
-def _weights(*values: ir.Value) -> bool:
-    """Whether values are constants that nothing else uses, so that a changed one can take the place of each."""
-    return all(value.const_value is not None and len(value.uses()) == 1 for value in values)
-
-
-def _array(value: ir.Value) -> np.ndarray:
-    return ir.convenience.get_const_tensor(value).numpy()  # type: ignore[union-attr]  # _weights saw to it
+from export._rewrites._weights import array_of, replaceable
 
 
 class NegatedProduct(pattern.RewriteRuleClassBase):
@@ -36,12 +28,12 @@ class NegatedProduct(pattern.RewriteRuleClassBase):
 
     def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
         """Take products with weights of their own."""
-        return verdict(_weights(bound["weight"], bound["bias"]))
+        return verdict(replaceable(bound["weight"], bound["bias"]))
 
     def rewrite(self, op: Any, x: ir.Value, weight: ir.Value, bias: ir.Value, product: ir.Value) -> Any:
         """Return `Gemm(x, -weight, -bias)`."""
         node = product.producer()
-        negated = (op.initializer(ir.tensor(-_array(value)), name=f"-{value.name}") for value in (weight, bias))
+        negated = (op.initializer(ir.tensor(-array_of(value)), name=f"-{value.name}") for value in (weight, bias))
         return getattr(op, self.operator)(x, *negated, **({} if node is None else node.attributes))
 
 
@@ -65,13 +57,13 @@ class JoinedHeads(pattern.RewriteRuleClassBase):
     def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
         """Take weights of their own and of the same shape."""
         w1, b1, w2, b2 = (bound[name] for name in ("w1", "b1", "w2", "b2"))
-        return verdict(w1 is not w2 and _weights(w1, b1, w2, b2) and _array(w1).shape == _array(w2).shape)
+        return verdict(w1 is not w2 and replaceable(w1, b1, w2, b2) and array_of(w1).shape == array_of(w2).shape)
 
     def rewrite(self, op: Any, h: ir.Value, **bound: ir.Value) -> Any:
         """Return the two halves of the joined product."""
         w1, b1, w2, b2 = (bound[name] for name in ("w1", "b1", "w2", "b2"))
         weights, biases = (
-            op.initializer(ir.tensor(np.concatenate([_array(a), _array(b)])), name=f"{a.name}+{b.name}")
+            op.initializer(ir.tensor(np.concatenate([array_of(a), array_of(b)])), name=f"{a.name}+{b.name}")
             for a, b in ((w1, w2), (b1, b2))
         )
         product = op.Gemm(h, weights, biases, alpha=1.0, beta=1.0, transA=0, transB=1)

@@ -25,6 +25,7 @@ class EarlyRelu(pattern.RewriteRuleClassBase):
         """Return `Reshape(Relu(x), shape)`."""
         node = reshaped.producer()
         early = getattr(op, self.operator)(x)
+        early.type, early.shape = x.type, x.shape  # as rules for the layers around it want to know
         return op.Reshape(early, shape, **({} if node is None else node.attributes))
 
 

@@ -119,6 +119,15 @@ def test_int8_takes_convolutions_too_where_training_data_calibrate_them(convolut
     assert 0 < np.abs(model.encode(x).z_loc - exact.encode(x).z_loc).max() < 0.2
 
 
+def test_int8_leaves_what_was_transposed_convolutions(convolutional: Source, tmp_path: Path) -> None:
+    export_bundle(convolutional, tmp_path / "out", precisions={"int8": 0.5})
+    assert "DepthToSpace" in [node.op_type for node in onnx.load(tmp_path / "out" / "decoder.onnx").graph.node]
+    assert integer_weights_of_convolutions(tmp_path / "out" / "decoder.int8.onnx") == []
+    assert len(integer_weights_of_convolutions(tmp_path / "out" / "reconstruct.int8.onnx")) == 3, "the encoder's"
+    expected = {"Gemm": 0, "MatMul": 2, "MatMulInteger": 1}  # to the latent, and the order of pixels
+    assert products(tmp_path / "out" / "decoder.int8.onnx") == expected
+
+
 def test_convolutions_stay_in_float32_without_training_data(convolutional: Source, tmp_path: Path) -> None:
     export_bundle(dataclasses.replace(convolutional, train_samples=None), tmp_path / "out", precisions={"int8": 0.5})
     assert integer_weights_of_convolutions(tmp_path / "out" / "encoder.int8.onnx") == []
