@@ -18,8 +18,6 @@ from export._rewrites._weights import array_of, replaceable
 OF_TRANSPOSED = "transposed:"
 """How the names of weights begin that were those of a transposed convolution."""
 
-_ATTRIBUTES = {"auto_pad": "NOTSET", "dilations": (1, 1), "group": 1, "strides": (2, 2)}
-
 
 class Window(NamedTuple):
     """What a convolution reads along one axis.
@@ -82,13 +80,22 @@ def axes_of(maps: ir.Value, weight: ir.Value, bias: ir.Value) -> list[Axis]:
     """
     node = maps.producer()
     sizes = () if node is None else (_size(node.inputs[0]), _size(maps))
-    if node is None or not all(sizes) or not replaceable(weight, bias):
+    if node is None or not all(sizes) or not replaceable(weight, bias) or not _is_plain(node):
         return []
-    given = {name: attribute.value for name, attribute in node.attributes.items()}
-    if any(given.get(name, default) != default for name, default in _ATTRIBUTES.items()):
-        return []
-    kernels, pads = array_of(weight).shape[2:], given.get("pads", (0, 0))[:2]
-    return [Axis(*axis) for axis in zip(kernels, pads, *sizes, strict=True)]
+    kernels, pads = array_of(weight).shape[2:], node.attributes.get_ints("pads", (0, 0, 0, 0))
+    return [Axis(*axis) for axis in zip(kernels, pads[:2], *sizes, strict=True)]
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a transposed convolution has stride 2, no groups, no gaps, and pads that are given."""
+    attributes = node.attributes
+    return (
+        tuple(attributes.get_ints("strides", ())) == (2, 2)
+        and tuple(attributes.get_ints("dilations", (1, 1))) == (1, 1)
+        and attributes.get_int("group", 1) == 1
+        and attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+        and "output_shape" not in attributes
+    )
 
 
 def convolution(

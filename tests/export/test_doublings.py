@@ -158,3 +158,19 @@ def test_weights_that_another_layer_uses_stay_as_they_are() -> None:
     model = decoder((16, 3, 2), [Layer(16), Layer(16)], last=True)
     model.graph.node[2].input[1] = "w0"
     assert operators(rewritten(model)) == ["ConvTranspose", "Relu", "ConvTranspose"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"output_padding": [1, 1], "pads": [1, 1, 1, 1]},  # with stride 1, which is what none means
+        {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+        {"strides": [2, 2], "output_shape": [6, 6]},
+    ],
+)
+def test_layers_whose_strides_or_pads_are_said_in_other_ways_stay_as_they_are(attributes: dict[str, object]) -> None:
+    model = decoder((64, 3, 3), [Layer(16)], last=False)
+    del model.graph.node[0].attribute[:], model.graph.value_info[:]
+    model.graph.node[0].attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    model = onnx.shape_inference.infer_shapes(model)
+    assert operators(rewritten(model)) == ["ConvTranspose", "Relu"]
