@@ -155,7 +155,7 @@ def _names(_context: click.Context, option: click.Parameter, text: str) -> tuple
 @click.option("--peers", callback=_names, default=",".join(PEERS), help="Ways; ours is always among them.")
 @click.option("--precisions", callback=_names, default="int8", help="Lower precisions of ours; '' for none.")
 @click.option("--repeats", type=click.IntRange(min=1), default=11, help="Turns.")
-@click.option("--block-ms", type=click.IntRange(min=1), default=20, help="Length of a turn, at least one call.")
+@click.option("--block-ms", type=click.IntRange(min=1), default=100, help="Length of a turn, at least one call.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the numbers.")
 @click.option(
     "--chart", type=click.Path(path_type=Path), help="Where to draw those of the first --threads, .svg or .png."
