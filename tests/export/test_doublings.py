@@ -154,6 +154,13 @@ def test_layers_whose_sizes_are_not_known_stay_as_they_are() -> None:
     assert operators(rewritten(model)) == ["ConvTranspose", "Relu", "ConvTranspose"]
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_layers_whose_inside_others_use_stay_as_they_are(last: bool) -> None:
+    model = decoder((64, 3, 2), [Layer(16), Layer(3)] if last else [Layer(16)], last=last)
+    model.graph.output.append(helper.make_tensor_value_info("maps0", onnx.TensorProto.FLOAT, None))
+    assert "Conv" not in operators(rewritten(model))
+
+
 def test_weights_that_another_layer_uses_stay_as_they_are() -> None:
     model = decoder((16, 3, 2), [Layer(16), Layer(16)], last=True)
     model.graph.node[2].input[1] = "w0"
