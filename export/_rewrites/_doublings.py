@@ -35,10 +35,15 @@ class LastDoublings(pattern.RewriteRuleClassBase):
         return op.ConvTranspose(op.Relu(half), w2, b2, _allow_other_attributes=True, _outputs=["full"])
 
     def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
-        """Take layers that double exactly, and no hidden one for the second."""
+        """Take layers that double exactly, a second one that is not hidden and no more work than the first.
+
+        The second one's convolutions read more zeros than weights, of which a row alone has to wait for the reading.
+        """
         first, second = _both_axes(bound)
+        if not first or not second or not all(axis.doubles for axis in (*first, *second)):
+            return verdict(matches=False)
         hidden = any(use.node.op_type == "Relu" for use in bound["full"].uses())
-        return verdict(bool(first and second) and all(axis.doubles for axis in (*first, *second)) and not hidden)
+        return verdict(not hidden and _work(bound["w2"], second) <= _work(bound["w1"], first))
 
     def rewrite(self, op: Any, x: ir.Value, **bound: ir.Value) -> Any:
         """Return the two layers, of which the second one's output alone is put together."""
@@ -57,6 +62,11 @@ def _both_axes(bound: dict[str, ir.Value]) -> tuple[list[Axis], list[Axis]]:
     return axes_of(bound["half"], bound["w1"], bound["b1"]), axes_of(bound["full"], bound["w2"], bound["b2"])
 
 
+def _work(weight: ir.Value, axes: list[Axis]) -> int:
+    """Return how many products a transposed convolution takes for a row."""
+    return array_of(weight).size * math.prod(axis.inputs for axis in axes)
+
+
 class SmallDoubling(pattern.RewriteRuleClassBase):
     """Relu(ConvTranspose(x)) → Relu(Conv(x)) · order, where the image is small.
 
@@ -72,8 +82,8 @@ class SmallDoubling(pattern.RewriteRuleClassBase):
         axes = axes_of(bound["maps"], bound["weight"], bound["bias"])
         if not axes or any(axis.window(_PHASES).end < 0 for axis in axes):
             return verdict(matches=False)
-        work = len(array_of(bound["weight"])) * math.prod(axis.inputs * axis.kernel for axis in axes)
-        return verdict(math.prod(axis.outputs for axis in axes) ** 2 <= work)
+        order = len(array_of(bound["bias"])) * math.prod(axis.outputs for axis in axes) ** 2
+        return verdict(order <= _work(bound["weight"], axes))
 
     def rewrite(self, op: Any, x: ir.Value, weight: ir.Value, bias: ir.Value, maps: ir.Value) -> Any:
         """Return the layer, whose four phases are put together."""
