@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import tempfile
 from collections.abc import Collection, Iterator
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+from onnxscript import ir
 
 from export._errors import GraphError
-from export._rewrites import OF_TRANSPOSED
+from export._rewrites import OF_TRANSPOSED, rewrite_for_integers
 
 if TYPE_CHECKING:
     from runtime import ModelSpec, Reference
@@ -41,7 +41,7 @@ def to_int8(model: onnx.ModelProto, spec: ModelSpec, calibration: Reference | No
     Raises:
         GraphError: There is nothing that could be computed in integers.
     """
-    model = copy.deepcopy(model)
+    model = ir.to_proto(rewrite_for_integers(ir.from_proto(model)))
     del model.graph.value_info[:]  # the quantizers transpose weights, and would trip over their former shapes
     for index, node in enumerate(model.graph.node):
         node.name = f"node{index}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxscript import ir
 from onnxscript.rewriter import pattern, rewrite
 
@@ -11,9 +13,9 @@ from export._rewrites._products import JoinedHeads, NegatedConvolution, NegatedP
 from export._rewrites._reshapes import EarlyNeg, EarlyRelu
 from export._rewrites._rows import AlignedLog, AlignedSum
 from export._rewrites._sigmoid import ExactSigmoid
-from export._rewrites._softplus import FastSoftplus, FastTorchSoftplus
+from export._rewrites._softplus import CoarseSoftplus, FastSoftplus, FastTorchSoftplus
 
-__all__ = ["OF_TRANSPOSED", "rewrite_graph"]
+__all__ = ["OF_TRANSPOSED", "rewrite_for_integers", "rewrite_graph"]
 
 # In passes: the exact sigmoid must not meet the sigmoid that a fast softplus is made of, and PyTorch's softplus has a
 # plain one in it. A sign goes by a reshape, then into a convolution, before that becomes several; and those last layers
@@ -35,7 +37,20 @@ def rewrite_graph(model: ir.Model, *, optimize: bool = True) -> ir.Model:
         optimize: Whether also those that are there for speed alone.
     """
     for rules in (*_FOR_NUMBERS, *_FOR_SPEED) if optimize else _FOR_NUMBERS:
-        rule_set = pattern.RewriteRuleSet([rule.rule() for rule in rules])  # type: ignore[no-untyped-call]  # onnxscript has no types
-        model = rewrite(model, pattern_rewrite_rules=rule_set)
+        model = _with(model, rules)
     model.graph.sort()  # a joined product stands where its second head stood, which may be behind the first one's users
     return model
+
+
+def rewrite_for_integers(model: ir.Model) -> ir.Model:
+    """Apply what is too coarse for float32, and is not for a graph whose products are to be computed in integers.
+
+    Args:
+        model: The graph in float32. Nothing changes in one that was not rewritten for speed.
+    """
+    return _with(model, (CoarseSoftplus,))
+
+
+def _with(model: ir.Model, rules: Sequence[type[pattern.RewriteRuleClassBase]]) -> ir.Model:
+    rule_set = pattern.RewriteRuleSet([rule.rule() for rule in rules])
+    return rewrite(model, pattern_rewrite_rules=rule_set)

@@ -71,6 +71,15 @@ def test_a_precision_gives_nearly_the_same_and_verifies(
     assert pickle.loads(pickle.dumps(model)).precision == precision  # noqa: S301 - our own
 
 
+def test_int8_alone_has_a_coarse_softplus(reduced: Path) -> None:
+    operators = {
+        name: {node.op_type for node in onnx.load(reduced / f"reconstruct{name}.onnx").graph.node}
+        for name in ("", ".fp16", ".int8")
+    }
+    assert [name for name, found in operators.items() if "HardSigmoid" in found] == [".int8"]
+    assert [name for name, found in operators.items() if "Log" in found] == ["", ".fp16"]
+
+
 def test_int8_overflows_on_no_processor(reduced: Path) -> None:
     weights = [
         onnx.numpy_helper.to_array(entry) for entry in onnx.load(reduced / "reconstruct.int8.onnx").graph.initializer

@@ -7,7 +7,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from onnxscript import ir
 
+from export._rewrites import rewrite_for_integers
 from tests.export.graphs import graph, operators, rewritten, run, weights
 
 
@@ -60,6 +62,42 @@ def test_a_softplus_with_a_low_threshold_keeps_its_step() -> None:
     model = torch_softplus(2)
     x = np.array([1.999, 2.001], np.float32)
     np.testing.assert_allclose(run(rewritten(model), {"x": x})[0], run(model, {"x": x})[0], atol=1e-6)
+
+
+def hidden_softplus(*readers: onnx.NodeProto, outputs: tuple[str, ...] = ("y",)) -> onnx.ModelProto:
+    """The fast softplus of `x`, `h`, and who reads it."""
+    nodes = [helper.make_node("Softplus", ["x"], ["h"]), *readers]
+    return rewritten(graph(nodes, {"x": (5,)}, list(outputs), w=np.eye(5, dtype=np.float32)))
+
+
+def for_integers(model: onnx.ModelProto) -> onnx.ModelProto:
+    return ir.to_proto(rewrite_for_integers(ir.from_proto(model)))
+
+
+PRODUCT = helper.make_node("MatMul", ["h", "w"], ["y"])
+
+
+def test_the_coarse_softplus_is_off_by_less_than_integers_round() -> None:
+    coarse = for_integers(hidden_softplus(PRODUCT))
+    assert operators(coarse) == ["Abs", "HardSigmoid", "Mul", "Mul", "Mul", "Relu", "Add", "MatMul"]
+    x = np.linspace(-100, 100, 400_000, dtype=np.float32).reshape(-1, 5)
+    (found,) = run(coarse, {"x": x})
+    expected = torch.nn.functional.softplus(torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(found, expected, atol=0.0029, rtol=0)
+    far = np.abs(x) > 11
+    np.testing.assert_array_equal(found[far], np.maximum(x, 0)[far])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        hidden_softplus(PRODUCT, outputs=("y", "h")),
+        hidden_softplus(PRODUCT, helper.make_node("Mul", ["h", "y"], ["scaled"]), outputs=("scaled",)),
+    ],
+    ids=["output", "scale"],
+)
+def test_a_softplus_that_others_than_products_read_stays_exact(model: onnx.ModelProto) -> None:
+    assert operators(for_integers(model)) == operators(model)
 
 
 def gemm(x: str, weight: str, bias: str, out: str) -> onnx.NodeProto:
