@@ -118,21 +118,35 @@ def integer_weights_of_convolutions(path: Path) -> list[np.ndarray]:
     return [weight for weight in found if weight is not None]
 
 
-def test_int8_takes_convolutions_too_where_training_data_calibrate_them(convolutional: Source, tmp_path: Path) -> None:
+def test_int8_takes_wide_convolutions_where_training_data_calibrate_them(convolutional: Source, tmp_path: Path) -> None:
     export_bundle(convolutional, tmp_path / "with", precisions={"int8": 0.5})
     weights = integer_weights_of_convolutions(tmp_path / "with" / "encoder.int8.onnx")
-    assert [weight.dtype for weight in weights] == [np.int8] * 3
+    assert [weight.dtype for weight in weights] == [np.int8] * 2
+    assert all(weight.shape[1] > 1 for weight in weights), "the first one reads a single channel, and stays"
     assert max(np.abs(weight.astype(int)).max() for weight in weights) <= 64, "seven bits, as for products"
     exact, model = (load(tmp_path / "with", provider="cpu", precision=name) for name in ("fp32", "int8"))
     x = convolutional.samples[:50].numpy()
     assert 0 < np.abs(model.encode(x).z_loc - exact.encode(x).z_loc).max() < 0.2
 
 
+def test_a_relu_is_the_beginning_of_its_convolutions_range(convolutional: Source, tmp_path: Path) -> None:
+    export_bundle(convolutional, tmp_path / "with", precisions={"int8": 0.5})
+    graph = onnx.load(tmp_path / "with" / "reconstruct.int8.onnx").graph
+    made_by = {node.output[0]: node for node in graph.node}
+    zeros = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    sources = [made_by[node.input[0]].op_type for node in quantized]
+    assert sources == ["Relu", "Conv", "Conv"], (
+        "the second and third Relu are in what their convolutions are rounded to"
+    )
+    assert [int(zeros[node.input[2]]) for node in quantized] == [0, 0, 0]
+
+
 def test_int8_leaves_what_was_transposed_convolutions(convolutional: Source, tmp_path: Path) -> None:
     export_bundle(convolutional, tmp_path / "out", precisions={"int8": 0.5})
     assert "DepthToSpace" in [node.op_type for node in onnx.load(tmp_path / "out" / "decoder.onnx").graph.node]
     assert integer_weights_of_convolutions(tmp_path / "out" / "decoder.int8.onnx") == []
-    assert len(integer_weights_of_convolutions(tmp_path / "out" / "reconstruct.int8.onnx")) == 3, "the encoder's"
+    assert len(integer_weights_of_convolutions(tmp_path / "out" / "reconstruct.int8.onnx")) == 2, "the encoder's"
     expected = {"Gemm": 0, "MatMul": 2, "MatMulInteger": 1}  # to the latent, and the order of pixels
     assert products(tmp_path / "out" / "decoder.int8.onnx") == expected
 
