@@ -115,7 +115,8 @@ class Peers:
         import torch._inductor.config as inductor
 
         freezing = not hasattr(self.module.encoder, "convs")
-        quiet: dict[str, Any] = {"max_autotune_report_choices_stats": False, "autotune_num_choices_displayed": 0}
+        settings = {"max_autotune_report_choices_stats": False, "autotune_num_choices_displayed": 0}
+        quiet: dict[str, Any] = {name: value for name, value in settings.items() if hasattr(inductor, name)}
         with inductor.patch(freezing=freezing, **quiet), torch.inference_mode():
             compiled = torch.compile(self.module, mode=mode, dynamic=False)
             x, eps = inputs(batch, self.z_dim)

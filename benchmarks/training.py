@@ -133,7 +133,7 @@ def our_way(images: Tensor, model_config: ModelConfig, precision: Precision = "f
     """Train with `Trainer`.
 
     Raises:
-        ClickException: This processor has no instructions for the precision.
+        ClickException: This processor has no quick instructions for the precision.
     """
     try:
         trainer = _new_trainer(model_config, precision)

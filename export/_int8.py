@@ -31,9 +31,9 @@ def to_int8(model: onnx.ModelProto, spec: ModelSpec, calibration: Reference | No
     products in 16 bits, which larger weights would overflow without a word.
 
     Products from and to the latent stay as they are: they are small, and most of what int8 loses would be lost there.
-    So do convolutions of few channels, as an encoder's first, which would take up to five times as long, and transposed
-    ones: ONNX Runtime has no integer kernel for these, and the convolutions that most of them are rewritten as lose 0.3
-    to 1 nat of MNIST's ELBO, and take longer with two threads, as its transposes of bytes between them do.
+    So do convolutions that read few channels, as an encoder's first, which would take up to five times as long, and
+    transposed ones: ONNX Runtime has no integer kernel for these. As integers the convolutions that most of them are
+    rewritten as lose 0.3 to 1 nat of MNIST's ELBO, and take longer with two threads, by the transposes between them.
 
     Args:
         model: The graph in float32.
@@ -52,7 +52,10 @@ def to_int8(model: onnx.ModelProto, spec: ModelSpec, calibration: Reference | No
     if not convolutions:
         calibration = None
     if not large and calibration is None:
-        raise GraphError(f"int8 has nothing to do in {model.graph.name}: its only products are those of the latent")
+        raise GraphError(
+            f"int8 has nothing to do in {model.graph.name}: it has no products but those of the latent, "
+            f"and no convolutions of {_FEWEST_CHANNELS} channels and more to calibrate; leave --precision int8 out"
+        )
     if calibration is not None:
         model = _with_integer_convolutions(model, convolutions, _Rows(model, calibration))
     return _with_integer_products(model, large) if large else model
@@ -68,10 +71,23 @@ def _large_products(model: onnx.ModelProto, spec: ModelSpec) -> set[str]:
 
 
 def _wide_convolutions(model: onnx.ModelProto) -> set[str]:
-    """Return the names of the convolutions that read enough channels."""
+    """Return the names of the convolutions of which each output reads enough channels."""
     channels = {weight.name: weight.dims[1] for weight in model.graph.initializer if len(weight.dims) > 1}
     convolutions = _of_types(model, _CONVOLUTIONS)
     return {name for name, weight in convolutions.items() if channels.get(weight, 0) >= _FEWEST_CHANNELS}
+
+
+def _relus_behind(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
+    """Return the names of the Relus each of which alone reads what one of these nodes makes.
+
+    The quantizer rounds what such a Relu makes, and not what it reads: once, and from 0 on, in steps half as large.
+    """
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for value in node.input:
+            readers.setdefault(value, []).append(node)
+    of_each = [readers.get(node.output[0], []) for node in model.graph.node if node.name in names]
+    return {nodes[0].name for nodes in of_each if [node.op_type for node in nodes] == ["Relu"]}
 
 
 def _of_types(model: onnx.ModelProto, types: Collection[str]) -> dict[str, str]:
@@ -103,15 +119,13 @@ def _with_integer_products(model: onnx.ModelProto, large: Collection[str]) -> on
 def _with_integer_convolutions(model: onnx.ModelProto, names: Collection[str], rows: _Rows) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # likewise
 
-    # The quantizer takes those behind what it has taken: what they make is rounded then, once and in half the steps.
-    relus = [node.name for node in model.graph.node if node.op_type == "Relu"]
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         quantize_static(
             model,
             Path(folder) / "int8.onnx",
             rows,
             quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=[*names, *relus],
+            nodes_to_quantize=[*names, *_relus_behind(model, names)],
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             reduce_range=True,

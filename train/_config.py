@@ -110,8 +110,8 @@ class TrainingConfig:
         binarize: What is made of grey values: `none` leaves them; `threshold` makes them 0 or 1 at one half;
             `stochastic` draws 0 or 1 with the grey value as probability, anew in each epoch.
         precision: Of the networks while they are fitted: `fp32`, or `bf16`, where products have bfloat16's 8 bits:
-            quicker on a device that is made for it, refused on others. Weights, densities and all that is evaluated
-            stay in float32.
+            quicker on a device with quick instructions for it. Weights, densities and all that is evaluated stay in
+            float32.
         tf32: On a CUDA device, round what is multiplied to TF32's 10 bits: quicker, and not the CPU's numbers.
 
     Raises:

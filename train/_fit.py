@@ -74,7 +74,7 @@ def fit(
 
     Raises:
         ConfigError: The training needs validation images, and there are none.
-        DeviceError: The device has no instructions for the training's precision.
+        DeviceError: The device has no quick instructions for the training's precision.
         DivergedError: The loss or an ELBO became NaN or infinite; the checkpoint before it stays.
         RunError: `out` is in the way, or cannot be written to.
     """

@@ -117,7 +117,7 @@ def training_options(command: _Command) -> _Command:
             "--precision",
             type=click.Choice(get_args(Precision)),
             default="fp32",
-            help="Of products while fitting; bf16 where it is quicker, which is tried first.",
+            help="Of products while fitting; bf16 where the processor has quick instructions for it.",
         ),
         click.option(
             "--tf32/--no-tf32", default=False, help="Let a CUDA device round factors to 10 bits; with --cuda."

@@ -53,7 +53,7 @@ class Trainer:
             part of each batch, and has noise of its own.
 
     Raises:
-        DeviceError: The device has no instructions for the configuration's precision.
+        DeviceError: The device has no quick instructions for the configuration's precision.
 
     Attributes:
         vae: The model.

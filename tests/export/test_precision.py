@@ -229,7 +229,7 @@ def test_a_conditional_models_precision_is_measured_with_its_labels(tmp_path: Pa
 
 def test_int8_with_nothing_to_do_is_an_error_not_the_same_file_again(digits: Dataset, tmp_path: Path) -> None:
     vae = VAE(ModelConfig((1, 8, 8), z_dim=32, hidden_dim=16)).eval()  # both of its wide layers look like the latent's
-    with pytest.raises(GraphError, match="int8 has nothing to do in encoder: its only products are those of the laten"):
+    with pytest.raises(GraphError, match="int8 has nothing to do in encoder: it has no products but those of the late"):
         export_bundle(
             Source("small", vae, digits.test, "test images", None), tmp_path / "small", precisions=LIMITS_NATS
         )

@@ -18,6 +18,7 @@ from train import (
     ConfigError,
     Dataset,
     DatasetError,
+    DeviceError,
     DivergedError,
     LabelError,
     ModelConfig,
@@ -261,10 +262,26 @@ def test_tf32_is_the_trainings_choice_and_then_the_processs_again(digits: Datase
     assert allowed() == before
 
 
-def test_bfloat16_loses_what_float32_loses_to_a_hundredth(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train._device.times_as_long_in_bf16", lambda: 0.99)
-    quick = Trainer(MODEL, TrainingConfig(batch_size=1000, precision="bf16"), CPU)
-    plain = Trainer(MODEL, TrainingConfig(batch_size=1000), CPU)
+@pytest.mark.parametrize(
+    ("known", "refused"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_bfloat16_is_refused_where_the_processor_has_no_quick_instructions_for_it(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, known: dict[str, object], refused: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    config = TrainingConfig(batch_size=1000, precision="bf16")
+    if refused:
+        with pytest.raises(DeviceError, match="this CPU has no quick instructions for it"):
+            Trainer(MODEL, config, CPU)
+        return
+    quick, plain = Trainer(MODEL, config, CPU), Trainer(MODEL, TrainingConfig(batch_size=1000), CPU)
     losses = [each.fit_epoch(digits.train) for each in (quick, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     assert losses[0] != losses[1]
