@@ -45,6 +45,7 @@ from train._errors import (
     TrainError,
 )
 from train._evaluation import Evaluation, evaluate
+from train._first_calls import make_first_calls
 from train._fit import fit
 from train._images import Images
 from train._importance import importance_weighted_bound
@@ -64,6 +65,8 @@ from train._terms import ElboTerms, GivenNoise, elbo_terms
 from train._torchrun import joined
 from train._trainer import Trainer
 from train._vae import VAE
+
+make_first_calls()
 
 __all__ = [
     "ARCHITECTURES",
