@@ -109,6 +109,13 @@ def convolutional(digits: Dataset) -> Source:
     return dataclasses.replace(source, train_samples=digits.train[:256])
 
 
+@pytest.fixture(scope="module")
+def convolutional_int8(convolutional: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("convolutional") / "small"
+    export_bundle(convolutional, out, precisions={"int8": 0.5})
+    return out
+
+
 def integer_weights_of_convolutions(path: Path) -> list[np.ndarray]:
     """Return the weights that come to a convolution out of integers."""
     graph = onnx.load(path).graph
@@ -118,20 +125,20 @@ def integer_weights_of_convolutions(path: Path) -> list[np.ndarray]:
     return [weight for weight in found if weight is not None]
 
 
-def test_int8_takes_wide_convolutions_where_training_data_calibrate_them(convolutional: Source, tmp_path: Path) -> None:
-    export_bundle(convolutional, tmp_path / "with", precisions={"int8": 0.5})
-    weights = integer_weights_of_convolutions(tmp_path / "with" / "encoder.int8.onnx")
+def test_int8_takes_wide_convolutions_where_training_data_calibrate_them(
+    convolutional: Source, convolutional_int8: Path
+) -> None:
+    weights = integer_weights_of_convolutions(convolutional_int8 / "encoder.int8.onnx")
     assert [weight.dtype for weight in weights] == [np.int8] * 2
     assert all(weight.shape[1] > 1 for weight in weights), "the first one reads a single channel, and stays"
     assert max(np.abs(weight.astype(int)).max() for weight in weights) <= 64, "seven bits, as for products"
-    exact, model = (load(tmp_path / "with", provider="cpu", precision=name) for name in ("fp32", "int8"))
+    exact, model = (load(convolutional_int8, provider="cpu", precision=name) for name in ("fp32", "int8"))
     x = convolutional.samples[:50].numpy()
     assert 0 < np.abs(model.encode(x).z_loc - exact.encode(x).z_loc).max() < 0.2
 
 
-def test_a_relu_is_the_beginning_of_its_convolutions_range(convolutional: Source, tmp_path: Path) -> None:
-    export_bundle(convolutional, tmp_path / "with", precisions={"int8": 0.5})
-    graph = onnx.load(tmp_path / "with" / "reconstruct.int8.onnx").graph
+def test_a_relu_is_the_beginning_of_its_convolutions_range(convolutional_int8: Path) -> None:
+    graph = onnx.load(convolutional_int8 / "reconstruct.int8.onnx").graph
     made_by = {node.output[0]: node for node in graph.node}
     zeros = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
     quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
@@ -142,13 +149,12 @@ def test_a_relu_is_the_beginning_of_its_convolutions_range(convolutional: Source
     assert [int(zeros[node.input[2]]) for node in quantized] == [0, 0, 0]
 
 
-def test_int8_leaves_what_was_transposed_convolutions(convolutional: Source, tmp_path: Path) -> None:
-    export_bundle(convolutional, tmp_path / "out", precisions={"int8": 0.5})
-    assert "DepthToSpace" in [node.op_type for node in onnx.load(tmp_path / "out" / "decoder.onnx").graph.node]
-    assert integer_weights_of_convolutions(tmp_path / "out" / "decoder.int8.onnx") == []
-    assert len(integer_weights_of_convolutions(tmp_path / "out" / "reconstruct.int8.onnx")) == 2, "the encoder's"
+def test_int8_leaves_what_was_transposed_convolutions(convolutional_int8: Path) -> None:
+    assert "DepthToSpace" in [node.op_type for node in onnx.load(convolutional_int8 / "decoder.onnx").graph.node]
+    assert integer_weights_of_convolutions(convolutional_int8 / "decoder.int8.onnx") == []
+    assert len(integer_weights_of_convolutions(convolutional_int8 / "reconstruct.int8.onnx")) == 2, "the encoder's"
     expected = {"Gemm": 0, "MatMul": 2, "MatMulInteger": 1}  # to the latent, and the order of pixels
-    assert products(tmp_path / "out" / "decoder.int8.onnx") == expected
+    assert products(convolutional_int8 / "decoder.int8.onnx") == expected
 
 
 def test_convolutions_stay_in_float32_without_training_data(convolutional: Source, tmp_path: Path) -> None:
