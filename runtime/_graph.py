@@ -135,13 +135,36 @@ class Graph:
             name: given[name] if name in given else np.empty(shape, np.float32)
             for name, shape in self._shapes_of(batch)[1]
         }
+        is_bound = self.provider == _CPU and batch > self._max_rows  # of few rows a copy takes less
+        write = self._write_in_place if is_bound else self._write_copy
         for start in range(0, batch, self._max_rows):
             rows = slice(start, min(start + self._max_rows, batch))
-            _, gives = self._shapes_of(rows.stop - start)
-            parts = self._run({name: array[rows] for name, array in inputs.items()}, gives)
-            for name, part in parts.items():
-                outputs[name][rows] = part
+            write(
+                {name: array[rows] for name, array in inputs.items()},
+                {name: array[rows] for name, array in outputs.items()},
+            )
         return outputs
+
+    def _write_copy(self, inputs: Arrays, outputs: Arrays) -> None:
+        """Run the graph on a part of the rows, and copy what it makes to where the part belongs."""
+        for name, made in self._run(inputs, _gives(outputs)).items():
+            outputs[name][...] = made
+
+    def _write_in_place(self, inputs: Arrays, outputs: Arrays) -> None:
+        """Run the graph on a part of the rows, with its outputs made where the part belongs, by I/O binding.
+
+        ONNX Runtime refuses to make an output of another shape there, before it writes any of it.
+        """
+        binding = self._session.io_binding()
+        try:
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
+            for name, array in outputs.items():
+                binding.bind_output(name, _CPU, 0, array.dtype, array.shape, array.ctypes.data)
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            self._run(inputs, _gives(outputs))  # says which output has another shape
+            raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
 
     def _run(self, inputs: Mapping[str, ArrayLike], gives: list[_Given]) -> dict[str, FloatArray]:
         try:
@@ -165,6 +188,10 @@ class Graph:
         wanted = [(tensor.name, f"tensor({_ONNX_TYPE[tensor.dtype]})", tensor.shape) for tensor in expected]
         if actual != wanted:
             raise BundleError(f"{file} does not fit its manifest: expected {what} {wanted}, got {actual}")
+
+
+def _gives(outputs: Arrays) -> list[_Given]:
+    return [(name, array.shape) for name, array in outputs.items()]
 
 
 def _rows_taken(inputs: tuple[TensorSpec, ...], manifest: Manifest) -> list[_Taken]:
