@@ -147,7 +147,8 @@ class Graph:
 
     def _write_copy(self, inputs: Arrays, outputs: Arrays) -> None:
         """Run the graph on a part of the rows, and copy what it makes to where the part belongs."""
-        for name, made in self._run(inputs, _gives(outputs)).items():
+        gives = [(name, array.shape) for name, array in outputs.items()]
+        for name, made in self._run(inputs, gives).items():
             outputs[name][...] = made
 
     def _write_in_place(self, inputs: Arrays, outputs: Arrays) -> None:
@@ -155,16 +156,15 @@ class Graph:
 
         ONNX Runtime refuses to make an output of another shape there, before it writes any of it.
         """
-        binding = self._session.io_binding()
         try:
+            binding = self._session.io_binding()
             for name, array in inputs.items():
                 binding.bind_cpu_input(name, array)
             for name, array in outputs.items():
                 binding.bind_output(name, _CPU, 0, array.dtype, array.shape, array.ctypes.data)
             self._session.run_with_iobinding(binding)
-        except Exception as error:
-            self._run(inputs, _gives(outputs))  # says which output has another shape
-            raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
+        except Exception:  # noqa: BLE001 - of any kind: a run says better what is wrong, an output's shape or the graph
+            self._write_copy(inputs, outputs)
 
     def _run(self, inputs: Mapping[str, ArrayLike], gives: list[_Given]) -> dict[str, FloatArray]:
         try:
@@ -188,10 +188,6 @@ class Graph:
         wanted = [(tensor.name, f"tensor({_ONNX_TYPE[tensor.dtype]})", tensor.shape) for tensor in expected]
         if actual != wanted:
             raise BundleError(f"{file} does not fit its manifest: expected {what} {wanted}, got {actual}")
-
-
-def _gives(outputs: Arrays) -> list[_Given]:
-    return [(name, array.shape) for name, array in outputs.items()]
 
 
 def _rows_taken(inputs: tuple[TensorSpec, ...], manifest: Manifest) -> list[_Taken]:

@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).parent.parent
 NUM_THREADS = 16
 _CALLS = 60
 """Different calls a model; each is answered once by one thread before the load begins."""
-_MAX_ROWS = 300
+_MAX_ROWS = 600  # more than a graph runs at once with two threads
 _WARM_UP = 0.2  # of the whole
 _SAMPLES = 200
 _OPENINGS_A_ROUND = 20

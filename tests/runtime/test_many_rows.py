@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from onnx import helper
 
 from runtime import BundleError, EdgeVAEError, Model, load
 from runtime._graph import Graph
+from tests.conftest import REPOSITORY
 from tests.runtime.hostile.case import graph
 from tests.runtime.hostile.operators import through
-from train import Dataset
 
 AT_ONCE, ROWS = 256, 700
 """Rows in one run with one thread; rows of three such runs, the last of fewer."""
@@ -24,49 +26,80 @@ def single(bundle: Path) -> Model:
     return load(bundle, provider="cpu", threads=1)
 
 
-def _tripled(digits: Dataset) -> Any:
-    return np.tile(digits.test.numpy(), (3, 1, 1, 1))[:ROWS]
+def _inputs(graph: Graph, model: Model) -> dict[str, NDArray[Any]]:
+    """Make `ROWS` rows of what a graph takes: numbers in [0, 1], or numbers of classes or components."""
+    random = np.random.RandomState(0)
+    counts = {"y": model.manifest.model.num_classes, "component": model.manifest.model.num_components}
+    return {
+        spec.name: random.randint(0, counts[spec.name], (ROWS, *spec.row_shape))
+        if spec.dtype == "int64"
+        else random.uniform(size=(ROWS, *spec.row_shape)).astype(np.float32)
+        for spec in graph.spec.inputs
+    }
 
 
-def test_parts_are_written_in_place_with_the_numbers_that_each_has_alone(
-    single: Model, digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = _tripled(digits)
-    parts = [single.encode(x[start : start + AT_ONCE]) for start in range(0, ROWS, AT_ONCE)]
-    images = [single.decode(part.z_loc) for part in parts]
+@dataclasses.dataclass
+class Runs:
+    """Rows in each run that made arrays of its own."""
 
-    def copied(*_args: object) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(Graph, "_run", copied)
-    whole = single.encode(x)
-    np.testing.assert_array_equal(whole.z_loc, np.concatenate([part.z_loc for part in parts]))
-    np.testing.assert_array_equal(whole.z_scale, np.concatenate([part.z_scale for part in parts]))
-    np.testing.assert_array_equal(single.decode(whole.z_loc), np.concatenate(images))
-    out = np.full((ROWS, 64), np.nan, np.float32)
-    assert single.decode(whole.z_loc, out=out) is out
-    np.testing.assert_array_equal(out, np.concatenate(images))
+    rows: list[int] = dataclasses.field(default_factory=list)
 
 
-def test_parts_from_another_provider_are_copied_into_the_same_result(
-    single: Model, digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = _tripled(digits)
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    counted, run = Runs(), Graph._run
+
+    def counting(self: Graph, inputs: Any, gives: Any) -> Any:
+        counted.rows.append(len(inputs[self.inputs[0]]))
+        return run(self, inputs, gives)
+
+    monkeypatch.setattr(Graph, "_run", counting)
+    return counted
+
+
+@pytest.mark.parametrize("name", ["mnist-mlp", "mnist-conditional", "mnist-hierarchical", "mnist-mixture"])
+def test_every_output_of_every_graph_is_written_in_place_with_the_numbers_of_its_parts(name: str, runs: Runs) -> None:
+    model = load(REPOSITORY / "models" / name, provider="cpu", threads=1)
+    for graph_name in model.manifest.graphs:
+        graph = model._graphs[graph_name]
+        inputs = _inputs(graph, model)
+        parts = [
+            graph({name: array[start : start + AT_ONCE] for name, array in inputs.items()})
+            for start in range(0, ROWS, AT_ONCE)
+        ]
+        runs.rows.clear()
+        whole = graph(inputs)
+        assert runs.rows == []
+        assert list(whole) == graph.outputs
+        for output, values in whole.items():
+            np.testing.assert_array_equal(values, np.concatenate([part[output] for part in parts]))
+
+
+def test_a_result_in_the_midst_of_an_array_leaves_the_rest_of_it_alone(single: Model, runs: Runs) -> None:
+    z = np.random.RandomState(0).standard_normal((ROWS, 5))
+    expected = single.decode(z)
+    held = np.full((ROWS + 2, 64), 7, np.float32)
+    out = held[1:-1]
+    assert single.decode(z, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    assert (held[[0, -1]] == 7).all()
+    assert runs.rows == []
+
+
+def test_what_another_provider_makes_is_copied(single: Model, monkeypatch: pytest.MonkeyPatch, runs: Runs) -> None:
+    x = np.random.RandomState(0).uniform(size=(ROWS, 64))
     expected = single.encode(x)
-    encoder = single._graphs["encoder"]
-
-    def bound() -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(encoder, "provider", "cuda")
-    monkeypatch.setattr(encoder._session, "io_binding", bound)
+    monkeypatch.setattr(single._graphs["encoder"], "provider", "cuda")
     copied = single.encode(x)
     np.testing.assert_array_equal(copied.z_loc, expected.z_loc)
     np.testing.assert_array_equal(copied.z_scale, expected.z_scale)
+    assert runs.rows == [AT_ONCE, AT_ONCE, ROWS - 2 * AT_ONCE]
 
 
 @pytest.mark.parametrize("rows", [AT_ONCE, ROWS])
-def test_a_result_of_another_shape_is_refused_and_written_nowhere(bundle: Path, tmp_path: Path, rows: int) -> None:
+def test_a_result_of_another_shape_is_refused_before_any_of_it_is_written(
+    bundle: Path, tmp_path: Path, rows: int
+) -> None:
     twice = through(helper.make_node("Concat", ["given", "given"], ["made"], axis=0))
     path = graph("twice", twice, "", "decoder.onnx").build(bundle, tmp_path)
     model = load(path, provider="cpu", threads=1)
@@ -79,12 +112,13 @@ def test_a_result_of_another_shape_is_refused_and_written_nowhere(bundle: Path, 
 
 def test_what_fails_in_one_part_is_told_with_provider_and_file(single: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     z = np.zeros((ROWS, 5), np.float32)
-    single.decode(z[:1])
-    session = single._graphs["decoder"]._session
+    expected, decoder = single.decode(z), single._graphs["decoder"]
 
-    def run_with_iobinding(_binding: object) -> None:
+    def out_of_memory(*_args: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(session, "run_with_iobinding", run_with_iobinding)
+    monkeypatch.setattr(decoder._session, "run_with_iobinding", out_of_memory)
+    np.testing.assert_array_equal(single.decode(z), expected)
+    monkeypatch.setattr(decoder, "_run_session", out_of_memory)
     with pytest.raises(EdgeVAEError, match=r"^cpu failed in decoder\.onnx: out of memory$"):
         single.decode(z)
