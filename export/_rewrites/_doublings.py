@@ -29,7 +29,7 @@ class LastDoublings(pattern.RewriteRuleClassBase):
     together: convolutions of its phases make the sixteen images that the second one's output is put together from.
     """
 
-    def pattern(self, op: Any, x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:  # noqa: PLR0917 - so many there are
+    def pattern(self, op: Any, x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:  # noqa: PLR0917 - bound by name
         """Match the two layers."""
         half = op.ConvTranspose(x, w1, b1, _allow_other_attributes=True, _outputs=["half"])
         return op.ConvTranspose(op.Relu(half), w2, b2, _allow_other_attributes=True, _outputs=["full"])

@@ -49,7 +49,7 @@ class JoinedHeads(pattern.RewriteRuleClassBase):
     An encoder's two heads read the same hidden layer: as one product they are read and scheduled once.
     """
 
-    def pattern(self, op: Any, h: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:  # noqa: PLR0917 - so many there are
+    def pattern(self, op: Any, h: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:  # noqa: PLR0917 - bound by name
         """Match the two products, weights transposed as PyTorch's linear layers are."""
         attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
         return op.Gemm(h, w1, b1, **attributes), op.Gemm(h, w2, b2, **attributes)
