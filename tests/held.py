@@ -6,10 +6,16 @@ import ctypes
 import functools
 import gc
 import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import get_native_id
 from typing import ClassVar
 
 _PROCESS = Path("/proc/self")
+_SECONDS_TO_END = 60
 _COUNTS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
@@ -34,6 +40,22 @@ def left_open() -> dict[str, int]:
     """Return how many files and threads the process has."""
     gc.collect()
     return {name: len(list((_PROCESS / folder).iterdir())) for name, folder in (("files", "fd"), ("threads", "task"))}
+
+
+@contextmanager
+def pool_of(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of threads that the process doesn't have any more afterwards.
+
+    Python has joined a thread when it is through with it, which is a moment before the system is.
+    """
+    started: list[int] = []
+    with ThreadPoolExecutor(num_threads, initializer=lambda: started.append(get_native_id())) as pool:
+        yield pool
+    until = time.monotonic() + _SECONDS_TO_END
+    while left := [thread for thread in started if (_PROCESS / "task" / str(thread)).exists()]:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{len(left)} threads of the pool have not ended after {_SECONDS_TO_END} s")
+        time.sleep(0.01)
 
 
 @functools.cache

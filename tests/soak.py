@@ -19,7 +19,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 
 import runtime
 from runtime import Model, Precision, Reference
-from tests.held import left_open, memory_bytes
+from tests.held import left_open, memory_bytes, pool_of
 
 REPOSITORY = Path(__file__).parent.parent
 NUM_THREADS = 16
@@ -182,7 +181,7 @@ def warm_up(models: list[Model]) -> None:
             together.wait()
             model.warm_up([_MAX_ROWS])
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with pool_of(NUM_THREADS) as pool:
         list(pool.map(work, range(NUM_THREADS)))
 
 
@@ -200,7 +199,7 @@ def soak(paths: tuple[Path, ...], seconds: float) -> dict[str, Any]:
             call, model = chooser.choice(calls)
             load.check(call, model)
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with pool_of(NUM_THREADS) as pool:
         running = [pool.submit(work, seed) for seed in range(NUM_THREADS)]
         while not all(future.done() for future in running):
             time.sleep(seconds / _SAMPLES)
@@ -231,7 +230,7 @@ def reopen(paths: tuple[Path, ...], openings: int) -> dict[str, Any]:
         if chooser.random() < 0.5:
             model.close()
 
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
+    with pool_of(NUM_THREADS) as pool:
         for _ in range(_ROUNDS_TO_WARM_UP):
             list(pool.map(open_all, range(NUM_THREADS)))
         before = left_open()
