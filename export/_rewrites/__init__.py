@@ -13,7 +13,7 @@ from export._rewrites._products import JoinedHeads, NegatedConvolution, NegatedP
 from export._rewrites._reshapes import EarlyNeg, EarlyRelu
 from export._rewrites._rows import AlignedLog, AlignedSum
 from export._rewrites._sigmoid import ExactSigmoid
-from export._rewrites._softplus import CoarseSoftplus, FastSoftplus, FastTorchSoftplus
+from export._rewrites._softplus import CoarseSoftplus, FastSoftplus, FastTorchSoftplus, HiddenSoftplus
 
 __all__ = ["OF_TRANSPOSED", "rewrite_for_integers", "rewrite_graph"]
 
@@ -24,7 +24,7 @@ _FOR_NUMBERS = ((ExactSigmoid, AlignedSum, AlignedLog),)
 _FOR_SPEED = (
     (FastTorchSoftplus, EarlyRelu, EarlyNeg),
     (FastSoftplus, NegatedProduct, NegatedConvolution, JoinedHeads),
-    (LastDoublings,),
+    (LastDoublings, HiddenSoftplus),
     (SmallDoubling,),
 )
 
