@@ -19,7 +19,7 @@ __all__ = ["OF_TRANSPOSED", "rewrite_for_integers", "rewrite_graph"]
 
 # In passes: the exact sigmoid must not meet the sigmoid that a fast softplus is made of, and PyTorch's softplus has a
 # plain one in it. A sign goes by a reshape, then into a convolution, before that becomes several; and those last layers
-# that become one must come before each that becomes several by itself.
+# that become one must come before each that becomes several by itself. A hidden softplus is made of a fast one.
 _FOR_NUMBERS = ((ExactSigmoid, AlignedSum, AlignedLog),)
 _FOR_SPEED = (
     (FastTorchSoftplus, EarlyRelu, EarlyNeg),

@@ -89,6 +89,10 @@ def test_a_hidden_softplus_is_torchs_to_a_millionth_without_a_logarithm() -> Non
     np.testing.assert_allclose(found[near], expected[near], atol=6e-7, rtol=0)
 
 
+def test_a_softplus_that_a_dense_layer_reads_has_no_logarithm() -> None:
+    assert "Log" not in operators(hidden_softplus(helper.make_node("Gemm", ["h", "w"], ["y"], transB=1)))
+
+
 def test_a_hidden_softplus_has_its_limits() -> None:
     limits = np.array([[-np.inf], [-1e30], [1e30], [np.nan]], np.float32)
     (found,) = run(hidden_softplus(PRODUCT), {"x": np.broadcast_to(limits, (4, 5)).copy()})
@@ -112,8 +116,10 @@ def test_the_coarse_softplus_is_off_by_0_0029_at_most_and_exact_where_it_is_larg
         hidden_softplus(PRODUCT, outputs=("y", "h")),
         hidden_softplus(PRODUCT, helper.make_node("Mul", ["h", "y"], ["scaled"]), outputs=("scaled",)),
         hidden_softplus(helper.make_node("MatMul", ["w", "h"], ["y"])),
+        hidden_softplus(helper.make_node("MatMul", ["h", "x"], ["y"])),
+        hidden_softplus(helper.make_node("Gemm", ["x", "w", "h"], ["y"])),
     ],
-    ids=["output", "scale", "weight"],
+    ids=["output", "scale", "weight", "by no weight", "bias"],
 )
 def test_a_softplus_that_is_more_than_a_products_input_stays_exact(model: onnx.ModelProto) -> None:
     assert "Log" in operators(model)
