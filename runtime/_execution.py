@@ -26,7 +26,7 @@ class Execution(msgspec.Struct, frozen=True):
     Args:
         providers: ONNX Runtime's names with their options, in the order of preference; `None` for CUDA where it truly
             works, else the CPU.
-        threads: Threads inside one operator.
+        threads: Threads of a call.
         session_options: An `onnxruntime.SessionOptions` in the place of our own; `threads` goes unread then.
     """
 
@@ -42,7 +42,7 @@ class Execution(msgspec.Struct, frozen=True):
 
         Args:
             provider: `auto`, or a provider's short name, like `cpu`.
-            threads: Threads inside one operator.
+            threads: Threads of a call.
             providers: Providers by ONNX Runtime's names, in the place of `provider`.
             session_options: An `onnxruntime.SessionOptions`, or `None`.
 

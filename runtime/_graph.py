@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,9 +16,10 @@ from ._errors import BundleError, EdgeVAEError
 from ._execution import Execution
 from ._graph_check import check_graph
 from ._inputs import FLOAT32, LARGEST, MANY
+from ._lanes import ALONE, Lanes
 from ._manifest import MODEL_PROPERTY, FileEntry, GraphName, Manifest, TensorSpec
 from ._onnxruntime import run_of
-from ._providers import check_runs, create_session
+from ._providers import check_runs, create_session, has_own_threads
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -42,16 +44,16 @@ class Graph:
         bundle: The bundle.
         name: Which of its graphs.
         execution: Where to run it.
-        entry: Its file; by default the one in float32.
+        entry: Its file.
+        lanes: Threads for the parts of a batch of many rows.
 
     Raises:
         BundleError: The graph's file is missing, changed, cannot be loaded, or is not what the manifest says.
         ProviderError: The provider does not work here.
     """
 
-    def __init__(self, bundle: Bundle, name: GraphName, execution: Execution, entry: FileEntry | None = None) -> None:
+    def __init__(self, bundle: Bundle, name: GraphName, execution: Execution, entry: FileEntry, lanes: Lanes) -> None:
         self.spec = bundle.manifest.graphs[name]
-        entry = entry or self.spec.file
         self.file = file = entry.file
         content = bundle.read(entry)
         versions, stated = check_graph(content, file), (self.spec.ir_version, self.spec.opset)
@@ -76,6 +78,10 @@ class Graph:
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._max_rows = min(_MAX_ROWS, _MAX_ROWS_A_THREAD * execution.threads) if self.provider == _CPU else _MAX_ROWS
+        self._lanes = lanes if has_own_threads(self._session, execution) else ALONE
+        self._single: Graph | None = None
+        single = msgspec.structs.replace(execution.on(self.provider), threads=1)
+        self._make_single = functools.partial(Graph, bundle, name, single, entry, ALONE)
         shapes = functools.partial(
             _shapes, _rows_taken(self.spec.inputs, bundle.manifest), self.spec.outputs, self._max_rows
         )
@@ -135,15 +141,33 @@ class Graph:
             name: given[name] if name in given else np.empty(shape, np.float32)
             for name, shape in self._shapes_of(batch)[1]
         }
-        is_bound = self.provider == _CPU and batch > self._max_rows  # of few rows a copy takes less
-        write = self._write_in_place if is_bound else self._write_copy
-        for start in range(0, batch, self._max_rows):
-            rows = slice(start, min(start + self._max_rows, batch))
+        graph, lanes, rows = self._parts(batch)
+        is_bound = self.provider == _CPU and batch > rows  # of few rows a copy takes less
+        write = graph._write_in_place if is_bound else graph._write_copy  # noqa: SLF001 - one of its kind
+
+        def write_part(start: int) -> None:
+            part = slice(start, start + rows)
             write(
-                {name: array[rows] for name, array in inputs.items()},
-                {name: array[rows] for name, array in outputs.items()},
+                {name: array[part] for name, array in inputs.items()},
+                {name: array[part] for name, array in outputs.items()},
             )
+
+        lanes.share(write_part, range(0, batch, rows))
         return outputs
+
+    def _parts(self, batch: int) -> tuple[Graph, Lanes, int]:
+        """Return what runs the parts of a batch, on which threads, and how many rows each has.
+
+        Where there are more rows than a run has, each thread takes parts of its own, with a session of one thread: the
+        threads of one run wait for each other after each operator, and most operators are run by one of them alone.
+        """
+        count = self._lanes.count
+        if self.provider != _CPU or count == 1 or batch <= count * _MAX_ROWS_A_THREAD:
+            return self, ALONE, self._max_rows
+        with self._lanes.lock:
+            self._single = self._single or self._make_single()
+            parts = count * math.ceil(batch / (count * _MAX_ROWS_A_THREAD))
+            return self._single, self._lanes, math.ceil(batch / parts)
 
     def _write_copy(self, inputs: Arrays, outputs: Arrays) -> None:
         """Run the graph on a part of the rows, and copy what it makes to where the part belongs."""

@@ -11,6 +11,7 @@ from ._bundle import Bundle
 from ._errors import BundleError, EdgeVAEError, InputError, ProviderError
 from ._execution import Execution
 from ._graph import Graph
+from ._lanes import Lanes
 from ._manifest import FileEntry, GraphName, Manifest, Precision
 from ._memory import give_memory_back
 from ._signature import part_of
@@ -44,7 +45,8 @@ class Graphs(Mapping[GraphName, Graph]):
         self._is_forked = False
         self._lock = threading.RLock()  # a signal's handler may close the model while the same thread makes a session
         self._loaded: dict[GraphName, Graph] = {}
-        self._let_go = weakref.finalize(self, _let_go, self._loaded)
+        self._lanes = Lanes(execution.threads)
+        self._let_go = weakref.finalize(self, _let_go, self._loaded, self._lanes)
         self._let_go.atexit = False  # the system takes all of it then
         _living[id(self)] = self
         self.provider = self._first().provider
@@ -89,7 +91,7 @@ class Graphs(Mapping[GraphName, Graph]):
                     f"graph {name}; take a bundle that was exported with --graphs all"
                 )
             if name not in self._loaded:
-                graph = Graph(self.bundle, name, self._execution, self._files[name])
+                graph = Graph(self.bundle, name, self._execution, self._files[name], self._lanes)
                 self._check_open()
                 self._loaded[name] = graph
             return self._loaded[name]
@@ -143,7 +145,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
-def _let_go(loaded: MutableMapping[GraphName, Graph]) -> None:
+def _let_go(loaded: MutableMapping[GraphName, Graph], lanes: Lanes) -> None:
+    lanes.close()
     loaded.clear()
     give_memory_back()
 

@@ -35,8 +35,9 @@ def load(
         path: The folder, with `manifest.json` in it.
         provider: `cpu`, `cuda`, or another of ONNX Runtime's execution providers, like `openvino`, `tensorrt`, `coreml`
             or `xnnpack`; `auto` is CUDA where it truly works, else the CPU. `Model.provider` says which it is.
-        threads: Threads inside one operator; by default as many as there are CPUs that this process may use, by
-            affinity and by the quota of a container.
+        threads: Threads of a call: inside one operator, or, on the CPU with more than 256 rows a thread, on parts of
+            the rows side by side. By default as many as there are CPUs that this process may use, by affinity and by
+            the quota of a container.
         providers: For those who know ONNX Runtime, in the place of `provider`: its names in the order of preference,
             with options where there are any, like `[("OpenVINOExecutionProvider", {"device_type": "GPU"})]`. Each of
             them must work.

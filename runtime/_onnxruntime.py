@@ -19,7 +19,7 @@ WHEELS = {"onnxruntime"} | {
 """All names under which ONNX Runtime is packaged; any two overwrite each other."""
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _OFF = {"", "0", "false", "no", "off"}
-_KNOWN_VERSIONS = tuple(f"1.{minor}." for minor in range(20, 32))
+_KNOWN_VERSIONS = tuple(f"1.{minor}." for minor in range(20, 33))
 _SHARED_THREADS_ONLY = "use_per_session_threads must be false"
 
 

@@ -84,6 +84,17 @@ def check_runs(session: Any, provider: str, file: str) -> None:
         )
 
 
+def has_own_threads(session: Any, execution: Execution) -> bool:
+    """Whether a session has threads of its own, as many as we say: neither the application's nor of its options.
+
+    Args:
+        session: An `onnxruntime.InferenceSession`.
+        execution: What it was made for.
+    """
+    options = session.get_session_options()
+    return execution.session_options is None and getattr(options, "use_per_session_threads", True)
+
+
 def _checked_session(onnxruntime: ModuleType, graph: bytes, file: str, execution: Execution) -> Any:
     """Make a session that has all providers that were asked for."""
     names = [name for name, _ in execution.providers or ()]

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 _PROCESS = Path("/proc/self")
 _SECONDS_TO_END = 60
+_SECONDS_OF_CALM = 0.5
 _COUNTS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
 
 
@@ -37,9 +38,22 @@ def memory_bytes() -> tuple[int, int]:
 
 
 def left_open() -> dict[str, int]:
-    """Return how many files and threads the process has."""
+    """Return how many files and threads the process has, once no thread has ended for a while.
+
+    Those of a model that was let go end by themselves.
+    """
     gc.collect()
-    return {name: len(list((_PROCESS / folder).iterdir())) for name, folder in (("files", "fd"), ("threads", "task"))}
+    num_threads, seen = _count("task"), time.monotonic()
+    while time.monotonic() < seen + _SECONDS_OF_CALM:
+        time.sleep(0.01)
+        if (now := _count("task")) < num_threads:
+            seen = time.monotonic()
+        num_threads = now
+    return {"files": _count("fd"), "threads": num_threads}
+
+
+def _count(what: str) -> int:
+    return len(list((_PROCESS / what).iterdir()))
 
 
 @contextmanager

@@ -35,6 +35,7 @@ NUM_THREADS = 16
 _CALLS = 60
 """Different calls a model; each is answered once by one thread before the load begins."""
 _MAX_ROWS = 600  # more than a graph runs at once with two threads
+_MAX_ROWS_AT_ONCE = 512
 _WARM_UP = 0.2  # of the whole
 _SAMPLES = 200
 _OPENINGS_A_ROUND = 20
@@ -173,13 +174,14 @@ def precisions(paths: tuple[Path, ...]) -> Iterator[tuple[Path, Precision]]:
 
 
 def warm_up(models: list[Model]) -> None:
-    """Let all threads run the largest batch in each graph at the same time: more memory than that, no call needs."""
+    """Let all threads run the largest batches in each graph at once, whole and in parts: no call needs more memory."""
     together = threading.Barrier(NUM_THREADS)
 
     def work(_thread: int) -> None:
         for model in models:
-            together.wait()
-            model.warm_up([_MAX_ROWS])
+            for size in (_MAX_ROWS_AT_ONCE, _MAX_ROWS):
+                together.wait()
+                model.warm_up([size])
 
     with pool_of(NUM_THREADS) as pool:
         list(pool.map(work, range(NUM_THREADS)))
@@ -221,7 +223,7 @@ def reopen(paths: tuple[Path, ...], openings: int) -> dict[str, Any]:
         for path, precision, _calls in plans:
             together.wait()
             with opened(path, precision) as model:
-                model.warm_up([_MAX_ROWS])
+                model.warm_up([_MAX_ROWS_AT_ONCE, _MAX_ROWS])
 
     def work(chooser: random.Random) -> None:
         path, precision, calls = chooser.choice(plans)

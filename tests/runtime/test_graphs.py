@@ -151,7 +151,7 @@ import os, sys, threading
 import runtime
 
 model = runtime.load(sys.argv[1], provider="cpu", threads=2)
-model.generate(1, seed=0)
+model.generate(1000, seed=0)
 if sys.argv[2] == "locked":
     model._graphs._lock.acquire()
 child = os.fork()
@@ -193,6 +193,7 @@ options.use_per_session_threads = False
 first = runtime.load(sys.argv[1], session_options=options)
 before = threads()
 model = runtime.load(sys.argv[1], provider="cpu", threads=4)
+model.generate(2000, seed=0)
 print(model.verify().passed, threads() - before)
 """
 

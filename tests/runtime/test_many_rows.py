@@ -1,11 +1,15 @@
-"""Batches of more rows than a graph runs at once: parts, each written into the result in place."""
+"""Batches of more rows than a graph runs at once: parts, side by side, each written into the result in place."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import helper
 
@@ -39,18 +43,34 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rows
 
 
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of each part that was written in place, as they come."""
+    rows: list[int] = []
+    write = Graph._write_in_place
+
+    def counting(self: Graph, inputs: Any, outputs: Any) -> None:
+        rows.append(len(inputs[self.inputs[0]]))
+        write(self, inputs, outputs)
+
+    monkeypatch.setattr(Graph, "_write_in_place", counting)
+    return rows
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("name", ["mnist-mlp", "mnist-conditional", "mnist-hierarchical", "mnist-mixture"])
 def test_every_output_of_every_graph_is_written_in_place_with_the_numbers_of_its_parts(
-    name: str, runs: list[int]
+    name: str, threads: int, runs: list[int]
 ) -> None:
-    model = load(REPOSITORY / "models" / name, provider="cpu", threads=1)
+    model, one = (load(REPOSITORY / "models" / name, provider="cpu", threads=count) for count in (threads, 1))
     reference = Reference.decode(model._bundle.read(model.manifest.reference))
+    rows = ROWS if threads == 1 else AT_ONCE * threads + 1
     for graph_name in model.manifest.graphs:
         run = model._graphs[graph_name]
-        inputs = {name: np.resize(reference[name], (ROWS, *reference[name].shape[1:])) for name in run.inputs}
+        inputs = {name: np.resize(reference[name], (rows, *reference[name].shape[1:])) for name in run.inputs}
         parts = [
-            run({name: array[start : start + AT_ONCE] for name, array in inputs.items()})
-            for start in range(0, ROWS, AT_ONCE)
+            one._graphs[graph_name]({name: array[start : start + AT_ONCE] for name, array in inputs.items()})
+            for start in range(0, rows, AT_ONCE)
         ]
         runs.clear()
         whole = run(inputs)
@@ -58,6 +78,91 @@ def test_every_output_of_every_graph_is_written_in_place_with_the_numbers_of_its
         assert list(whole) == run.outputs
         for output, values in whole.items():
             np.testing.assert_array_equal(values, np.concatenate([part[output] for part in parts]))
+
+
+@pytest.mark.parametrize(
+    ("threads", "rows", "expected"),
+    [
+        (1, AT_ONCE, []),
+        (1, AT_ONCE + 1, [256, 1]),
+        (1, ROWS, [256, 256, 188]),
+        (2, 2 * AT_ONCE, []),
+        (2, 2 * AT_ONCE + 1, [129, 129, 129, 126]),
+        (2, 4 * AT_ONCE, [256] * 4),
+        (3, 3 * AT_ONCE, []),
+        (3, 4 * AT_ONCE, [171, 171, 171, 171, 171, 169]),
+        (64, 16 * AT_ONCE + 1, [4096, 1]),
+    ],
+)
+def test_parts_are_even_and_as_many_for_each_thread(
+    bundle: Path, parts: list[int], threads: int, rows: int, expected: list[int]
+) -> None:
+    load(bundle, provider="cpu", threads=threads).decode(np.zeros((rows, 5), np.float32))
+    assert sorted(parts, reverse=True) == expected
+
+
+def test_parts_run_side_by_side_with_one_thread_each(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(bundle, provider="cpu", threads=2)
+    write, together, of_one = Graph._write_in_place, threading.Barrier(2), set()
+
+    def meeting(self: Graph, inputs: Any, outputs: Any) -> None:
+        of_one.add(self._session.get_session_options().intra_op_num_threads)
+        together.wait(30)
+        write(self, inputs, outputs)
+
+    monkeypatch.setattr(Graph, "_write_in_place", meeting)
+    model.decode(np.zeros((2 * AT_ONCE + 2, 5), np.float32))
+    assert of_one == {1}
+
+
+def test_few_rows_start_no_thread_and_make_no_other_session(bundle: Path) -> None:
+    model = load(bundle, provider="cpu", threads=2)
+    model.warm_up([1, AT_ONCE, 2 * AT_ONCE])
+    assert model._graphs._lanes._pool is None
+    assert all(graph._single is None for graph in model._graphs.values())
+
+
+def test_with_a_callers_own_session_options_parts_run_in_that_session(bundle: Path, parts: list[int]) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    model = load(bundle, provider="cpu", session_options=options)
+    model.decode(np.zeros((10_000, 5), np.float32))
+    assert sum(parts) == 10_000
+    assert model._graphs["decoder"]._single is None
+
+
+_LATE = """
+import atexit, sys
+import numpy as np
+import runtime
+
+model = runtime.load(sys.argv[1], provider="cpu", threads=2)
+z = np.zeros((1000, 5), np.float32)
+if sys.argv[2] == "begun":
+    model.decode(z)
+atexit.register(lambda: print(model.decode(z).shape))
+"""
+
+
+@pytest.mark.parametrize("when", ["begun", "not begun"])
+def test_many_rows_at_the_end_of_the_interpreter_have_the_callers_thread(bundle: Path, when: str) -> None:
+    command = [sys.executable, "-c", _LATE, str(bundle), when]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("(1000, 64)\n", "")
+
+
+@pytest.mark.parametrize("end", ["closed", "forgotten"])
+def test_the_threads_of_a_model_end_with_it(bundle: Path, end: str) -> None:
+    before = set(threading.enumerate())
+    model = load(bundle, provider="cpu", threads=2)
+    model.decode(np.zeros((2 * AT_ONCE + 1, 5), np.float32))
+    (started,) = set(threading.enumerate()) - before
+    if end == "closed":
+        model.close()
+    else:
+        del model
+    started.join(30)
+    assert not started.is_alive()
 
 
 def test_a_result_in_the_midst_of_an_array_leaves_the_rest_of_it_alone(single: Model, runs: list[int]) -> None:
@@ -71,14 +176,18 @@ def test_a_result_in_the_midst_of_an_array_leaves_the_rest_of_it_alone(single: M
     assert runs == []
 
 
-def test_what_another_provider_makes_is_copied(single: Model, monkeypatch: pytest.MonkeyPatch, runs: list[int]) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_another_provider_makes_is_copied_from_one_run_after_another(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int, runs: list[int]
+) -> None:
+    model = load(bundle, provider="cpu", threads=threads)
     x = np.random.RandomState(0).uniform(size=(ROWS, 64))
-    expected = single.encode(x)
-    monkeypatch.setattr(single._graphs["encoder"], "provider", "cuda")
-    copied = single.encode(x)
-    np.testing.assert_array_equal(copied.z_loc, expected.z_loc)
-    np.testing.assert_array_equal(copied.z_scale, expected.z_scale)
-    assert runs == [AT_ONCE, AT_ONCE, ROWS - 2 * AT_ONCE]
+    expected = model.encode(x)
+    monkeypatch.setattr(model._graphs["encoder"], "provider", "cuda")
+    copied = model.encode(x)
+    np.testing.assert_allclose(copied.z_loc, expected.z_loc, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(copied.z_scale, expected.z_scale, rtol=1e-5, atol=1e-6)
+    assert runs == ([AT_ONCE, AT_ONCE, ROWS - 2 * AT_ONCE] if threads == 1 else [2 * AT_ONCE, ROWS - 2 * AT_ONCE])
 
 
 @pytest.mark.parametrize("rows", [AT_ONCE, ROWS])
