@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,6 +81,7 @@ class Graph:
         self.outputs = [tensor.name for tensor in self.spec.outputs]
         self._max_rows = min(_MAX_ROWS, _MAX_ROWS_A_THREAD * execution.threads) if self.provider == _CPU else _MAX_ROWS
         self._lanes = lanes if has_own_threads(self._session, execution) else ALONE
+        self._lock = threading.RLock()  # a signal's handler may run the graph while the same thread makes a session
         self._single: Graph | None = None
         single = msgspec.structs.replace(execution.on(self.provider), threads=1)
         self._make_single = functools.partial(Graph, bundle, name, single, entry, ALONE)
@@ -158,16 +161,17 @@ class Graph:
     def _parts(self, batch: int) -> tuple[Graph, Lanes, int]:
         """Return what runs the parts of a batch, on which threads, and how many rows each has.
 
-        Where there are more rows than a run has, each thread takes parts of its own, with a session of one thread: the
-        threads of one run wait for each other after each operator, and most operators are run by one of them alone.
+        Of more than 256 rows a thread, each thread takes parts of its own, with a session of one thread: the threads of
+        one run wait for each other after each operator, and most operators are run by one of them alone.
         """
         count = self._lanes.count
-        if self.provider != _CPU or count == 1 or batch <= count * _MAX_ROWS_A_THREAD:
-            return self, ALONE, self._max_rows
-        with self._lanes.lock:
-            self._single = self._single or self._make_single()
-            parts = count * math.ceil(batch / (count * _MAX_ROWS_A_THREAD))
-            return self._single, self._lanes, math.ceil(batch / parts)
+        if self.provider == _CPU and count > 1 and batch > count * _MAX_ROWS_A_THREAD:
+            with self._lock, contextlib.suppress(BundleError):
+                self._single = self._single or self._make_single()
+                parts = count * math.ceil(batch / (count * _MAX_ROWS_A_THREAD))
+                return self._single, self._lanes, math.ceil(batch / parts)
+            self._lanes = ALONE  # the bundle's folder has gone meanwhile: what was loaded serves as well, only slower
+        return self, ALONE, self._max_rows
 
     def _write_copy(self, inputs: Arrays, outputs: Arrays) -> None:
         """Run the graph on a part of the rows, and copy what it makes to where the part belongs."""

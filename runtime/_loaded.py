@@ -92,6 +92,8 @@ class Loaded:
     def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
         """Run each graph once with each batch size, so that the first real call is not the slow one.
 
+        On the CPU the first call of more than 256 rows a thread makes a second session of its graph.
+
         Args:
             batch_sizes: At least 1 each.
 

@@ -43,11 +43,12 @@ def left_open() -> dict[str, int]:
     Those of a model that was let go end by themselves.
     """
     gc.collect()
-    num_threads, seen = _count("task"), time.monotonic()
-    while time.monotonic() < seen + _SECONDS_OF_CALM:
+    num_threads, calm_since = _count("task"), time.monotonic()
+    until = calm_since + _SECONDS_TO_END
+    while time.monotonic() < min(calm_since + _SECONDS_OF_CALM, until):
         time.sleep(0.01)
         if (now := _count("task")) < num_threads:
-            seen = time.monotonic()
+            calm_since = time.monotonic()
         num_threads = now
     return {"files": _count("fd"), "threads": num_threads}
 

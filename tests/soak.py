@@ -161,8 +161,8 @@ class Load:
 
 
 def opened(path: Path, precision: Precision = "fp32") -> Model:
-    """Return a model on the CPU."""
-    return runtime.load(path, provider="cpu", precision=precision)
+    """Return a model on the CPU, with two threads, whatever there is."""
+    return runtime.load(path, provider="cpu", threads=2, precision=precision)
 
 
 def precisions(paths: tuple[Path, ...]) -> Iterator[tuple[Path, Precision]]:

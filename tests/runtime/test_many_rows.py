@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -91,7 +92,6 @@ def test_every_output_of_every_graph_is_written_in_place_with_the_numbers_of_its
         (2, 4 * AT_ONCE, [256] * 4),
         (3, 3 * AT_ONCE, []),
         (3, 4 * AT_ONCE, [171, 171, 171, 171, 171, 169]),
-        (64, 16 * AT_ONCE + 1, [4096, 1]),
     ],
 )
 def test_parts_are_even_and_as_many_for_each_thread(
@@ -99,6 +99,24 @@ def test_parts_are_even_and_as_many_for_each_thread(
 ) -> None:
     load(bundle, provider="cpu", threads=threads).decode(np.zeros((rows, 5), np.float32))
     assert sorted(parts, reverse=True) == expected
+
+
+def test_rows_that_are_too_few_for_each_of_many_threads_run_one_part_after_another(
+    bundle: Path, parts: list[int]
+) -> None:
+    load(bundle, provider="cpu", threads=64).decode(np.zeros((16 * AT_ONCE + 1, 5), np.float32))
+    assert parts == [4096, 1]
+
+
+def test_a_model_whose_folder_has_gone_still_takes_many_rows(bundle: Path, tmp_path: Path) -> None:
+    z = np.random.RandomState(0).standard_normal((2 * AT_ONCE + 1, 5)).astype(np.float32)
+    expected = load(bundle, provider="cpu", threads=2).decode(z)
+    model = load(shutil.copytree(bundle, tmp_path / "gone"), provider="cpu", threads=2)
+    model.warm_up()
+    shutil.rmtree(tmp_path / "gone")
+    for _ in range(2):
+        np.testing.assert_allclose(model.decode(z), expected, atol=1e-6)
+    assert model._graphs._lanes._num_threads == 0
 
 
 def test_parts_run_side_by_side_with_one_thread_each(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +136,7 @@ def test_parts_run_side_by_side_with_one_thread_each(bundle: Path, monkeypatch: 
 def test_few_rows_start_no_thread_and_make_no_other_session(bundle: Path) -> None:
     model = load(bundle, provider="cpu", threads=2)
     model.warm_up([1, AT_ONCE, 2 * AT_ONCE])
-    assert model._graphs._lanes._pool is None
+    assert model._graphs._lanes._num_threads == 0
     assert all(graph._single is None for graph in model._graphs.values())
 
 
@@ -129,6 +147,7 @@ def test_with_a_callers_own_session_options_parts_run_in_that_session(bundle: Pa
     model.decode(np.zeros((10_000, 5), np.float32))
     assert sum(parts) == 10_000
     assert model._graphs["decoder"]._single is None
+    assert model._graphs._lanes._num_threads == 0
 
 
 _LATE = """
