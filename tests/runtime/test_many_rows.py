@@ -30,32 +30,28 @@ def single(bundle: Path) -> Model:
     return load(bundle, provider="cpu", threads=1)
 
 
+def rows_of_each_call(method: str, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    rows: list[int] = []
+    called = getattr(Graph, method)
+
+    def counting(self: Graph, inputs: Any, outputs: Any) -> Any:
+        rows.append(len(inputs[self.inputs[0]]))
+        return called(self, inputs, outputs)
+
+    monkeypatch.setattr(Graph, method, counting)
+    return rows
+
+
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows in each run that made arrays of its own, as they come."""
-    rows: list[int] = []
-    run = Graph._run
-
-    def counting(self: Graph, inputs: Any, gives: Any) -> Any:
-        rows.append(len(inputs[self.inputs[0]]))
-        return run(self, inputs, gives)
-
-    monkeypatch.setattr(Graph, "_run", counting)
-    return rows
+    return rows_of_each_call("_run", monkeypatch)
 
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of each part that was written in place, as they come."""
-    rows: list[int] = []
-    write = Graph._write_in_place
-
-    def counting(self: Graph, inputs: Any, outputs: Any) -> None:
-        rows.append(len(inputs[self.inputs[0]]))
-        write(self, inputs, outputs)
-
-    monkeypatch.setattr(Graph, "_write_in_place", counting)
-    return rows
+    return rows_of_each_call("_write_in_place", monkeypatch)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
