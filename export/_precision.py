@@ -87,14 +87,13 @@ def reduce_precision(
     """Return a graph in a lower precision; its inputs and outputs stay float32.
 
     `fp16` holds the weights in half precision, which ONNX Runtime widens when it loads them: half the size, at the
-    speed of float32. `int8` computes the large products, and wide convolutions where there is a calibration, in
-    integers.
+    speed of float32. `int8` computes the products, and wide convolutions where there is a calibration, in integers.
 
     Args:
         model: The graph in float32.
         precision: Which one.
         spec: The model's choices and sizes.
-        calibration: What goes into the graph for training data, for `int8`.
+        calibration: The graph's inputs for training data, for `int8`.
 
     Raises:
         GraphError: There is nothing that could be computed in integers.

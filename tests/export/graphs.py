@@ -12,8 +12,20 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
 from export._rewrites import rewrite_graph
+from runtime import ModelSpec
 
 Arrays = Mapping[str, NDArray[np.float32]]
+SPEC = ModelSpec(
+    architecture="mlp",
+    likelihood="bernoulli",
+    latent="normal",
+    data_shape=(1, 8, 8),
+    z_dims=(3,),
+    hidden_dim=16,
+    num_classes=0,
+    num_components=0,
+    unit_interval=True,
+)
 
 
 def graph(

@@ -7,9 +7,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from export._int8 import _relus_behind, _wide_convolutions
+from export import GraphError
+from export._int8 import _relus_behind, _wide_convolutions, to_int8
 from export._rewrites import OF_TRANSPOSED
-from tests.export.graphs import graph, weights
+from tests.export.graphs import SPEC, graph, weights
 
 
 def convolution(*behind: onnx.NodeProto, channels: int = 8, weight: str = "w") -> onnx.ModelProto:
@@ -41,3 +42,10 @@ def test_a_relu_is_rounded_in_the_place_of_the_convolution_that_it_alone_reads()
     assert _relus_behind(convolution(RELU, OTHERS[1]), set()) == set()
     assert _relus_behind(convolution(RELU, OTHERS[0]), {"conv"}) == set()
     assert _relus_behind(convolution(OTHERS[0]), {"conv"}) == set()
+
+
+def test_a_graph_with_nothing_to_compute_in_integers_is_an_error() -> None:
+    computed = graph([helper.make_node("MatMul", ["x", "x"], ["y"])], {"x": (3, 3)}, ["y"])
+    for model in (convolution(), computed):
+        with pytest.raises(GraphError, match="int8 has nothing to do in graph: it has no products but"):
+            to_int8(model, SPEC, None)
