@@ -98,7 +98,8 @@ _PASSPHRASE = "EDGEVAE_SIGN_PASSPHRASE"  # noqa: S105 - the name of a variable o
 @click.option(
     "--dataset",
     type=click.Choice(DATASET_NAMES),
-    help="With --state-dict: the data set whose test images to verify with. Without it, draws from the model's prior.",
+    help="With --state-dict: the data set whose test images to verify with, and whose training images scale and round "
+    "int8. Without it, draws from the model's prior verify.",
 )
 @click.option(
     "--data-dir",

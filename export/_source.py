@@ -34,8 +34,8 @@ class Source:
         license: The model's license, an SPDX expression; empty for none stated.
         preprocessing: What the runtime is to do to values before a graph gets them, as it was done to `samples`; `None`
             for nothing.
-        train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, for int8 to scale
-            convolutions by; `None` leaves these in float32.
+        train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, for int8 to round
+            weights and scale convolutions by; `None` leaves convolutions in float32.
         train_labels: Their classes, for a conditional model.
     """
 
@@ -90,7 +90,7 @@ def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:
 
 
 def source_of_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_dir: Path | None) -> Source:
-    """Return a model that was trained elsewhere, with the test images of a data set, or else its own draws.
+    """Return a model that was trained elsewhere, with a data set's images, or else its own draws.
 
     Args:
         vae: The model.
@@ -108,7 +108,7 @@ def source_of_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_
             raise ExportError(
                 f"the images of {dataset} have shape {images.data_shape}, the state_dict's {vae.config.data_shape}"
             )
-        return Source(name, vae, images.test, f"test images of {dataset}", None)
+        return Source(name, vae, images.test, f"test images of {dataset}", None, train_samples=images.train)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         z = torch.randn((_PRIOR_DRAWS, vae.config.z_dim), generator=generator)

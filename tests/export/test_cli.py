@@ -141,6 +141,18 @@ def test_a_state_dict_can_be_verified_with_a_data_set(vae: VAE, tmp_path: Path) 
     assert "verified with test images of digits" in result.output
 
 
+def test_the_training_images_of_a_data_set_round_int8_for_weights_from_elsewhere(vae: VAE, tmp_path: Path) -> None:
+    torch.save(vae.state_dict(), tmp_path / "vae.pt")
+    graphs = []
+    for name, options in {"with": ("--dataset", "digits"), "without": ()}.items():
+        out = tmp_path / name
+        result = export("--state-dict", tmp_path / "vae.pt", *options, "--precision", "int8", "--out", out)
+        assert result.exit_code == 0, result.output
+        graphs.append((out / "encoder.int8.onnx").read_bytes())
+    assert len(graphs[0]) == len(graphs[1])
+    assert graphs[0] != graphs[1], "the integers"
+
+
 @pytest.mark.parametrize(("shape", "picture"), [("3,4,4", True), ("6,8", True), ("12,2,2", False)])
 def test_a_state_dict_of_any_shape_is_exported(tmp_path: Path, shape: str, picture: bool) -> None:
     torch.save(VAE(ModelConfig((48,), 3, 6)).state_dict(), tmp_path / "vae.pt")
