@@ -157,8 +157,11 @@ def main(
         else:
             source = source_of_state_dict(load_state_dict(origin, data_shape), out.name, dataset, data_dir)
         click.echo(f"{origin}: verified with {source.samples_note}")
-        if "int8" in precisions and source.train_samples is None and source.vae.config.architecture != "mlp":
-            click.echo(f"{origin}: keeps no training data to calibrate convolutions with; they stay in float32 in int8")
+        if "int8" in precisions and source.train_samples is None:
+            click.echo(
+                f"{origin}: no training data for int8 (--dataset gives them to a --state-dict): weights become the "
+                "nearest integers, and convolutions and the products of the latent stay in float32"
+            )
         reports = export_bundle(
             dataclasses.replace(source, version=model_version, license=license_),
             out,

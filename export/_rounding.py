@@ -23,7 +23,7 @@ def round_weights(
     Args:
         quantized: The graph with integer products, by ONNX Runtime's dynamic quantization; it is changed in place.
         model: The same graph in float32.
-        names: The names of its products.
+        names: The names of its products, whose weights have a column an output.
         inputs: The graph's inputs by name, for data.
     """
     integers = {entry.name: entry for entry in quantized.graph.initializer}
@@ -34,8 +34,6 @@ def round_weights(
         if not readers:
             continue
         weights, nearest = numpy_helper.to_array(entry), integers[f"{entry.name}_quantized"]
-        if any(attribute.name == "transB" and attribute.i for attribute in readers[0].attribute):
-            weights = weights.T  # the quantizer does so too
         exact = weights / numpy_helper.to_array(integers[f"{entry.name}_scale"])
         rows = np.concatenate([read[node.input[0]].reshape(-1, len(weights)) for node in readers])
         largest = np.abs(numpy_helper.to_array(nearest).astype(int)).max()

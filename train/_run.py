@@ -142,7 +142,7 @@ class Run:
         metrics: One entry an epoch, in order.
         evaluations: What the weights are worth, by the name of the set; empty where the training did not end.
         test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` likewise.
-        train_samples: The first training images, as `samples`; `None` where an older version did not keep them.
+        train_samples: Training images, evenly spaced, as `samples`; `None` where an older version did not keep them.
         train_labels: Their classes, as `labels`.
         step: That of the weights; `None` likewise.
     """

@@ -63,7 +63,7 @@ class RunWriter:
         config: Goes into `config.json`.
         samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
         labels: Their classes, shape `(num_images,)`, for a conditional model.
-        train_samples: Training images to keep, likewise.
+        train_samples: Training images to keep; 256 of them are, evenly spaced, binarized likewise.
         train_labels: Their classes.
         overwrite: Whether a run that is already there may be replaced.
         resume: Whether to go on with a run that is already there; `checkpoint` is its last moment then.
@@ -96,13 +96,11 @@ class RunWriter:
         self.metrics: list[EpochMetrics] = []
         self._config, self._settings, self._overwrite = config, settings, overwrite
         self._samples: dict[str, Tensor] = {}  # each with memory of its own, as the file needs it
-        for name, images in ((IMAGES, samples), (TRAIN_IMAGES, train_samples)):
-            if images is not None:
-                kept = binarize_once(images[:NUM_SAMPLES], config.training.binarize)
-                self._samples[name] = kept.cpu().clone(memory_format=torch.contiguous_format)
-        for name, classes in ((LABELS, labels), (TRAIN_LABELS, train_labels)):
-            if classes is not None:
-                self._samples[name] = classes[:NUM_SAMPLES].cpu().clone()
+        self._keep((IMAGES, LABELS), samples, labels, slice(NUM_SAMPLES))
+        if train_samples is not None:
+            count = min(NUM_SAMPLES, len(train_samples))
+            spread = torch.arange(count) * len(train_samples) // count  # the first may all be of one class
+            self._keep((TRAIN_IMAGES, TRAIN_LABELS), train_samples, train_labels, spread)
         if resume and (path / CHECKPOINT_FILE).exists():
             self.checkpoint = Checkpoint.read(path / CHECKPOINT_FILE)
             self._config = _continued(path, config)
@@ -111,6 +109,12 @@ class RunWriter:
         else:
             check_writable(path, overwrite)
         self._begun = False
+
+    def _keep(self, names: tuple[str, str], images: Images, labels: Tensor | None, rows: slice | Tensor) -> None:
+        kept = binarize_once(images[rows], self._config.training.binarize)
+        self._samples[names[0]] = kept.cpu().clone(memory_format=torch.contiguous_format)
+        if labels is not None:
+            self._samples[names[1]] = labels[rows].cpu().clone()
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Save a moment within an epoch."""

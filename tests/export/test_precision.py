@@ -28,7 +28,8 @@ def trained(digits: Dataset) -> Source:
     trainer = Trainer(ModelConfig((1, 8, 8), 5, 64), TrainingConfig(batch_size=64, seed=0), torch.device("cpu"))
     for _ in range(20):
         trainer.fit_epoch(digits.train)
-    return Source("small", trainer.vae.eval(), digits.test, "test images of digits", None)
+    source = Source("small", trainer.vae.eval(), digits.test, "test images of digits", None)
+    return dataclasses.replace(source, train_samples=digits.train[:256])
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,13 @@ def test_int8_takes_every_product_of_networks_without_convolutions(reduced: Path
     assert products(reduced / "decoder.int8.onnx") == {"Gemm": 0, "MatMul": 0, "MatMulInteger": 2}
     assert products(reduced / "reconstruct.int8.onnx") == {"Gemm": 0, "MatMul": 0, "MatMulInteger": 4}
     assert products(reduced / "reconstruct.onnx") == {"Gemm": 4, "MatMul": 0, "MatMulInteger": 0}
+
+
+def test_without_training_data_int8_leaves_the_products_of_the_latent(trained: Source, tmp_path: Path) -> None:
+    export_bundle(dataclasses.replace(trained, train_samples=None), tmp_path / "out", precisions={"int8": 0.5})
+    for name, taken in {"encoder": 1, "decoder": 1, "reconstruct": 2}.items():
+        found = products(tmp_path / "out" / f"{name}.int8.onnx")
+        assert (found["MatMulInteger"], found["Gemm"] + found["MatMul"]) == (taken, taken)
 
 
 @pytest.fixture(scope="module")

@@ -185,17 +185,26 @@ def test_labels_of_the_samples_are_kept_with_them(tmp_path: Path, config: RunCon
     assert labels.tolist() == list(range(256))
 
 
-def test_the_first_training_images_are_kept_for_a_calibration(tmp_path: Path, config: RunConfig) -> None:
+def test_evenly_spaced_training_images_are_kept_for_a_calibration(tmp_path: Path, config: RunConfig) -> None:
     images, labels = 1 - SAMPLES, torch.arange(300)
     writer = RunWriter(tmp_path / "run", config, SAMPLES, train_samples=images, train_labels=labels)
     writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     run = load_run(tmp_path / "run")
     assert run.train_samples is not None
-    assert torch.equal(run.train_samples, images[:256])
     assert run.train_labels is not None
-    assert torch.equal(run.train_labels, labels[:256])
+    assert torch.equal(run.train_samples, images[run.train_labels])
+    assert (len(run.train_labels), int(run.train_labels[0]), int(run.train_labels[-1])) == (256, 0, 298)
+    assert set(run.train_labels.diff().tolist()) == {1, 2}
     assert torch.equal(run.samples, SAMPLES[:256])
     assert run.labels is None
+
+
+def test_fewer_training_images_than_are_kept_are_kept_all(tmp_path: Path, config: RunConfig) -> None:
+    writer = RunWriter(tmp_path / "run", config, SAMPLES, train_samples=SAMPLES[:7])
+    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    run = load_run(tmp_path / "run")
+    assert run.train_samples is not None
+    assert torch.equal(run.train_samples, SAMPLES[:7])
 
 
 def test_the_elbo_of_each_test_image_is_kept_and_goes_with_a_new_run(tmp_path: Path, config: RunConfig) -> None:
