@@ -39,8 +39,7 @@ def to_int8(model: onnx.ModelProto, spec: ModelSpec, calibration: Reference | No
     nats where the nearest integers lose 0.36 to 0.69.
 
     Products from and to the latent stay as they are in a graph with convolutions, where they are a hundredth of the
-    work and would lose 0.1 nats more where all the rest loses 0.04, and without a calibration, where they would lose
-    0.1 to 0.2 more.
+    work and would lose 0.1 nats more, and without a calibration, where they would lose 0.1 to 0.2 more.
 
     Convolutions that read few channels, as an encoder's first, stay as they are, as they would take up to five times as
     long, and so do transposed ones: ONNX Runtime has no integer kernel for these. As integers the convolutions that
