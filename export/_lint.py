@@ -24,7 +24,8 @@ def lint_program(name: str, program: ExportedProgram) -> None:
         training = _argument(node, operator, "train", "training")
         if training is True:
             raise GraphError(f"{name}: {operator} is in training mode; call .eval() before exporting")
-        if training is None and torch.Tag.nondeterministic_seeded in operator.tags:
+        drops = _argument(node, operator, "dropout_p") != 0  # attention has none by itself, and is marked as random
+        if training is None and drops and torch.Tag.nondeterministic_seeded in operator.tags:
             raise GraphError(f"{name}: {operator} draws random numbers; noise must be an input of the graph")
 
 

@@ -49,6 +49,22 @@ def test_random_operators_in_a_program_are_refused_by_name(module: nn.Module, op
         lint_program("encoder", program(module).trace())
 
 
+def attention(dropout: float) -> Program:
+    """Each row's only key is itself."""
+
+    def attend(x: Tensor) -> Tensor:
+        rows = x[:, None]
+        return nn.functional.scaled_dot_product_attention(rows, rows, rows, dropout_p=dropout)[:, 0]
+
+    return program(Function(attend))
+
+
+def test_attention_is_random_with_dropout_alone() -> None:
+    lint_program("encoder", attention(0.0).trace())
+    with pytest.raises(GraphError, match=r"encoder: aten\.scaled_dot_product_attention.* draws random numbers"):
+        lint_program("encoder", attention(0.5).trace())
+
+
 @pytest.mark.parametrize(("module", "operator"), [(nn.BatchNorm1d(4), "batch_norm"), (nn.Dropout(0.5), "dropout")])
 def test_norms_and_dropout_are_refused_in_training_mode_and_pass_in_evaluation_mode(
     module: nn.Module, operator: str
