@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import helper
 
-from export import Source, export_bundle
 from export._int8 import to_int8
 from export._rounding import rounded
-from runtime import Reference, load
+from runtime import Reference
 from tests.export.graphs import SPEC, graph, run, weights
-from train import Dataset, ModelConfig, Trainer, TrainingConfig
 
 LARGEST = 64
 
@@ -113,26 +107,3 @@ def test_a_product_of_what_goes_into_the_graph_needs_nothing_computed() -> None:
     calibration = Reference(np.array(["sample"] * 254), {"x": x})
     (for_data,), (nearest,) = (run(to_int8(model, SPEC, each), {"x": x}) for each in (calibration, None))
     assert np.square(for_data - expected).mean() < 0.8 * np.square(nearest - expected).mean()
-
-
-@pytest.fixture(scope="module")
-def trained(digits: Dataset) -> Source:
-    trainer = Trainer(ModelConfig((1, 8, 8), 5, 64), TrainingConfig(batch_size=64, seed=0), torch.device("cpu"))
-    for _ in range(20):
-        trainer.fit_epoch(digits.train)
-    source = Source("small", trainer.vae.eval(), digits.test, "test images of digits", None)
-    return dataclasses.replace(source, train_samples=digits.train[:254])
-
-
-def test_a_model_with_training_samples_is_nearer_to_its_float32(trained: Source, tmp_path: Path) -> None:
-    export_bundle(trained, tmp_path / "for_data", precisions={"int8": 0.5})
-    export_bundle(dataclasses.replace(trained, train_samples=None), tmp_path / "nearest", precisions={"int8": 0.5})
-    x = trained.samples.numpy()
-    exact = load(tmp_path / "nearest", provider="cpu").reconstruct(x, seed=0)
-    found = {
-        name: np.square(load(tmp_path / name, provider="cpu", precision="int8").reconstruct(x, seed=0) - exact).mean()
-        for name in ("for_data", "nearest")
-    }
-    assert found["for_data"] < 0.7 * found["nearest"]
-    for name in ("for_data", "nearest"):
-        assert load(tmp_path / name, provider="cpu", precision="int8").verify().passed
