@@ -159,8 +159,9 @@ def main(
         click.echo(f"{origin}: verified with {source.samples_note}")
         if "int8" in precisions and source.train_samples is None:
             click.echo(
-                f"{origin}: no training data for int8 (--dataset gives them to a --state-dict): weights become the "
-                "nearest integers, and convolutions and the products of the latent stay in float32"
+                f"{origin}: no training data for int8: weights become the nearest integers, and convolutions and "
+                "products of the latent stay in float32. A run that is trained anew keeps some; a --state-dict "
+                "gets them from --dataset"
             )
         reports = export_bundle(
             dataclasses.replace(source, version=model_version, license=license_),

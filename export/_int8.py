@@ -61,21 +61,21 @@ def to_int8(model: onnx.ModelProto, spec: ModelSpec, calibration: Reference | No
         node.name = f"node{index}"
     convolutional = any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node)
     products = _products(model, spec, of_latent=not convolutional and calibration is not None)
-    convolutions = _wide_convolutions(model)
-    if not products and not (convolutions and calibration):
+    convolutions = set() if calibration is None else _wide_convolutions(model)
+    if not products and not convolutions:
         raise GraphError(
             f"int8 has nothing to do in {model.graph.name}: it has no products of rows and weights but those of the "
             f"latent that stay, and no convolutions of {_FEWEST_CHANNELS} channels and more to calibrate; leave "
             "--precision int8 out"
         )
     _give_columns(model, products)
-    inputs = {entry.name: calibration[entry.name] for entry in model.graph.input} if calibration else {}
+    inputs = {} if calibration is None else {entry.name: calibration[entry.name] for entry in model.graph.input}
     quantized = copy.deepcopy(model)  # the quantizers change what they are given
-    if convolutions and inputs:
+    if convolutions:
         quantized = _with_integer_convolutions(quantized, convolutions, inputs)
     if products:
         quantized = _with_integer_products(quantized, products)
-    if products and inputs:
+    if calibration is not None:
         round_weights(quantized, model, products, inputs)
     return quantized
 
@@ -85,10 +85,12 @@ def _products(model: onnx.ModelProto, spec: ModelSpec, *, of_latent: bool) -> se
     sides = {weight.name: set(weight.dims) for weight in model.graph.initializer if len(weight.dims) == 2}
     # The sides of weights that come from the latent, alone or with labels, and of two heads in one product.
     latent = {side for size in spec.z_dims for side in (size, 2 * size, size + spec.num_classes)}
-    left = set() if of_latent else latent
-    products = _of_types(model, _PRODUCTS)
-    scaled = {node.name for node in model.graph.node if node.name in products and not _plain(node)}
-    return {name for name, weight in products.items() if weight in sides and not left & sides[weight]} - scaled
+    plain = {node.name for node in model.graph.node if _plain(node)}
+    return {
+        name
+        for name, weight in _of_types(model, _PRODUCTS).items()
+        if name in plain and weight in sides and (of_latent or not latent & sides[weight])
+    }
 
 
 def _plain(product: onnx.NodeProto) -> bool:

@@ -35,7 +35,7 @@ class Source:
         preprocessing: What the runtime is to do to values before a graph gets them, as it was done to `samples`; `None`
             for nothing.
         train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, for int8 to round
-            weights and scale convolutions by; `None` leaves convolutions in float32.
+            weights and scale convolutions by; `None` leaves convolutions, and products of the latent, in float32.
         train_labels: Their classes, for a conditional model.
     """
 
