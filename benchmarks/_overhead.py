@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-import runtime
+import edgevae
 from benchmarks._peers import Peers, inputs
 
 _CALLS_A_BLOCK = {1: 50, 256: 5}
@@ -40,7 +40,7 @@ def measure_overhead(peers: Peers, batch: int, repeats: int) -> dict[str, Overhe
     weights happen to lie. In turn, Python's own code is as far from the processor for the one as for the other.
     """
     x, eps = inputs(batch, peers.z_dim)
-    model = runtime.load(peers.bundle, provider="cpu", threads=peers.threads)
+    model = edgevae.load(peers.bundle, provider="cpu", threads=peers.threads)
     session = model._graphs["reconstruct"]._session  # noqa: SLF001 - it has no public name
     nothing, number = _empty_session(), np.zeros(1, np.float32)
     calls: tuple[Callable[[], object], ...] = (

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim
 
-import runtime
-from export import Source, export_bundle
-from runtime import Precision, ReducedPrecision
-from train import VAE, ModelConfig
+import edgevae
+from edgevae import Precision, ReducedPrecision
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, ModelConfig
 
 FloatArray: TypeAlias = NDArray[np.float32]
 Way: TypeAlias = Callable[[FloatArray, FloatArray], FloatArray]
@@ -101,9 +101,9 @@ class Peers:
 
     def _ours(self) -> Iterator[tuple[str, Way]]:
         """The public call, its checks included, in each precision that the bundle has."""
-        precisions: tuple[Precision, ...] = ("fp32", *runtime.load(self.bundle).manifest.precisions)
+        precisions: tuple[Precision, ...] = ("fp32", *edgevae.load(self.bundle).manifest.precisions)
         for precision in precisions:
-            model = runtime.load(self.bundle, provider="cpu", threads=self.threads, precision=precision)
+            model = edgevae.load(self.bundle, provider="cpu", threads=self.threads, precision=precision)
             name = OURS if precision == "fp32" else f"{OURS} {precision}"
             yield name, _of_model(model)
 
@@ -188,7 +188,7 @@ def bare_session(graph: Path, threads: int) -> Any:
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _of_model(model: runtime.Model) -> Way:
+def _of_model(model: edgevae.Model) -> Way:
     return lambda x, eps: model.reconstruct(x, eps=eps)
 
 

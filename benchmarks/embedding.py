@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import click
 
-import runtime
-from export import build_wheel
+import edgevae
+from edgevae.export import build_wheel
 
 _MIB = 2**20
 _REPOSITORY = Path(__file__).parent.parent
@@ -41,10 +41,10 @@ def ways(folder: Path, bundle: Path) -> dict[str, Way]:
     wheel = build_wheel(bundle, folder)
     package = wheel.name.partition("-")[0]
     copied = folder / "vendored_vae"
-    shutil.copytree(Path(runtime.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(edgevae.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
     path = repr(str(bundle.resolve()))
     return {
-        "pip install 'edgevae[cpu]'": Way((f"{_REPOSITORY}[cpu]",), _PROGRAM.format("runtime", path), (bundle,)),
+        "pip install 'edgevae[cpu]'": Way((f"{_REPOSITORY}[cpu]",), _PROGRAM.format("edgevae", path), (bundle,)),
         "runtime/ copied": Way(
             ("numpy", "msgspec", "onnxruntime"), _PROGRAM.format("vendored_vae", path), (bundle, copied)
         ),

@@ -21,8 +21,8 @@ import click
 _MIB = 2**20
 _KIB_PER_MIB = 1024  # Linux gives the peak of resident memory in KiB
 _RUNTIME = """
-import sys, numpy, runtime
-model = runtime.load(sys.argv[1], provider="cpu")
+import sys, numpy, edgevae
+model = edgevae.load(sys.argv[1], provider="cpu")
 model.reconstruct(numpy.zeros((1, *model.data_shape), numpy.float32), seed=0)
 """
 _TORCH = """

@@ -29,8 +29,8 @@ from benchmarks._chart import draw_bars
 from benchmarks._overhead import Overhead, measure_overhead
 from benchmarks._peers import EAGER, OURS, PEERS, Peers, inputs
 from benchmarks._timing import check_equal, medians, time_in_turn
-from runtime import Noise, ReducedPrecision
-from train import ARCHITECTURES
+from edgevae import Noise, ReducedPrecision
+from edgevae.train import ARCHITECTURES
 
 _TOLERANCE, _REDUCED_TOLERANCE = 1e-5, 0.1
 _NOISE_SHAPE = (4096, 50)

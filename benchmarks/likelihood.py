@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-import runtime
-from train import DatasetName, binarize_once, load_dataset
+import edgevae
+from edgevae.train import DatasetName, binarize_once, load_dataset
 
 _SEED = 0
 _ELBO_PARTICLES = 10
@@ -35,10 +35,10 @@ def main(bundles: tuple[Path, ...], data_dir: Path | None, num_particles: int, n
     )
     click.echo(f"|{' --- |' * 9}")
     for bundle in bundles:
-        click.echo(_row(runtime.load(bundle), data_dir, num_particles, num_images))
+        click.echo(_row(edgevae.load(bundle), data_dir, num_particles, num_images))
 
 
-def _row(model: runtime.Model, data_dir: Path | None, num_particles: int, num_images: int | None) -> str:
+def _row(model: edgevae.Model, data_dir: Path | None, num_particles: int, num_images: int | None) -> str:
     spec, dataset = model.manifest.model, model.manifest.dataset
     if dataset is None:
         raise click.ClickException(f"{model.manifest.name} does not say what it was trained on")

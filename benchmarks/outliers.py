@@ -11,9 +11,9 @@ import click
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-import runtime
-from runtime.images import save_grid
-from train import DATASET_NAMES, DatasetName, binarize_once, load_dataset
+import edgevae
+from edgevae.images import save_grid
+from edgevae.train import DATASET_NAMES, DatasetName, binarize_once, load_dataset
 
 _SHOWN = 10
 
@@ -32,7 +32,7 @@ def main(
     picture: Path | None,
 ) -> None:
     """Print the AUROC of the ELBO, and how many outliers BUNDLE's own threshold finds."""
-    model = runtime.load(bundle)
+    model = edgevae.load(bundle)
     dataset = model.manifest.dataset
     if dataset is None or model.num_classes:
         raise click.ClickException("the bundle must say what it was trained on, and see no labels")

@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-import runtime
+import edgevae
 
 _SERVICE = Path(__file__).parent.parent / "examples" / "service.py"
 _KIB_PER_MIB = 1024
@@ -74,7 +74,7 @@ class Checker(threading.Thread):
         x: Rows to send.
     """
 
-    def __init__(self, model: runtime.Model, url: str, x: NDArray[np.float32]) -> None:
+    def __init__(self, model: edgevae.Model, url: str, x: NDArray[np.float32]) -> None:
         super().__init__()
         self.checked = self.wrong = 0
         self.done = threading.Event()
@@ -99,7 +99,7 @@ class Checker(threading.Thread):
 
 def measure(bundle: Path, endpoint: str, seconds: int, connections: int, *options: str) -> str:
     """Put the service under load; return a line of the table."""
-    model = runtime.load(bundle, provider="cpu", threads=1)
+    model = edgevae.load(bundle, provider="cpu", threads=1)
     x = np.load(bundle / "reference.npz")["x"]
     with tempfile.TemporaryDirectory() as name, serving(bundle, *options) as (url, pid):
         folder = Path(name)

@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 import torch
 
-from export import Format, Source, export_bundle
-from runtime import Report
-from train import ARCHITECTURES, LATENTS, LIKELIHOODS, ModelConfig, Trainer, TrainingConfig, load_dataset
+from edgevae import Report
+from edgevae.export import Format, Source, export_bundle
+from edgevae.train import ARCHITECTURES, LATENTS, LIKELIHOODS, ModelConfig, Trainer, TrainingConfig, load_dataset
 
 COMBINATIONS = list(itertools.product(ARCHITECTURES, LIKELIHOODS, LATENTS, [False, True]))
 """Architecture, likelihood, latent, conditional."""

@@ -36,8 +36,8 @@ image = session.run(["loc_img"], {"x": x, "eps": eps})[0]
 """
 _PROGRAMS = {
     _OURS: """
-import sys, numpy, runtime
-model = runtime.load(sys.argv[1], provider="cpu", threads=int(sys.argv[3]))
+import sys, numpy, edgevae
+model = edgevae.load(sys.argv[1], provider="cpu", threads=int(sys.argv[3]))
 image = model.reconstruct(numpy.zeros((1, *model.data_shape), numpy.float32))
 """,
     _BARE: _BARE_PROGRAM,

@@ -23,7 +23,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-import runtime
+import edgevae
 from benchmarks.footprint import run_once
 
 _BATCH = 1024
@@ -42,7 +42,7 @@ def write_rows(path: Path, images: NDArray[np.float32], count: int) -> None:
 
 def peak_memory(bundle: Path, rows: Path, threads: int, out: Path) -> float:
     """Return the peak of resident memory, in MiB, of `vae-run reconstruct`."""
-    command = [sys.executable, "-m", "runtime", "reconstruct", str(bundle), str(rows), "--seed", "0"]
+    command = [sys.executable, "-m", "edgevae", "reconstruct", str(bundle), str(rows), "--seed", "0"]
     command += ["--provider", "cpu", "--threads", str(threads), "--out", str(out)]
     _, peak = run_once(command)
     return peak
@@ -63,7 +63,7 @@ def bare_loop(bundle: Path, threads: int, z_dim: int) -> Callable[[NDArray[Any],
     return run
 
 
-def our_loop(model: runtime.Model, seed: int | None) -> Callable[[NDArray[Any], NDArray[np.float32]], None]:
+def our_loop(model: edgevae.Model, seed: int | None) -> Callable[[NDArray[Any], NDArray[np.float32]], None]:
     """Return what the runtime does."""
 
     def run(x: NDArray[Any], out: NDArray[np.float32]) -> None:
@@ -77,7 +77,7 @@ def our_loop(model: runtime.Model, seed: int | None) -> Callable[[NDArray[Any], 
 
 def time_loops(bundle: Path, threads: int, source: Path, target: Path) -> dict[str, list[float]]:
     """Return the seconds of each stretch of each loop; they write over one another's, and the numbers must be right."""
-    model = runtime.load(bundle, provider="cpu", threads=threads)
+    model = edgevae.load(bundle, provider="cpu", threads=threads)
     loops = {
         "bare session.run": bare_loop(bundle, threads, model.z_dim),
         "reconstruct_batches": our_loop(model, None),

@@ -31,7 +31,7 @@ from torchvision.transforms import ToTensor
 
 from benchmarks._chart import draw_bars
 from benchmarks._timing import rounds
-from train import (
+from edgevae.train import (
     DATASET_NAMES,
     VAE,
     DatasetName,

@@ -20,8 +20,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-import runtime
-from runtime.images import read_image
+import edgevae
+from edgevae.images import read_image
 
 UNREADABLE, UNUSUAL = 2, 3
 PARTICLES = 10  # draws of z an image, as many as the threshold was made with
@@ -31,7 +31,7 @@ Image: TypeAlias = "tuple[str, NDArray[np.float32] | Exception]"
 """A name, and one observation, shape `(data_dim,)`; or why there is none."""
 
 
-def observations(model: runtime.Model, paths: Iterable[str], y: int | None) -> Iterator[Image]:
+def observations(model: edgevae.Model, paths: Iterable[str], y: int | None) -> Iterator[Image]:
     """Yield the images of files and of folders, each checked by itself: a bad one does not end the stream."""
     for path in paths:
         found = Path(path)
@@ -47,11 +47,11 @@ def observations(model: runtime.Model, paths: Iterable[str], y: int | None) -> I
                 name = f"{file}[{index}]" if file.suffix == ".npy" else str(file)
                 try:
                     yield name, model.observations(row[None], y)[0][0]
-                except runtime.InputError as error:
+                except edgevae.InputError as error:
                     yield name, error
 
 
-def _rows(file: Path, model: runtime.Model) -> NDArray[Any]:
+def _rows(file: Path, model: edgevae.Model) -> NDArray[Any]:
     """An array stays on the disk, and its rows are read when their turn comes."""
     if file.suffix == ".npy":
         return np.atleast_1d(np.load(file, mmap_mode="r", allow_pickle=False))
@@ -84,12 +84,12 @@ def batches(images: Iterable[Image], size: int) -> Iterator[list[Image]]:
         yield batch
 
 
-def noise(model: runtime.Model, seed: int) -> list[NDArray[np.float32]]:
+def noise(model: edgevae.Model, seed: int) -> list[NDArray[np.float32]]:
     """Draw what `model.score(image, seed=seed)` draws for one image; for each level `(particles, 1, size)`.
 
     Every image is scored with the same noise. So its score does not depend on its neighbours in the stream.
     """
-    stream = runtime.Noise(seed)
+    stream = edgevae.Noise(seed)
     sizes = model.manifest.model.z_dims
     draws = [[stream.standard_normal((1, size)) for size in sizes] for _ in range(PARTICLES)]
     return [np.stack(level) for level in zip(*draws, strict=True)]
@@ -105,10 +105,10 @@ def noise(model: runtime.Model, seed: int) -> list[NDArray[np.float32]]:
 def main(bundle: Path, inputs: tuple[str, ...], rate: float, batch_size: int, seed: int, y: int | None) -> None:
     """Score INPUTS: .npy arrays, images, folders of them, or - for paths on the standard input."""
     try:
-        model = runtime.load(bundle)
+        model = edgevae.load(bundle)
         threshold = model.threshold(rate)  # the ELBO below which a part of `rate` of the test images lies
         model.observations(np.empty((0, *model.data_shape), np.float32), y)  # whether labels are wanted, and this one
-    except runtime.EdgeVAEError as error:
+    except edgevae.EdgeVAEError as error:
         raise click.UsageError(str(error)) from error
     lines = (line.rstrip("\n") for path in inputs for line in (sys.stdin if path == "-" else [path]))
     paths = (line for line in lines if line)

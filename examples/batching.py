@@ -1,6 +1,6 @@
 """Run what many callers ask for at the same time in one go: a model for asyncio.
 
-    batcher = Batcher(runtime.load("models/mnist-mlp"))
+    batcher = Batcher(edgevae.load("models/mnist-mlp"))
     loc_img = await batcher.reconstruct(x, seed=0)
 
 A model takes far less time for ten rows in one run than for ten runs. While one run is on, whoever comes waits; the
@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-import runtime
+import edgevae
 
 Arrays: TypeAlias = "list[NDArray[Any]]"
 
@@ -60,7 +60,7 @@ class Batcher:
         together: Whether calls share runs. Without it each call is a run, which is there to be compared with.
     """
 
-    def __init__(self, model: runtime.Model, max_rows: int = 1024, *, together: bool = True) -> None:
+    def __init__(self, model: edgevae.Model, max_rows: int = 1024, *, together: bool = True) -> None:
         self.calls = self.runs = 0  # since the start
         self._model = model
         self._max_rows = max_rows if together else 0
@@ -83,7 +83,7 @@ class Batcher:
             InputError: An argument does not fit; the other callers do not notice.
             ClosedError: The batcher was closed.
         """
-        stream = None if seed is None else runtime.Noise(seed)
+        stream = None if seed is None else edgevae.Noise(seed)
 
         def draw(rows: int) -> Arrays:
             shape = (rows, self._model.z_dim)
@@ -92,14 +92,14 @@ class Batcher:
         (loc_img,) = await self._call(self._reconstruct, x, y, draw)
         return loc_img
 
-    async def score(self, x: ArrayLike, *, y: ArrayLike | None = None, seed: int = 0) -> runtime.Score:
+    async def score(self, x: ArrayLike, *, y: ArrayLike | None = None, seed: int = 0) -> edgevae.Score:
         """Return `model.score(x, y=y, seed=seed)`.
 
         Raises:
             InputError: An argument does not fit; the other callers do not notice.
             ClosedError: The batcher was closed.
         """
-        stream = runtime.Noise(seed)
+        stream = edgevae.Noise(seed)
 
         def draw(rows: int) -> Arrays:
             # As the model itself draws: one particle after the other, and in each one level after the other.
@@ -107,7 +107,7 @@ class Batcher:
             particles = [[stream.standard_normal((rows, size)) for size in sizes] for _ in range(_PARTICLES)]
             return [np.stack(level) for level in zip(*particles, strict=True)]
 
-        return runtime.Score(*await self._call(self._score, x, y, draw))
+        return edgevae.Score(*await self._call(self._score, x, y, draw))
 
     async def close(self) -> None:
         """Let the run that is on come to its end; calls that wait for one, and later calls, raise `ClosedError`."""

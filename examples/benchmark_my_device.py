@@ -18,30 +18,30 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-import runtime
+import edgevae
 
 ALIKE = 1.1  # medians as close as this are taken for equal, and the setting that keeps fewer CPUs busy wins
 
 
 class Setting(NamedTuple):
-    """What `runtime.load` is told."""
+    """What `edgevae.load` is told."""
 
     provider: str
     threads: int
 
 
-def load_settings(bundle: Path, provider: str, threads: tuple[int, ...]) -> dict[Setting, runtime.Model]:
+def load_settings(bundle: Path, provider: str, threads: tuple[int, ...]) -> dict[Setting, edgevae.Model]:
     """Load the model with each number of threads; if the provider does not work here, say why and return nothing."""
     # The threads are the CPU's: on another device, more of them change nothing.
     counts = threads if provider == "cpu" else threads[:1]
     try:
-        return {Setting(provider, count): runtime.load(bundle, provider=provider, threads=count) for count in counts}
-    except runtime.ProviderError as error:
+        return {Setting(provider, count): edgevae.load(bundle, provider=provider, threads=count) for count in counts}
+    except edgevae.ProviderError as error:
         click.echo(f"left out: {error}\n", err=True)
         return {}
 
 
-def measure(model: runtime.Model, x: NDArray[np.float32], y: NDArray[np.int64] | None, seconds: float) -> list[float]:
+def measure(model: edgevae.Model, x: NDArray[np.float32], y: NDArray[np.int64] | None, seconds: float) -> list[float]:
     """Return how long each call took, in seconds, of those that fit into the time; at least one."""
     model.reconstruct(x, y=y)  # not counted: the caches are another setting's
     taken: list[float] = []
@@ -91,7 +91,7 @@ def main(
             for provider in providers
             for setting, model in load_settings(bundle, provider, threads or thread_counts()).items()
         }
-    except runtime.EdgeVAEError as error:
+    except edgevae.EdgeVAEError as error:
         raise click.UsageError(str(error)) from error
     if not models:
         raise click.UsageError(f"none of the providers works here: {', '.join(providers)}")
@@ -115,7 +115,7 @@ def main(
     click.echo()
     for size in dict.fromkeys(batch_sizes):
         provider, count = fastest({setting: statistics.median(taken[size, setting]) for setting in models})
-        click.echo(f'batches of {size}: runtime.load("{bundle}", provider="{provider}", threads={count})')
+        click.echo(f'batches of {size}: edgevae.load("{bundle}", provider="{provider}", threads={count})')
 
 
 if __name__ == "__main__":

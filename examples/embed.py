@@ -2,12 +2,12 @@
 
 import sys
 
-import runtime
+import edgevae
 
 if len(sys.argv) != 2:
     sys.exit("usage: python examples/embed.py BUNDLE, a folder with a manifest.json")
 
-with runtime.load(sys.argv[1]) as model:
+with edgevae.load(sys.argv[1]) as model:
     label = 0 if model.num_classes else None  # only a conditional model takes labels
     images = model.generate(4, seed=0, y=label)  # (4, data_dim), float32: new ones, and the same on every machine
     posterior = model.encode(images, y=label)  # what the model makes of them: z_loc and z_scale, (4, z_dim) each

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import InputError
-from runtime.images import read_image
+from edgevae import InputError
+from edgevae.images import read_image
 
 # Each kind of image begins with bytes of its own, and what does not is refused before any decoder sees it.
 IMAGES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}

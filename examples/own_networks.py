@@ -20,9 +20,9 @@ import click
 import torch  # noqa: TID251 - this example trains
 from torch import Tensor, nn  # noqa: TID251 - likewise
 
-import runtime
-from export import Source, export_bundle
-from train import (
+import edgevae
+from edgevae.export import Source, export_bundle
+from edgevae.train import (
     DATASET_NAMES,
     AbstractDecoder,
     AbstractEncoder,
@@ -104,7 +104,7 @@ def main(name: DatasetName, epochs: int, out: Path) -> None:
     (report,) = export_bundle(source, out / "bundle", overwrite=True)
     print(report)
 
-    with runtime.load(out / "bundle") as model:  # needs this file no more, nor PyTorch
+    with edgevae.load(out / "bundle") as model:  # needs this file no more, nor PyTorch
         x = run.samples[:64].numpy()
         restored = model.reconstruct(x, seed=0).reshape(x.shape)
         elbo = model.elbo(x, seed=0).mean()

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-import runtime
+import edgevae
 
 RETRY = {"Retry-After": "1"}
 KEEP_ALIVE_S = HEAD_S = 5  # seconds that a client may be silent between requests, and take to send the head of one
@@ -105,7 +105,7 @@ class Service:
         batching: Whether requests that come at the same time share a run.
     """
 
-    def __init__(self, model: runtime.Model, limits: Limits, rate: float, *, batching: bool) -> None:
+    def __init__(self, model: edgevae.Model, limits: Limits, rate: float, *, batching: bool) -> None:
         self.limits = limits
         self.open_requests = 0
         self.batcher = Batcher(model, limits.max_rows, together=batching)
@@ -126,7 +126,7 @@ class Service:
         x = await self._observations(request)
         found = await self.batcher.score(x, y=labels(options.y), seed=options.seed or 0)
         if not np.isfinite(found.elbo).all():
-            raise runtime.InputError("x is so far from what the model knows that its ELBO is no finite number")
+            raise edgevae.InputError("x is so far from what the model knows that its ELBO is no finite number")
         columns = (found.elbo, found.reconstruction, found.kl, found.below(self._threshold))
         names = ("elbo", "reconstruction", "kl", "is_anomaly")
         rows = [
@@ -154,7 +154,7 @@ class Service:
 
 
 def create_app(
-    model: runtime.Model, limits: Limits | None = None, *, rate: float = 0.01, batching: bool = True
+    model: edgevae.Model, limits: Limits | None = None, *, rate: float = 0.01, batching: bool = True
 ) -> FastAPI:
     """Return the application; the arguments are those of `Service`."""
     service = Service(model, limits or Limits(), rate, batching=batching)
@@ -165,13 +165,13 @@ def create_app(
         await service.batcher.close()
 
     async def refuse(_request: Request, error: Exception) -> Response:
-        if isinstance(error, runtime.InputError):
+        if isinstance(error, edgevae.InputError):
             return JSONResponse({"detail": str(error)}, 422)
         logging.getLogger("uvicorn.error").error("the model failed: %s", error)
         return JSONResponse({"detail": "the model failed; the request is not at fault"}, 500)
 
     app = FastAPI(title=f"EdgeVAE: {model.manifest.name}", lifespan=lifespan)
-    app.add_exception_handler(runtime.EdgeVAEError, refuse)
+    app.add_exception_handler(edgevae.EdgeVAEError, refuse)
     app.add_api_route("/reconstruct", service.reconstruct, methods=["POST"], openapi_extra=BODY)
     app.add_api_route("/score", service.score, methods=["POST"], openapi_extra=BODY)
     app.add_api_route("/health", service.health)
@@ -220,7 +220,7 @@ def labels(y: str | None) -> NDArray[np.int64] | None:
 def main(bundle: Path, host: str, port: int, threads: int, rate: float, batching: bool, **limits: Any) -> None:
     """Serve the model in the folder BUNDLE until a signal comes; requests that are open then are still answered."""
     try:
-        with runtime.load(bundle, threads=threads) as model:
+        with edgevae.load(bundle, threads=threads) as model:
             model.warm_up()
             app = create_app(model, Limits(**limits), rate=rate, batching=batching)
             grace_s = math.ceil(limits["timeout_s"])  # for what is still open when the signal comes
@@ -236,7 +236,7 @@ def main(bundle: Path, host: str, port: int, threads: int, rate: float, batching
                 access_log=False,
                 timeout_graceful_shutdown=grace_s,
             )
-    except runtime.EdgeVAEError as error:
+    except edgevae.EdgeVAEError as error:
         raise click.ClickException(str(error)) from error
 
 

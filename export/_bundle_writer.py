@@ -11,20 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 import onnx
 
-from export._card import write_card
-from export._errors import VerificationError
-from export._lint import lint_program
-from export._onnx_format import DEFAULT_OPSET, to_onnx
-from export._pictures import draw_pictures, what_is_generated
-from export._precision import add_precisions
-from export._programs import Program, make_programs, model_spec
-from export._reference import make_reference
-from export._release import check_license, check_version
-from export._sign import SigningKey
-from export._source import Source
-from export._torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
-from export._whole import whole_bundle
-from runtime import (
+from edgevae import (
     MANIFEST_FILE,
     SCHEMA_VERSION,
     Bundle,
@@ -40,7 +27,21 @@ from runtime import (
     load,
     verify_graphs,
 )
-from train import VAE
+from edgevae.train import VAE
+
+from ._card import write_card
+from ._errors import VerificationError
+from ._lint import lint_program
+from ._onnx_format import DEFAULT_OPSET, to_onnx
+from ._pictures import draw_pictures, what_is_generated
+from ._precision import add_precisions
+from ._programs import Program, make_programs, model_spec
+from ._reference import make_reference
+from ._release import check_license, check_version
+from ._sign import SigningKey
+from ._source import Source
+from ._torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
+from ._whole import whole_bundle
 
 Format = Literal["onnx", "torchscript", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -81,7 +82,7 @@ def export_bundle(
         optimize: Whether to rewrite the ONNX graphs for speed.
         tolerances: How far the outputs may be from Pyro's; by default 1e-5, absolute and relative.
         overwrite: Whether a bundle that is already there may be replaced.
-        sign: Key to sign it with, after all else; `runtime.load(..., public_key=...)` checks that.
+        sign: Key to sign it with, after all else; `edgevae.load(..., public_key=...)` checks that.
 
     Returns:
         The verifications, one a format and one a lower precision; all passed.

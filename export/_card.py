@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from export._pictures import SAMPLES_FILE, TRAVERSAL_FILE
-from runtime import Manifest, ModelSpec, Part, PrecisionSpec, Report, part_of, values_text
-from runtime.images import can_draw
+from edgevae import Manifest, ModelSpec, Part, PrecisionSpec, Report, part_of, values_text
+from edgevae.images import can_draw
+
+from ._pictures import SAMPLES_FILE, TRAVERSAL_FILE
 
 CARD_FILE = "README.md"
 
@@ -132,14 +133,14 @@ def _onnx_use(manifest: Manifest) -> list[str]:
         ],
         "decoder": [
             generate,
-            f'loc_img = model.decode(runtime.Latents.load("latents.npz"){y})  # what the encoder of this model saved',
+            f'loc_img = model.decode(edgevae.Latents.load("latents.npz"){y})  # what the encoder of this model saved',
         ],
     }
     return [
         "```python",
-        "import runtime  # pip install 'edgevae[cpu]'",
+        "import edgevae  # pip install 'edgevae[cpu]'",
         "",
-        f'model = runtime.load("{manifest.name}")  # the path of this folder',
+        f'model = edgevae.load("{manifest.name}")  # the path of this folder',
         *lines[part_of(manifest)],
         "```",
     ]

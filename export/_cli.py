@@ -12,19 +12,20 @@ from typing import get_args
 import click
 import onnx
 
-from export._bundle_writer import FORMATS, Format, export_bundle
-from export._errors import ExportError, VerificationError
-from export._onnx_format import DEFAULT_OPSET
-from export._precision import LIMITS_NATS
-from export._release import check_license, check_version
-from export._sign import SigningKey
-from export._source import source_of_run, source_of_state_dict
-from export._state_dict import load_state_dict
-from export._wheel import build_wheel, wheel_file
-from export._whole import check_writable
-from runtime import PARTS, EdgeVAEError, Part, Precision, Tolerances
-from train import DATASET_NAMES, DatasetName, TrainError, newest_run
-from train._numbers import Sizes
+from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
+from edgevae.train import DATASET_NAMES, DatasetName, TrainError, newest_run
+from edgevae.train._numbers import Sizes
+
+from ._bundle_writer import FORMATS, Format, export_bundle
+from ._errors import ExportError, VerificationError
+from ._onnx_format import DEFAULT_OPSET
+from ._precision import LIMITS_NATS
+from ._release import check_license, check_version
+from ._sign import SigningKey
+from ._source import source_of_run, source_of_state_dict
+from ._state_dict import load_state_dict
+from ._wheel import build_wheel, wheel_file
+from ._whole import check_writable
 
 _RUNS = Path("runs")
 _MODELS = Path("models")

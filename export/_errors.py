@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime import Report
+from edgevae import Report
 
 
 class ExportError(Exception):

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxscript import ir
 
-from export._errors import GraphError
-from export._rewrites import OF_TRANSPOSED, rewrite_for_integers
-from export._rounding import round_weights
+from ._errors import GraphError
+from ._rewrites import OF_TRANSPOSED, rewrite_for_integers
+from ._rounding import round_weights
 
 if TYPE_CHECKING:
-    from runtime import ModelSpec, Reference
+    from edgevae import ModelSpec, Reference
 
 _PRODUCTS, _CONVOLUTIONS = ("Gemm", "MatMul"), ("Conv",)
 _FEWEST_CHANNELS = 8  # below, ONNX Runtime's integer convolutions take longer than those in float32

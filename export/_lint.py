@@ -7,8 +7,9 @@ import torch
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
-from export._errors import GraphError
-from runtime import BundleError, check_graph
+from edgevae import BundleError, check_graph
+
+from ._errors import GraphError
 
 
 def lint_program(name: str, program: ExportedProgram) -> None:
@@ -33,7 +34,7 @@ def lint_onnx(name: str, model: onnx.ModelProto) -> None:
     """Refuse what would make an ONNX graph random, unportable, or bound to one batch size.
 
     Raises:
-        GraphError: The runtime would refuse the graph, for which `runtime.check_graph` has the reasons; or its batch
+        GraphError: The runtime would refuse the graph, for which `edgevae.check_graph` has the reasons; or its batch
             axis is frozen. The message names what it is.
     """
     try:

@@ -10,11 +10,12 @@ import torch
 from onnxscript import ir
 from torch.export import ExportedProgram
 
-from export._errors import GraphError
-from export._lint import lint_onnx
-from export._programs import Program
-from export._rewrites import rewrite_graph
-from runtime import MODEL_PROPERTY, ModelSpec
+from edgevae import MODEL_PROPERTY, ModelSpec
+
+from ._errors import GraphError
+from ._lint import lint_onnx
+from ._programs import Program
+from ._rewrites import rewrite_graph
 
 DEFAULT_OPSET = 20
 

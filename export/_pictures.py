@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runtime import Reference
-from runtime.images import can_draw, save_grid
-from train import VAE
+from edgevae import Reference
+from edgevae.images import can_draw, save_grid
+from edgevae.train import VAE
 
 SAMPLES_FILE = "samples.png"
 TRAVERSAL_FILE = "traversal.png"

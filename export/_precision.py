@@ -11,11 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export._errors import ExportError, PrecisionError
-from export._int8 import to_int8
-from export._reference import make_reference
-from export._source import Source
-from runtime import (
+from edgevae import (
     MANIFEST_FILE,
     MODEL_PROPERTY,
     FileEntry,
@@ -28,6 +24,11 @@ from runtime import (
     Reference,
     load,
 )
+
+from ._errors import ExportError, PrecisionError
+from ._int8 import to_int8
+from ._reference import make_reference
+from ._source import Source
 
 LIMITS_NATS: dict[ReducedPrecision, float] = {"fp16": 0.05, "int8": 0.5}
 """By how much the mean ELBO may be lower than in float32, nats a row, if nothing else is asked for."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from runtime import PreprocessingSpec
-from train import Preprocessing
+from edgevae import PreprocessingSpec
+from edgevae.train import Preprocessing
 
 
 def preprocessing_spec(preprocessing: Preprocessing) -> PreprocessingSpec | None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from export._errors import GraphError
-from runtime import GraphName, ModelSpec, Signature, TensorSpec, signatures, tensor
-from train import VAE
+from edgevae import GraphName, ModelSpec, Signature, TensorSpec, signatures, tensor
+from edgevae.train import VAE
+
+from ._errors import GraphError
 
 TRACE_BATCH = 3
 """Batch size while tracing: at least 2, because a batch of 1 is taken for a constant."""

@@ -11,10 +11,20 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from export._errors import ExportError
-from export._programs import model_spec
-from runtime import BATCH_SIZES, Reference, level_names, signatures
-from train import COMPONENT_SITE, VAE, GivenNoise, LabelError, Likelihood, check_label_values, elbo_terms, evaluating
+from edgevae import BATCH_SIZES, Reference, level_names, signatures
+from edgevae.train import (
+    COMPONENT_SITE,
+    VAE,
+    GivenNoise,
+    LabelError,
+    Likelihood,
+    check_label_values,
+    elbo_terms,
+    evaluating,
+)
+
+from ._errors import ExportError
+from ._programs import model_spec
 
 _ROWS = max(BATCH_SIZES)
 _SEED = 0

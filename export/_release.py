@@ -5,7 +5,7 @@ from __future__ import annotations
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.version import InvalidVersion, Version
 
-from export._errors import ExportError
+from ._errors import ExportError
 
 
 def check_version(version: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export._errors import ExportError
-from runtime import MANIFEST_FILE, SIGNATURE_FILE, Bundle
+from edgevae import MANIFEST_FILE, SIGNATURE_FILE, Bundle
+
+from ._errors import ExportError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -38,7 +39,7 @@ class SigningKey:
 
     @property
     def public_key(self) -> bytes:
-        """The public half, PEM: what `runtime.load` takes as `public_key`."""
+        """The public half, PEM: what `edgevae.load` takes as `public_key`."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from export._errors import ExportError
-from export._preprocessing import preprocessing_spec
-from runtime import DatasetSpec, PreprocessingSpec
-from train import VAE, DatasetName, load_dataset, load_run
+from edgevae import DatasetSpec, PreprocessingSpec
+from edgevae.train import VAE, DatasetName, load_dataset, load_run
+
+from ._errors import ExportError
+from ._preprocessing import preprocessing_spec
 
 _PRIOR_DRAWS = 254
 _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)

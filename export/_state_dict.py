@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from export._errors import StateDictError
-from train import VAE, ModelConfig
+from edgevae.train import VAE, ModelConfig
+
+from ._errors import StateDictError
 
 _WEIGHTS = tuple(
     f"{network}.{layer}"

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from export._programs import Program
+from ._programs import Program
 
 FloatArray = NDArray[np.float32]
 TorchFunction = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]

@@ -15,13 +15,15 @@ from pathlib import Path
 import msgspec
 from packaging.requirements import Requirement
 
-import runtime
-from export._errors import ExportError
-from export._release import check_spelling
-from export._whole import write_whole
-from runtime import MANIFEST_FILE, SIGNATURE_FILE, Bundle, FileEntry, Manifest
+import edgevae
+from edgevae import MANIFEST_FILE, SIGNATURE_FILE, Bundle, FileEntry, Manifest
+
+from ._errors import ExportError
+from ._release import check_spelling
+from ._whole import write_whole
 
 _OURS = "edgevae"
+_NOT_RUNTIME = ("train", "export")  # which an installed package holds beside its own modules
 _OUR_LICENSE = "Apache-2.0"
 _RUNTIME_NEEDS = ("msgspec", "numpy", "onnxruntime")
 _CARD_FILES = ("README.md", "samples.png", "traversal.png")
@@ -161,15 +163,16 @@ def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
         "all": "    images = model.generate(16, seed=0)  # float32, shape (16, {0})",
         "decoder": "    images = model.generate(16, seed=0)  # float32, shape (16, {0})",
         "encoder": "    posterior = model.encode(x)  # x: uint8 or float32, shape (batch, {0})",
-    }[runtime.part_of(manifest)].format(manifest.model.data_dim)
+    }[edgevae.part_of(manifest)].format(manifest.model.data_dim)
     if manifest.model.num_classes:
         example = example.replace("seed=0", "seed=0, y=0").replace("encode(x)", "encode(x, y=0)")
     init = _INIT.format(name=manifest.name, version=manifest.version, package=package, example=example)
     files = {"__init__.py": init.encode(), "py.typed": b"", f"bundle/{MANIFEST_FILE}": manifest.encode()}
-    root = Path(runtime.__file__).parent
+    root = Path(edgevae.__file__).parent
     for path in root.rglob("*"):
-        if path.suffix == ".py" or path.name == "py.typed":
-            files[f"runtime/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+        place = path.relative_to(root)
+        if place.parts[0] not in _NOT_RUNTIME and (path.suffix == ".py" or path.name == "py.typed"):
+            files[f"runtime/{place.as_posix()}"] = path.read_bytes()
     entries: list[FileEntry] = [graph.file for graph in manifest.graphs.values()]
     entries += [entry for spec in manifest.precisions.values() for entry in spec.graphs.values()]
     for entry in (*entries, manifest.reference):

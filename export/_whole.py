@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from export._errors import ExportError
-from runtime import MANIFEST_FILE
-from train import _whole
+from edgevae import MANIFEST_FILE
+from edgevae.train import _whole
+
+from ._errors import ExportError
 
 
 def check_writable(out: Path, overwrite: bool) -> None:

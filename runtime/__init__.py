@@ -1,8 +1,8 @@
 """Run an exported VAE: NumPy and ONNX Runtime, never PyTorch.
 
-    import runtime
+    import edgevae
 
-    model = runtime.load("models/mnist-mlp")
+    model = edgevae.load("models/mnist-mlp")
     images = model.generate(16, seed=0).reshape(-1, *model.data_shape)
 
 `Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`, and what only a probabilistic model can say:
@@ -51,6 +51,8 @@ from ._trust import SIGNATURE_FILE
 if TYPE_CHECKING:
     from ._reference import Reference
     from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
+
+__version__ = "0.1.0"
 
 __all__ = [
     "BATCH_SIZES",

@@ -1,4 +1,4 @@
-"""Run as `python -m runtime`."""
+"""Run as `python -m edgevae`."""
 
 import sys
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from export import FORMATS, Source, export_bundle
-from runtime import Model, load
-from train import VAE, Dataset, ModelConfig, load_dataset
+from edgevae import Model, load
+from edgevae.export import FORMATS, Source, export_bundle
+from edgevae.train import VAE, Dataset, ModelConfig, load_dataset
 
 REPOSITORY = Path(__file__).parent.parent
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime before our runtime does

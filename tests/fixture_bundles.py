@@ -16,9 +16,9 @@ import click
 import torch
 from torch import Tensor
 
-from export import Format, Source, export_bundle
-from runtime import DatasetSpec, Part, PreprocessingSpec, ReducedPrecision
-from train import Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+from edgevae import DatasetSpec, Part, PreprocessingSpec, ReducedPrecision
+from edgevae.export import Format, Source, export_bundle
+from edgevae.train import Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
 
 _EPOCHS = 30
 _WHITE = 0.3

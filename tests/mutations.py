@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime import MANIFEST_FILE, EdgeVAEError, FileEntry, GraphName, Manifest, load
+from edgevae import MANIFEST_FILE, EdgeVAEError, FileEntry, GraphName, Manifest, load
 
 Array = NDArray[np.float32]
 Part = Literal["tensor", "row", "entry"]

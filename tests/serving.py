@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-import runtime
+import edgevae
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))  # as Python does for `python examples/service.py`
 
@@ -27,8 +27,8 @@ Client = httpx.AsyncClient
 NPY = "application/x-npy"
 
 
-def load(name: str) -> runtime.Model:
-    return runtime.load(REPOSITORY / "models" / name, provider="cpu", threads=1)
+def load(name: str) -> edgevae.Model:
+    return edgevae.load(REPOSITORY / "models" / name, provider="cpu", threads=1)
 
 
 def reference(name: str) -> dict[str, NDArray[Any]]:
@@ -36,7 +36,7 @@ def reference(name: str) -> dict[str, NDArray[Any]]:
         return {key: arrays[key] for key in ("x", "y") if key in arrays}
 
 
-def hold(model: runtime.Model) -> threading.Event:
+def hold(model: edgevae.Model) -> threading.Event:
     """Let the model's reconstructions begin only when the event that is returned is set."""
     opened, reconstruct = threading.Event(), model.reconstruct
 
@@ -48,7 +48,7 @@ def hold(model: runtime.Model) -> threading.Event:
     return opened
 
 
-def serve(model: runtime.Model, talk: Callable[[Client], Awaitable[T]], *, batching: bool = True, **limits: Any) -> T:
+def serve(model: edgevae.Model, talk: Callable[[Client], Awaitable[T]], *, batching: bool = True, **limits: Any) -> T:
     """Talk to the service from its start to its end."""
     app = create_app(model, Limits(**limits), batching=batching)
 

@@ -26,8 +26,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-import runtime
-from runtime import Model, Precision, Reference
+import edgevae
+from edgevae import Model, Precision, Reference
 from tests.held import left_open, memory_bytes, pool_of
 
 REPOSITORY = Path(__file__).parent.parent
@@ -162,7 +162,7 @@ class Load:
 
 def opened(path: Path, precision: Precision = "fp32") -> Model:
     """Return a model on the CPU, with two threads, whatever there is."""
-    return runtime.load(path, provider="cpu", threads=2, precision=precision)
+    return edgevae.load(path, provider="cpu", threads=2, precision=precision)
 
 
 def precisions(paths: tuple[Path, ...]) -> Iterator[tuple[Path, Precision]]:

@@ -14,13 +14,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import export
-import runtime
-import train
-from export._cli import main as export_main
-from runtime._cli import main as run_main
-from train._cli import main as train_main
-from train._runs._cli import main as runs_main
+import edgevae
+import edgevae.export
+import edgevae.train
+from edgevae._cli import main as run_main
+from edgevae.export._cli import main as export_main
+from edgevae.train._cli import main as train_main
+from edgevae.train._runs._cli import main as runs_main
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "models").mkdir()
     for bundle in (REPOSITORY / "models").iterdir():
         (folder / "models" / bundle.name).symlink_to(bundle)
-    command = [sys.executable, "-m", "train", "--dataset", "digits", "--epochs", "1"]
+    command = [sys.executable, "-m", "edgevae.train", "--dataset", "digits", "--epochs", "1"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -101,7 +101,7 @@ def test_the_readmes_code_runs(index: int, workplace: Path) -> None:
     run_python(["-W", "error::RuntimeWarning", "-c", code_blocks()[index]], workplace)
 
 
-@pytest.mark.parametrize("module", [train, export, runtime], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [edgevae.train, edgevae.export, edgevae], ids=lambda module: module.__name__)
 def test_the_packages_docstrings_run(module: object, workplace: Path) -> None:
     code = docstring_code(module).replace('models/digits"', 'docstring/digits"')
     run_python(["-c", code], workplace)
@@ -121,7 +121,7 @@ def test_documented_commands_have_the_options_that_they_use(line: str) -> None:
 
 @pytest.mark.parametrize("line", documented_runs())
 def test_documented_runs_of_bundles_work(line: str, workplace: Path) -> None:
-    run_python(["-m", "runtime", *shlex.split(line)[1:]], workplace)
+    run_python(["-m", "edgevae", *shlex.split(line)[1:]], workplace)
 
 
 @pytest.mark.parametrize("name", run_main.commands)

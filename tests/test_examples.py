@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import runtime
+import edgevae
 
 from .serving import REPOSITORY, load, png, reference
 
@@ -39,8 +39,8 @@ def test_an_example_is_short_and_uses_only_what_the_runtime_offers(path: Path) -
     assert not re.search(r"\bruntime\._", text)
     assert path.stem in TRAINS or not re.search(r"\btorch\b|\bpyro\b", text)
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "runtime":
-            assert node.attr in runtime.__all__, node.attr
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgevae":
+            assert node.attr in edgevae.__all__, node.attr
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (REPOSITORY / "models").iterdir()))
@@ -71,7 +71,7 @@ def test_the_benchmark_recommends_the_fastest_of_the_settings_that_it_measured()
     for size in ("1", "8"):
         medians = {int(row[2]): float(row[3]) for row in rows if row[0] == size}
         (threads,) = re.findall(
-            rf'batches of {size}: runtime.load\("models/digits-mlp", .*threads=(\d+)\)', done.stdout
+            rf'batches of {size}: edgevae.load\("models/digits-mlp", .*threads=(\d+)\)', done.stdout
         )
         assert medians[int(threads)] <= min(medians.values()) * 1.12  # as close as this, it takes fewer threads
     assert all(float(row[3]) <= float(row[4]) and int(row[6]) >= 5 for row in rows)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgevae.train._whole import write_whole as in_train
 from tests.killing import contents, killed_at_each_step, refused_at_each_step
-from train._whole import write_whole as in_train
 
 Write = Callable[[Path, bytes], object]
 

@@ -12,8 +12,8 @@ import pyro
 import pytest
 import torch
 
-import runtime
-from train import VAE, ModelConfig, load_dataset
+import edgevae
+from edgevae.train import VAE, ModelConfig, load_dataset
 
 MODELS = Path(__file__).parent.parent / "models"
 BUNDLES = sorted(path.name for path in MODELS.iterdir())
@@ -28,7 +28,7 @@ def test_the_models_of_the_readme_are_there() -> None:
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_every_bundle_loads_and_verifies(name: str) -> None:
-    model = runtime.load(MODELS / name, provider="cpu")
+    model = edgevae.load(MODELS / name, provider="cpu")
     report = model.verify()
     assert report.passed, str(report)
     assert model.manifest.name == name
@@ -52,24 +52,24 @@ def test_the_code_of_every_card_runs(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_bundles_of_the_model_space_do_what_only_they_can() -> None:
-    conditional = runtime.load(MODELS / "mnist-conditional", provider="cpu")
+    conditional = edgevae.load(MODELS / "mnist-conditional", provider="cpu")
     assert conditional.num_classes == 10
     z = np.zeros((10, conditional.z_dim), np.float32)
     classes = conditional.decode(z, y=np.arange(10))
     assert np.abs(classes[:, None] - classes[None]).max(-1)[~np.eye(10, dtype=bool)].min() > 0.5  # ten different images
-    mixture = runtime.load(MODELS / "mnist-mixture", provider="cpu")
+    mixture = edgevae.load(MODELS / "mnist-mixture", provider="cpu")
     assert mixture.component_probs.shape == (10,)
     found = mixture.encode(mixture.generate(50, seed=0, component=6)).component_probs
     assert found is not None
     assert (found.argmax(1) == 6).mean() > 0.7
-    hierarchical = runtime.load(MODELS / "mnist-hierarchical", provider="cpu")
+    hierarchical = edgevae.load(MODELS / "mnist-hierarchical", provider="cpu")
     assert [level.z_loc.shape for level in hierarchical.encode(classes).levels] == [(10, 32), (10, 16)]
-    assert runtime.load(MODELS / "mnist-conv").manifest.model.architecture == "conv"
-    assert runtime.load(MODELS / "fashion-normal").manifest.model.likelihood == "normal"
+    assert edgevae.load(MODELS / "mnist-conv").manifest.model.architecture == "conv"
+    assert edgevae.load(MODELS / "fashion-normal").manifest.model.likelihood == "normal"
 
 
 def test_mnist_is_as_good_as_pyros_example() -> None:
-    dataset = runtime.load(MODELS / "mnist-mlp").manifest.dataset
+    dataset = edgevae.load(MODELS / "mnist-mlp").manifest.dataset
     assert dataset is not None
     assert (dataset.name, dataset.num_train, dataset.num_test) == ("mnist", 60000, 10000)
     assert dataset.test_elbo_nats >= -101.4
@@ -93,7 +93,7 @@ def test_reconstructions_of_all_mnist_test_images_are_pyros(tmp_path: Path) -> N
     vae.load_state_dict({name: weights[name] for name, _ in vae.named_parameters()})
 
     x = load_dataset("mnist", Path(os.environ["EDGEVAE_DATA"])).test
-    model = runtime.load(MODELS / "mnist-mlp", provider="cpu")
+    model = edgevae.load(MODELS / "mnist-mlp", provider="cpu")
     with torch.random.fork_rng([]), torch.no_grad():
         pyro.set_rng_seed(0)
         expected = vae.reconstruct_img(x).numpy()

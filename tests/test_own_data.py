@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-import runtime
-from export import FORMATS, Source, export_bundle, preprocessing_spec
-from runtime import Model
-from runtime._cli import main
-from train import (
+import edgevae
+from edgevae import Model
+from edgevae._cli import main
+from edgevae.export import FORMATS, Source, export_bundle, preprocessing_spec
+from edgevae.train import (
     VAE,
     DataConfig,
     ModelConfig,
@@ -61,7 +61,7 @@ def serve(out: Path, data: DataConfig, *, labels: bool = False, likelihood: str 
     trainer = Trainer(config, TrainingConfig(batch_size=20, learning_rate=1e-2), torch.device("cpu"))
     trainer.fit_epoch(dataset.train, labels=dataset.train_labels)
     x, y = dataset.test[:], dataset.test_labels
-    spec = runtime.DatasetSpec(
+    spec = edgevae.DatasetSpec(
         name=dataset.name,
         num_train=len(dataset.train),
         num_test=len(dataset.test),
@@ -73,7 +73,7 @@ def serve(out: Path, data: DataConfig, *, labels: bool = False, likelihood: str 
     done = preprocessing_spec(dataset.preprocessing)
     formats = FORMATS if likelihood == "normal" else FORMATS[:1]  # constants of the graphs are kept in each format
     export_bundle(Source("own", trainer.vae.eval(), x, "test rows", spec, y, preprocessing=done), out, formats)
-    return Served(trainer.vae, runtime.load(out, provider="cpu"), out, x, y)
+    return Served(trainer.vae, edgevae.load(out, provider="cpu"), out, x, y)
 
 
 def check(served: Served, raw: NDArray[Any]) -> None:

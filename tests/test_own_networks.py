@@ -15,9 +15,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-import train
-from export._cli import main as export_main
-from train._cli import main as train_main
+import edgevae.train
+from edgevae.export._cli import main as export_main
+from edgevae.train._cli import main as train_main
 
 from .serving import REPOSITORY
 
@@ -25,11 +25,11 @@ ARCHITECTURE = "own_networks:TanhEncoder,TanhDecoder"
 WITHOUT_THE_NETWORKS = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import numpy as np, runtime
-model = runtime.load(sys.argv[2], provider="cpu", threads=1)
+import numpy as np, edgevae
+model = edgevae.load(sys.argv[2], provider="cpu", threads=1)
 assert model.verify().passed
 np.save(sys.argv[4], model.reconstruct(np.load(sys.argv[3]), seed=0))
-assert not {"own_networks", "torch", "train"} & set(sys.modules)
+assert not {"own_networks", "torch", "edgevae.train"} & set(sys.modules)
 """
 
 
@@ -51,7 +51,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_networks_are_those_of_the_paper(out: Path) -> None:
-    run = train.load_run(out / "run")
+    run = edgevae.train.load_run(out / "run")
     shapes = {name: tuple(weight.shape) for name, weight in run.vae.named_parameters() if weight.dim() == 2}
     assert shapes == {
         "encoder.layers.0.weight": (200, 64),
@@ -70,8 +70,8 @@ def test_the_networks_are_those_of_the_paper(out: Path) -> None:
 
 
 def test_the_weights_begin_as_glorot_and_bengio_say() -> None:
-    config = train.ModelConfig((1, 28, 28), architecture=ARCHITECTURE, hidden_dim=200)
-    for name, weight in train.VAE(config).named_parameters():
+    config = edgevae.train.ModelConfig((1, 28, 28), architecture=ARCHITECTURE, hidden_dim=200)
+    for name, weight in edgevae.train.VAE(config).named_parameters():
         if weight.dim() == 1:
             assert not weight.any(), name
         else:
@@ -79,11 +79,11 @@ def test_the_weights_begin_as_glorot_and_bengio_say() -> None:
 
 
 def test_the_bundle_runs_where_its_networks_are_not_known(out: Path, tmp_path: Path) -> None:
-    run = train.load_run(out / "run")
+    run = edgevae.train.load_run(out / "run")
     np.save(tmp_path / "x.npy", run.samples[:5].numpy())
     paths = [REPOSITORY, out / "bundle", tmp_path / "x.npy", tmp_path / "loc_img.npy"]
     subprocess.run([sys.executable, "-c", WITHOUT_THE_NETWORKS, *map(str, paths)], cwd=tmp_path, check=True)
-    with train.evaluating(run.vae), torch.random.fork_rng([]):
+    with edgevae.train.evaluating(run.vae), torch.random.fork_rng([]):
         torch.manual_seed(0)
         loc_img = run.vae.reconstruct_img(run.samples[:5])
     np.testing.assert_allclose(np.load(tmp_path / "loc_img.npy"), loc_img.numpy(), atol=1e-5)

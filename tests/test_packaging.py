@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
+PLACES = {"runtime": "edgevae", "train": "edgevae/train", "export": "edgevae/export"}
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(folder.glob("edgevae-*-py3-none-any.whl")))
 
 
-def test_the_wheel_holds_the_three_packages_typed_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_package_edgevae_typed_and_nothing_beside_it(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     top = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
-    assert top == {"train", "export", "runtime"}
-    modules = {str(path.relative_to(REPOSITORY)) for package in top for path in (REPOSITORY / package).rglob("*.py")}
+    assert top == {"edgevae"}
+    modules = {
+        f"{installed}/{path.relative_to(REPOSITORY / folder).as_posix()}"
+        for folder, installed in PLACES.items()
+        for path in (REPOSITORY / folder).rglob("*.py")
+    }
     assert modules == {name for name in names if name.endswith(".py")}
-    assert {"train/py.typed", "export/py.typed", "runtime/py.typed"} <= set(names)
+    assert {f"{installed}/py.typed" for installed in PLACES.values()} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 

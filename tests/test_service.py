@@ -20,13 +20,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import runtime
+import edgevae
 
 from .serving import NPY, REPOSITORY, Client, health, hold, load, npy, png, post, reference, serve, until
 
 
 @pytest.fixture
-def model() -> runtime.Model:
+def model() -> edgevae.Model:
     return load("mnist-mlp")
 
 
@@ -36,7 +36,7 @@ def x() -> NDArray[np.float32]:
 
 
 @pytest.fixture
-def gate(model: runtime.Model) -> Iterator[threading.Event]:
+def gate(model: edgevae.Model) -> Iterator[threading.Event]:
     """The model's reconstructions begin when this is set."""
     opened = hold(model)
     yield opened
@@ -75,7 +75,7 @@ def test_64_requests_at_once_get_the_answers_of_direct_calls_from_fewer_runs(nam
     assert state["runs"] <= 32
 
 
-def check_score(answer: dict[str, Any], model: runtime.Model, expected: runtime.Score) -> None:
+def check_score(answer: dict[str, Any], model: edgevae.Model, expected: edgevae.Score) -> None:
     found = {key: np.array([row[key] for row in answer["rows"]]) for key in answer["rows"][0]}
     np.testing.assert_array_equal(found["reconstruction"], expected.reconstruction)
     np.testing.assert_array_equal(found["kl"], expected.kl)
@@ -84,7 +84,7 @@ def check_score(answer: dict[str, Any], model: runtime.Model, expected: runtime.
     np.testing.assert_array_equal(found["is_anomaly"], expected.elbo < model.threshold(0.01))
 
 
-def test_all_that_wait_share_the_next_run(model: runtime.Model, gate: threading.Event, x: NDArray[np.float32]) -> None:
+def test_all_that_wait_share_the_next_run(model: edgevae.Model, gate: threading.Event, x: NDArray[np.float32]) -> None:
     async def talk(client: Client) -> dict[str, Any]:
         tasks = [asyncio.create_task(post(client, "/reconstruct", npy(x[:1])))]
         await until(lambda state: state["runs"] == 1, client)
@@ -101,7 +101,7 @@ def test_all_that_wait_share_the_next_run(model: runtime.Model, gate: threading.
 
 
 def test_a_run_has_no_more_rows_than_allowed(
-    model: runtime.Model, gate: threading.Event, x: NDArray[np.float32]
+    model: edgevae.Model, gate: threading.Event, x: NDArray[np.float32]
 ) -> None:
     async def talk(client: Client) -> int:
         tasks = [asyncio.create_task(post(client, "/reconstruct", npy(x[:3])))]
@@ -116,7 +116,7 @@ def test_a_run_has_no_more_rows_than_allowed(
     assert serve(model, talk, max_rows=6) == 4  # one that was alone, and then pairs
 
 
-def test_without_batching_each_request_is_a_run(model: runtime.Model, x: NDArray[np.float32]) -> None:
+def test_without_batching_each_request_is_a_run(model: edgevae.Model, x: NDArray[np.float32]) -> None:
     async def talk(client: Client) -> dict[str, Any]:
         await asyncio.gather(*(post(client, "/reconstruct", npy(x[:1])) for _ in range(8)))
         return await health(client)
@@ -126,7 +126,7 @@ def test_without_batching_each_request_is_a_run(model: runtime.Model, x: NDArray
 
 @pytest.mark.parametrize(("kind", "media_type"), [("PNG", "image/png"), ("JPEG", "image/jpeg")])
 def test_an_image_is_answered_as_a_png(
-    kind: str, media_type: str, model: runtime.Model, x: NDArray[np.float32]
+    kind: str, media_type: str, model: edgevae.Model, x: NDArray[np.float32]
 ) -> None:
     body = png(x[0], kind=kind)
     sent = np.asarray(Image.open(io.BytesIO(body))).reshape(1, 28, 28)
@@ -142,7 +142,7 @@ def test_an_image_is_answered_as_a_png(
     serve(model, talk)
 
 
-def test_health_says_what_runs_where(model: runtime.Model) -> None:
+def test_health_says_what_runs_where(model: edgevae.Model) -> None:
     state = serve(model, health)
     assert state == {
         "status": "ok",
@@ -153,7 +153,7 @@ def test_health_says_what_runs_where(model: runtime.Model) -> None:
 
 
 def test_a_bad_request_does_not_spoil_those_that_wait_with_it(
-    model: runtime.Model, gate: threading.Event, x: NDArray[np.float32]
+    model: edgevae.Model, gate: threading.Event, x: NDArray[np.float32]
 ) -> None:
     async def talk(client: Client) -> None:
         good = [asyncio.create_task(post(client, "/reconstruct", npy(x[i : i + 1]))) for i in range(3)]
@@ -168,10 +168,10 @@ def test_a_bad_request_does_not_spoil_those_that_wait_with_it(
 
 
 def test_a_failure_of_the_model_is_no_traceback_and_the_service_goes_on(
-    model: runtime.Model, monkeypatch: pytest.MonkeyPatch, x: NDArray[np.float32]
+    model: edgevae.Model, monkeypatch: pytest.MonkeyPatch, x: NDArray[np.float32]
 ) -> None:
     def fail(*_args: Any, **_options: Any) -> None:
-        raise runtime.EdgeVAEError("cuda failed in encoder.onnx: out of memory")
+        raise edgevae.EdgeVAEError("cuda failed in encoder.onnx: out of memory")
 
     async def talk(client: Client) -> None:
         with monkeypatch.context() as patch:

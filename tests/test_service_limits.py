@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import runtime
+import edgevae
 
 from .serving import NPY, Client, health, hold, load, npy, png, post, reference, serve, until
 
@@ -24,7 +24,7 @@ X = reference("mnist-mlp")["x"]
 
 
 @pytest.fixture(scope="module")
-def model() -> runtime.Model:
+def model() -> edgevae.Model:
     return load("mnist-mlp")
 
 
@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, dict[str, Any], int, str]] = 
 
 @pytest.mark.parametrize("path", ["/reconstruct", "/score"])
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_answered_is_refused_and_says_why(what: str, path: str, model: runtime.Model) -> None:
+def test_what_cannot_be_answered_is_refused_and_says_why(what: str, path: str, model: edgevae.Model) -> None:
     body, media_type, query, status, message = REFUSED[what]
 
     async def talk(client: Client) -> tuple[httpx.Response, dict[str, Any]]:
@@ -136,7 +136,7 @@ def test_a_score_that_json_cannot_hold_is_refused() -> None:
     assert "no finite number" in answer.json()["detail"]
 
 
-def test_a_body_is_read_no_further_than_its_limit_whatever_length_it_claims(model: runtime.Model) -> None:
+def test_a_body_is_read_no_further_than_its_limit_whatever_length_it_claims(model: edgevae.Model) -> None:
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -196,7 +196,7 @@ BOMBS: dict[str, tuple[bytes, str, int, str]] = {
 
 
 @pytest.mark.parametrize("what", BOMBS)
-def test_an_image_that_is_made_to_cost_much_costs_little(what: str, model: runtime.Model) -> None:
+def test_an_image_that_is_made_to_cost_much_costs_little(what: str, model: edgevae.Model) -> None:
     body, media_type, status, message = BOMBS[what]
     took: list[float] = []
 
@@ -249,7 +249,7 @@ def test_a_request_that_takes_too_long_is_given_up_and_does_not_run_later() -> N
     assert (state["calls"], state["runs"], state["open"]) == (3, 2, 0)
 
 
-def test_a_body_that_does_not_come_to_its_end_times_out(model: runtime.Model) -> None:
+def test_a_body_that_does_not_come_to_its_end_times_out(model: edgevae.Model) -> None:
     async def slow() -> AsyncIterator[bytes]:
         yield b"\x93NUMPY"
         await asyncio.sleep(5)

@@ -16,10 +16,10 @@ from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-import runtime
+import edgevae
 from benchmarks.space import COMBINATIONS, tiny_config
-from export import FORMATS, Format, GraphError, Source, export_bundle
-from train import (
+from edgevae.export import FORMATS, Format, GraphError, Source, export_bundle
+from edgevae.train import (
     ARCHITECTURES,
     LATENTS,
     LIKELIHOODS,
@@ -54,13 +54,13 @@ def fit(config: ModelConfig, dataset: Dataset) -> Trainer:
     return trainer
 
 
-def check(trainer: Trainer, dataset: Dataset, out: Path, formats: Sequence[Format]) -> runtime.Model:
+def check(trainer: Trainer, dataset: Dataset, out: Path, formats: Sequence[Format]) -> edgevae.Model:
     """Export, and hold the runtime against Pyro."""
     vae, images = trainer.vae.eval(), dataset.test
     labels = dataset.test_labels if vae.config.num_classes else None
     reports = export_bundle(Source(out.name, vae, images, "test images", None, labels), out, formats)
     assert [report.format for report in reports] == list(formats)
-    model = runtime.load(out, provider="cpu")
+    model = edgevae.load(out, provider="cpu")
     assert model.verify().passed
     x, y = images[:30].numpy(), None if labels is None else labels[:30].numpy()
     with torch.random.fork_rng([]), torch.no_grad():

@@ -1,6 +1,13 @@
-"""Run as `python -m train`."""
+"""`python -m edgevae.train`, and in a checkout `python -m train`, which hands over to the installed package."""
 
-from train._cli import main
+import sys
+
+try:
+    from edgevae.train._cli import main
+except ModuleNotFoundError as error:
+    if error.name != "edgevae":
+        raise
+    sys.exit("edgevae is not installed for this Python; in the checkout: pip install --editable '.[train]'")
 
 if __name__ == "__main__":
     main(prog_name="python -m train")

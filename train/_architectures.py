@@ -36,9 +36,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train._config import ModelConfig
-from train._errors import ConfigError
-from train._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder
+from ._config import ModelConfig
+from ._errors import ConfigError
+from ._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder
 
 _ROWS = 2
 _FORM = "module:Encoder,Decoder"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from train._images import Images
-from train._processes import ALONE, Processes
+from ._images import Images
+from ._processes import ALONE, Processes
 
 
 def batches(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train._config import Binarize
-from train._device import forked_rng
+from ._config import Binarize
+from ._device import forked_rng
 
 _SEED = 0
 

@@ -16,8 +16,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from train import _whole
-from train._errors import RunError
+from . import _whole
+from ._errors import RunError
 
 _NOTES = "notes"
 

@@ -13,21 +13,21 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from train._config import TrainingConfig
-from train._data import DataConfig, Dataset, load_data
-from train._errors import DatasetError, FirstFailedError, TrainError
-from train._fit import fit
-from train._images import Images
-from train._model_for import model_for
-from train._observer import Observer
-from train._options import data_options, model_options, run_options, training_options
-from train._plan import plan_of
-from train._processes import Processes
-from train._progress import Shown
-from train._run import CHECKPOINT_FILE, SETTINGS_FILE
-from train._run_writer import check_writable
-from train._settings import config_option, dump_settings, settings_for
-from train._torchrun import joined, this_process
+from ._config import TrainingConfig
+from ._data import DataConfig, Dataset, load_data
+from ._errors import DatasetError, FirstFailedError, TrainError
+from ._fit import fit
+from ._images import Images
+from ._model_for import model_for
+from ._observer import Observer
+from ._options import data_options, model_options, run_options, training_options
+from ._plan import plan_of
+from ._processes import Processes
+from ._progress import Shown
+from ._run import CHECKPOINT_FILE, SETTINGS_FILE
+from ._run_writer import check_writable
+from ._settings import config_option, dump_settings, settings_for
+from ._torchrun import joined, this_process
 
 _GOES_WITH = {
     "levels": ("likelihood", "categorical"),
@@ -185,11 +185,11 @@ def _as_begun(ctx: click.Context, out: Path, options: Mapping[str, Any]) -> dict
 def _loggers(*, tensorboard: bool, mlflow: bool) -> list[Observer]:
     loggers: list[Observer] = []
     if tensorboard:
-        from train._tensorboard import TensorBoardLog
+        from ._tensorboard import TensorBoardLog
 
         loggers.append(TensorBoardLog())
     if mlflow:
-        from train._mlflow import MlflowLog
+        from ._mlflow import MlflowLog
 
         loggers.append(MlflowLog())
     return loggers

@@ -7,7 +7,7 @@ import itertools
 import math
 from typing import Literal, get_args
 
-from train._errors import ConfigError
+from ._errors import ConfigError
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Schedule = Literal["constant", "cosine", "plateau"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from train._errors import DeviceError
+from ._errors import DeviceError
 
 
 def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch.device:

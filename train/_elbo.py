@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from train._device import forked_rng
-from train._errors import ConfigError
-from train._images import Images
-from train._kl import kl_of_dims
-from train._labels import check_label_values
-from train._terms import elbo_terms
-from train._vae import VAE
+from ._device import forked_rng
+from ._errors import ConfigError
+from ._images import Images
+from ._kl import kl_of_dims
+from ._labels import check_label_values
+from ._terms import elbo_terms
+from ._vae import VAE
 
 _SEED = 0
 _BATCH_SIZE = 1024
@@ -31,7 +31,7 @@ class EachEvaluated:
     Args:
         elbo: The ELBO of each image, shape `(num_images,)`.
         reconstruction: E_q[log p(x|z)] of each image, shape `(num_images,)`.
-        kl_per_dim: Mean over the images of each latent dimension's KL, see `train._kl`, shape `(z_dim,)`.
+        kl_per_dim: Mean over the images of each latent dimension's KL, see `edgevae.train._kl`, shape `(z_dim,)`.
         z_loc_variance: Variance of E_q(z|x)[z] over the images, shape `(z_dim,)`; of z's first level.
         num_particles: Draws of z an image, of which the means are taken.
     """

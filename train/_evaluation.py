@@ -6,12 +6,12 @@ import dataclasses
 
 from torch import Tensor
 
-from train._config import Binarize
-from train._elbo import EachEvaluated, evaluate_each
-from train._errors import DatasetError
-from train._images import Images
-from train._importance import importance_weighted_bound
-from train._vae import VAE
+from ._config import Binarize
+from ._elbo import EachEvaluated, evaluate_each
+from ._errors import DatasetError
+from ._images import Images
+from ._importance import importance_weighted_bound
+from ._vae import VAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Evaluation:
         reconstruction_nats: E_q[log p(x|z)].
         kl_nats: KL(q(z|x) ‖ p(z)), of all levels, estimated from the same draws as the ELBO.
         kl_per_dim_nats: What each dimension of z's first level costs; for a `normal` latent the closed form, whose sum
-            is `kl_nats` without the noise of the draws. What it is for the other latents, `train._kl` says; its sum is
+            is `kl_nats` without the noise of the draws. `_kl` says what it is for the other latents; its sum is
             not the whole KL there.
         active_units: Dimensions of z's first level with Var_x(E_q(z|x)[z]) > 0.01 (Burda et al., 2016).
         num_images: How many images there were.

@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from train._binarize import binarize_once
-from train._config import Binarize
-from train._data import Dataset
-from train._elbo import evaluate_each
-from train._evaluation import Evaluation, evaluate
-from train._images import Images
-from train._importance import importance_weighted_bound
-from train._vae import VAE
+from ._binarize import binarize_once
+from ._config import Binarize
+from ._data import Dataset
+from ._elbo import evaluate_each
+from ._evaluation import Evaluation, evaluate
+from ._images import Images
+from ._importance import importance_weighted_bound
+from ._vae import VAE
 
 _PARTICLES = 10
 """Draws of z an image: ten times those after an epoch, a third of their noise."""

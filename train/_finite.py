@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train._errors import DivergedError
+from ._errors import DivergedError
 
 _ON_A_DEVICE = 100
 

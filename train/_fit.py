@@ -11,21 +11,21 @@ from pathlib import Path
 
 import torch
 
-from train._binarize import binarize_once
-from train._checkpoint import Checkpoint
-from train._config import ModelConfig, TrainingConfig
-from train._data import Dataset
-from train._elbo import evaluate_elbo
-from train._errors import ConfigError, DivergedError
-from train._final import final_evaluations
-from train._images import Images
-from train._observer import Observer
-from train._processes import ALONE, Processes
-from train._report import write_report
-from train._run import DatasetInfo, EpochMetrics, Run, load_run, run_config
-from train._run_writer import RunWriter
-from train._schedule import halvings_after, is_enough
-from train._trainer import Trainer
+from ._binarize import binarize_once
+from ._checkpoint import Checkpoint
+from ._config import ModelConfig, TrainingConfig
+from ._data import Dataset
+from ._elbo import evaluate_elbo
+from ._errors import ConfigError, DivergedError
+from ._final import final_evaluations
+from ._images import Images
+from ._observer import Observer
+from ._processes import ALONE, Processes
+from ._report import write_report
+from ._run import DatasetInfo, EpochMetrics, Run, load_run, run_config
+from ._run_writer import RunWriter
+from ._schedule import halvings_after, is_enough
+from ._trainer import Trainer
 
 _CPU = torch.device("cpu")
 

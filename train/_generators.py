@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from train._device import forked_rng
-from train._errors import RunError
-from train._processes import Processes
+from ._device import forked_rng
+from ._errors import RunError
+from ._processes import Processes
 
 
 class Generators:

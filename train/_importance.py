@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from train._device import forked_rng
-from train._elbo import check_particles, device_of, evaluating, slices
-from train._images import Images
-from train._labels import check_label_values
-from train._likelihoods import Bernoulli, Likelihood
-from train._vae import VAE
+from ._device import forked_rng
+from ._elbo import check_particles, device_of, evaluating, slices
+from ._images import Images
+from ._labels import check_label_values
+from ._likelihoods import Bernoulli, Likelihood
+from ._vae import VAE
 
 _SEED = 0
 _VALUES_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal as NormalDistribution
 
-from train._latents import Hierarchical, Latent, Mixture, kl_to_standard_normal
-from train._terms import ElboTerms
+from ._latents import Hierarchical, Latent, Mixture, kl_to_standard_normal
+from ._terms import ElboTerms
 
 
 def kl_of_dims(latent: Latent, terms: ElboTerms) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train._errors import LabelError
+from ._errors import LabelError
 
 
 def check_labels(labels: Tensor | None, num_classes: int) -> None:

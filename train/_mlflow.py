@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train._checkpoint import write_whole
-from train._data import Dataset
-from train._errors import InstallError
-from train._images import Images
-from train._observer import Observer
-from train._report import REPORT_FILES
-from train._run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config
-from train._vae import VAE
+from ._checkpoint import write_whole
+from ._data import Dataset
+from ._errors import InstallError
+from ._images import Images
+from ._observer import Observer
+from ._report import REPORT_FILES
+from ._run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config
+from ._vae import VAE
 
 RUN_ID_FILE = "mlflow_run_id"
 """Holds the id of MLflow's run, so that a training that is resumed goes on with it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from train._binarize import binarize_once
-from train._config import ModelConfig, TrainingConfig
-from train._data import Dataset, check_range, standardisation_of
-from train._errors import LabelError
-from train._images import Images
-from train._likelihoods import LIKELIHOODS
+from ._binarize import binarize_once
+from ._config import ModelConfig, TrainingConfig
+from ._data import Dataset, check_range, standardisation_of
+from ._errors import LabelError
+from ._images import Images
+from ._likelihoods import LIKELIHOODS
 
 
 def model_for(

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from train._config import ModelConfig
-from train._labels import check_labels
-from train._likelihoods import Bernoulli, Likelihood
-from train._standardisation import Standardisation
+from ._config import ModelConfig
+from ._labels import check_labels
+from ._likelihoods import Bernoulli, Likelihood
+from ._standardisation import Standardisation
 
 _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
 
@@ -26,7 +26,7 @@ class AbstractEncoder(nn.Module, abc.ABC):
     """The parameters of q(z|x): features, and two heads.
 
     A subclass makes layers in `make_features` and applies them in `features`; there it has the sizes `data_dim`,
-    `data_shape`, `hidden_dim` and `num_classes` as attributes. See `train._architectures` for one.
+    `data_shape`, `hidden_dim` and `num_classes` as attributes. See `edgevae.train._architectures` for one.
 
     Args:
         z_dim: Number of latent dimensions.
@@ -88,7 +88,7 @@ class AbstractDecoder(nn.Module, abc.ABC):
     """The parameters of p(x|z).
 
     A subclass makes layers in `make_outputs` and applies them in `outputs`; there it has the sizes `code_dim`,
-    `data_dim`, `data_shape` and `hidden_dim` as attributes. See `train._architectures` for one.
+    `data_dim`, `data_shape` and `hidden_dim` as attributes. See `edgevae.train._architectures` for one.
 
     Args:
         z_dim: Number of latent dimensions.

@@ -11,10 +11,10 @@ from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumera
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from train._errors import ConfigError
-from train._latents import COMPONENT_SITE, LATENT_SITE, kl_to_standard_normal
-from train._processes import ALONE, Processes
-from train._vae import VAE
+from ._errors import ConfigError
+from ._latents import COMPONENT_SITE, LATENT_SITE, kl_to_standard_normal
+from ._processes import ALONE, Processes
+from ._vae import VAE
 
 Objective = Trace_ELBO | TraceEnum_ELBO
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from train._data import Dataset
-from train._images import Images
-from train._run import EpochMetrics
-from train._vae import VAE
+from ._data import Dataset
+from ._images import Images
+from ._run import EpochMetrics
+from ._vae import VAE
 
 
 class Observer:

@@ -8,14 +8,14 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from train._architectures import networks_of
-from train._config import MAX_SEED, Binarize, Precision, Schedule
-from train._data import DATASET_NAMES
-from train._errors import ConfigError
-from train._latents import LATENTS
-from train._likelihoods import LIKELIHOODS
-from train._networks import ARCHITECTURES
-from train._numbers import Numbers, Sizes
+from ._architectures import networks_of
+from ._config import MAX_SEED, Binarize, Precision, Schedule
+from ._data import DATASET_NAMES
+from ._errors import ConfigError
+from ._latents import LATENTS
+from ._likelihoods import LIKELIHOODS
+from ._networks import ARCHITECTURES
+from ._numbers import Numbers, Sizes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

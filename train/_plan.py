@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from train._checkpoint import Checkpoint
-from train._config import ModelConfig, TrainingConfig
-from train._data import Dataset
-from train._images import Images
-from train._run import CHECKPOINT_FILE, WEIGHTS_FILE
-from train._vae import VAE
+from ._checkpoint import Checkpoint
+from ._config import ModelConfig, TrainingConfig
+from ._data import Dataset
+from ._images import Images
+from ._run import CHECKPOINT_FILE, WEIGHTS_FILE
+from ._vae import VAE
 
 
 def plan_of(

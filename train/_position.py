@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train._checkpoint import Checkpoint
-from train._errors import DatasetError
-from train._processes import ALONE, Processes
+from ._checkpoint import Checkpoint
+from ._errors import DatasetError
+from ._processes import ALONE, Processes
 
 _TOTAL, _BEGUN = "position.total", "position.begun"
 

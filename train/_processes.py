@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from train._config import MAX_SEED
-from train._errors import ConfigError, FirstFailedError
+from ._config import MAX_SEED
+from ._errors import ConfigError, FirstFailedError
 
 _Result = TypeVar("_Result")
 

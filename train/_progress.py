@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from train._data import Dataset
-from train._images import Images
-from train._observer import Observer
-from train._run import EpochMetrics
-from train._vae import VAE
+from ._data import Dataset
+from ._images import Images
+from ._observer import Observer
+from ._run import EpochMetrics
+from ._vae import VAE
 
 _BOUND_SECONDS = 10.0
 

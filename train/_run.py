@@ -24,12 +24,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from train._config import ModelConfig, TrainingConfig
-from train._data import Dataset, Preprocessing, digest_of
-from train._errors import RunError
-from train._evaluation import Evaluation
-from train._images import Images
-from train._vae import VAE
+from ._config import ModelConfig, TrainingConfig
+from ._data import Dataset, Preprocessing, digest_of
+from ._errors import RunError
+from ._evaluation import Evaluation
+from ._images import Images
+from ._vae import VAE
 
 SCHEMA_VERSION = 1
 NUM_SAMPLES = 256

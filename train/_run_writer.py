@@ -14,13 +14,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from train._binarize import binarize_once
-from train._checkpoint import Checkpoint, run_errors, write_whole
-from train._errors import RunError
-from train._evaluation import Evaluation
-from train._images import Images
-from train._report import REPORT_FILES
-from train._run import (
+from ._binarize import binarize_once
+from ._checkpoint import Checkpoint, run_errors, write_whole
+from ._errors import RunError
+from ._evaluation import Evaluation
+from ._images import Images
+from ._report import REPORT_FILES
+from ._run import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
     ELBOS,
@@ -41,8 +41,8 @@ from train._run import (
     read_config,
     read_metrics,
 )
-from train._trainer import WEIGHTS
-from train._whole import whole_folder
+from ._trainer import WEIGHTS
+from ._whole import whole_folder
 
 _LEFTOVERS = ".*.part"  # what somebody who was killed had not finished
 _LOGS = {"tensorboard", "mlflow_run_id"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from train._config import TrainingConfig
+from ._config import TrainingConfig
 
 
 def learning_rate_at(config: TrainingConfig, progress: float, halvings: int = 0) -> float:

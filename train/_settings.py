@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import click
 from click import types
 
-from train._settings_file import dump_settings, read_keys, read_settings, refuse
+from ._settings_file import dump_settings, read_keys, read_settings, refuse
 
 __all__ = ["config_option", "dump_settings", "read_settings", "settings_for", "use_settings"]
 

@@ -10,11 +10,11 @@ import pyro
 import torch
 from torch import Tensor
 
-from train._config import TrainingConfig
-from train._elbo import device_of
-from train._objective import ScaleLatent, objective_of
-from train._processes import ALONE, Processes
-from train._vae import VAE
+from ._config import TrainingConfig
+from ._elbo import device_of
+from ._objective import ScaleLatent, objective_of
+from ._processes import ALONE, Processes
+from ._vae import VAE
 
 
 class Step:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from train._binarize import binarize_once
-from train._data import Dataset
-from train._errors import InstallError
-from train._images import Images
-from train._observer import Observer
-from train._report import _generation
-from train._report._tiles import Shades, Tiles, is_picture
-from train._run import EpochMetrics, read_config
-from train._vae import VAE
+from ._binarize import binarize_once
+from ._data import Dataset
+from ._errors import InstallError
+from ._images import Images
+from ._observer import Observer
+from ._report import _generation
+from ._report._tiles import Shades, Tiles, is_picture
+from ._run import EpochMetrics, read_config
+from ._vae import VAE
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -13,9 +13,9 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from train._latents import COMPONENT_SITE, site_names
-from train._objective import objective_of
-from train._vae import VAE
+from ._latents import COMPONENT_SITE, site_names
+from ._objective import objective_of
+from ._vae import VAE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

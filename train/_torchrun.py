@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import distributed
 
-from train._device import select_device
-from train._errors import ProcessError
-from train._processes import Processes
+from ._device import select_device
+from ._errors import ProcessError
+from ._processes import Processes
 
 _STEP_TIMEOUT = dt.timedelta(minutes=10)
 _FIRST_TIMEOUT = dt.timedelta(days=1)

@@ -11,24 +11,24 @@ import torch
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
-from train._batches import batches
-from train._binarize import binarize
-from train._checkpoint import Checkpoint
-from train._config import ModelConfig, TrainingConfig
-from train._device import check_bf16, float32_products, forked_rng
-from train._elbo import evaluating
-from train._errors import DatasetError, RunError
-from train._finite import FiniteLosses
-from train._generators import Generators
-from train._images import Images
-from train._labels import check_label_values
-from train._objective import beta_at
-from train._position import Position
-from train._processes import ALONE, Processes
-from train._schedule import learning_rate_at
-from train._step import Step
-from train._terms import elbo_terms
-from train._vae import VAE
+from ._batches import batches
+from ._binarize import binarize
+from ._checkpoint import Checkpoint
+from ._config import ModelConfig, TrainingConfig
+from ._device import check_bf16, float32_products, forked_rng
+from ._elbo import evaluating
+from ._errors import DatasetError, RunError
+from ._finite import FiniteLosses
+from ._generators import Generators
+from ._images import Images
+from ._labels import check_label_values
+from ._objective import beta_at
+from ._position import Position
+from ._processes import ALONE, Processes
+from ._schedule import learning_rate_at
+from ._step import Step
+from ._terms import elbo_terms
+from ._vae import VAE
 
 WEIGHTS = "vae."
 """What the names of the model's weights begin with in a checkpoint."""

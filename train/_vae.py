@@ -11,11 +11,11 @@ import pyro.distributions as dist
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
-from train._architectures import check_networks, networks_of
-from train._config import ModelConfig
-from train._errors import ConfigError
-from train._latents import LATENTS
-from train._likelihoods import LIKELIHOODS
+from ._architectures import check_networks, networks_of
+from ._config import ModelConfig
+from ._errors import ConfigError
+from ._latents import LATENTS
+from ._likelihoods import LIKELIHOODS
 
 
 class VAE(nn.Module):

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from onnxscript import ir
 from onnxscript.rewriter import pattern, rewrite
 
-from export._rewrites._doublings import LastDoublings, SmallDoubling
-from export._rewrites._phases import OF_TRANSPOSED
-from export._rewrites._products import JoinedHeads, NegatedConvolution, NegatedProduct
-from export._rewrites._reshapes import EarlyNeg, EarlyRelu
-from export._rewrites._rows import AlignedLog, AlignedSum
-from export._rewrites._sigmoid import ExactSigmoid
-from export._rewrites._softplus import CoarseSoftplus, FastSoftplus, FastTorchSoftplus, HiddenSoftplus
+from ._doublings import LastDoublings, SmallDoubling
+from ._phases import OF_TRANSPOSED
+from ._products import JoinedHeads, NegatedConvolution, NegatedProduct
+from ._reshapes import EarlyNeg, EarlyRelu
+from ._rows import AlignedLog, AlignedSum
+from ._sigmoid import ExactSigmoid
+from ._softplus import CoarseSoftplus, FastSoftplus, FastTorchSoftplus, HiddenSoftplus
 
 __all__ = ["OF_TRANSPOSED", "rewrite_for_integers", "rewrite_graph"]
 

@@ -15,9 +15,9 @@ import numpy as np
 from onnxscript import ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from export._rewrites._phases import OF_TRANSPOSED, Axis, axes_of, convolution
-from export._rewrites._verdict import verdict
-from export._rewrites._weights import array_of
+from ._phases import OF_TRANSPOSED, Axis, axes_of, convolution
+from ._verdict import verdict
+from ._weights import array_of
 
 _PHASES = range(2)
 

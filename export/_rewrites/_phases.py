@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnxscript import ir
 
-from export._rewrites._weights import array_of, replaceable
+from ._weights import array_of, replaceable
 
 OF_TRANSPOSED = "transposed:"
 """How the names of weights begin that were those of a transposed convolution."""

@@ -8,8 +8,8 @@ import numpy as np
 from onnxscript import ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from export._rewrites._verdict import verdict
-from export._rewrites._weights import array_of, replaceable
+from ._verdict import verdict
+from ._weights import array_of, replaceable
 
 
 class NegatedProduct(pattern.RewriteRuleClassBase):

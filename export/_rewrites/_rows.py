@@ -13,7 +13,7 @@ import numpy as np
 from onnxscript import ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from export._rewrites._verdict import verdict
+from ._verdict import verdict
 
 _ALIGNMENT = 16  # float32 values in 64 bytes, the widest vectors that processors have
 

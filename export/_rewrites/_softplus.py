@@ -7,7 +7,7 @@ from typing import Any
 from onnxscript import ir
 from onnxscript.rewriter import MatchResult, pattern
 
-from export._rewrites._verdict import verdict
+from ._verdict import verdict
 
 _LOWEST_THRESHOLD = 17.0
 _SHIFT, _TOP, _FALL, _SHARE = 0.69329822, 0.92893283, 0.57414444, 0.92378388

@@ -1,4 +1,4 @@
-"""`vae-run`, also `python -m runtime`."""
+"""`vae-run`, also `python -m edgevae`."""
 
 from __future__ import annotations
 

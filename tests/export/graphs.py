@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
-from export._rewrites import rewrite_graph
-from runtime import ModelSpec
+from edgevae import ModelSpec
+from edgevae.export._rewrites import rewrite_graph
 
 Arrays = Mapping[str, NDArray[np.float32]]
 SPEC = ModelSpec(

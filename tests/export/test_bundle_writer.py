@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from export import (
+from edgevae import DatasetSpec, Manifest, Tolerances, load
+from edgevae.export import (
     FORMATS,
     ExportError,
     GraphError,
@@ -24,9 +25,8 @@ from export import (
     export_bundle,
     latent_space_id,
 )
-from export._onnx_format import to_onnx
-from runtime import DatasetSpec, Manifest, Tolerances, load
-from train import VAE
+from edgevae.export._onnx_format import to_onnx
+from edgevae.train import VAE
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -173,7 +173,7 @@ def test_an_interruption_while_the_new_bundle_takes_its_place_keeps_the_old_one(
     out = tmp_path / "small"
     export_bundle(source, out, ["torchscript"])
     before = tree(tmp_path)
-    monkeypatch.setattr("train._whole._exchanged", interrupted)
+    monkeypatch.setattr("edgevae.train._whole._exchanged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_bundle(source, out, ["torchscript"], overwrite=True)
     assert tree(tmp_path) == before

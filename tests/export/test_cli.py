@@ -11,10 +11,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import runtime
-from export._cli import main
-from train import VAE, ModelConfig
-from train._cli import main as train_main
+import edgevae
+from edgevae.export._cli import main
+from edgevae.train import VAE, ModelConfig
+from edgevae.train._cli import main as train_main
 
 
 def export(*arguments: object) -> Result:
@@ -42,7 +42,7 @@ def test_without_a_run_the_newest_is_exported_as_onnx(
     assert "onnx: passed; 256 rows at batch sizes 1, 2, 7, 256" in result.output
     assert "KL(q_pyro ‖ q_onnx) nats" in result.output
     assert "Wrote models/second." in result.output
-    model = runtime.load("models/second")
+    model = edgevae.load("models/second")
     assert model.manifest.name == "second"
     assert not model.manifest.torch_files
     dataset = model.manifest.dataset
@@ -77,7 +77,7 @@ def test_a_wheel_stands_beside_its_bundle_and_is_not_overwritten_unless_asked_to
     wheel = tmp_path / "digits_first-2.0-py3-none-any.whl"
     assert f"Wrote {wheel}. Try it with: pip install {wheel}" in result.output
     assert wheel.is_file()
-    manifest = runtime.load(tmp_path / "digits-first").manifest
+    manifest = edgevae.load(tmp_path / "digits-first").manifest
     assert (manifest.version, manifest.license) == ("2.0", "Apache-2.0")
 
     options[2] = tmp_path / "elsewhere" / "digits-first"
@@ -112,7 +112,7 @@ def test_a_part_of_the_model_can_be_exported(workplace: Path, tmp_path: Path) ->
     result = export(workplace / "runs/first", "--graphs", "encoder", "--out", tmp_path / "first")
     assert result.exit_code == 0, result.output
     assert "Try it with: vae-run info" in result.output
-    assert set(runtime.load(tmp_path / "first").manifest.graphs) == {"encoder"}
+    assert set(edgevae.load(tmp_path / "first").manifest.graphs) == {"encoder"}
 
 
 def test_a_failed_verification_is_exit_code_1_with_the_table_and_no_bundle(workplace: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_state_dict_is_exported_with_draws_of_its_own_prior(vae: VAE, tmp_path
     assert "verified with images drawn from the model's own prior (no data set was given)" in result.output
     z = torch.randn((4, 5), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        np.testing.assert_allclose(runtime.load(tmp_path / "out").decode(z.numpy()), vae.decoder(z), atol=1e-5)
+        np.testing.assert_allclose(edgevae.load(tmp_path / "out").decode(z.numpy()), vae.decoder(z), atol=1e-5)
     assert "not known: exported from a state_dict" in (tmp_path / "out" / "README.md").read_text()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
 
-from runtime import check_graph
+from edgevae import check_graph
 
 
 class Network(nn.Module):

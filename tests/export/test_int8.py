@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from export import GraphError
-from export._int8 import _relus_behind, _wide_convolutions, to_int8
-from export._rewrites import OF_TRANSPOSED
-from runtime import Reference
+from edgevae import Reference
+from edgevae.export import GraphError
+from edgevae.export._int8 import _relus_behind, _wide_convolutions, to_int8
+from edgevae.export._rewrites import OF_TRANSPOSED
 from tests.export.graphs import SPEC, graph, run, weights
 
 

@@ -13,10 +13,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from export import GraphError
-from export._lint import lint_onnx, lint_program
-from export._programs import Program
-from runtime import Signature, TensorSpec
+from edgevae import Signature, TensorSpec
+from edgevae.export import GraphError
+from edgevae.export._lint import lint_onnx, lint_program
+from edgevae.export._programs import Program
 
 ROWS = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export import Source, export_bundle
-from runtime import load
-from train import VAE, AbstractDecoder, AbstractEncoder, Dataset, ModelConfig
+from edgevae import load
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, AbstractDecoder, AbstractEncoder, Dataset, ModelConfig
 
 
 class Twice(AbstractEncoder):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from export import Source, export_bundle
-from runtime import BundleError, InputError, Latents, Model, Reference, load
-from train import VAE, Dataset, ModelConfig
+from edgevae import BundleError, InputError, Latents, Model, Reference, load
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, Dataset, ModelConfig
 
 
 @pytest.fixture(scope="module")

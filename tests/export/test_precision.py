@@ -16,10 +16,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from export import LIMITS_NATS, ExportError, PrecisionError, Source, build_wheel, export_bundle
-from runtime import BundleError, InputError, Manifest, Precision, load
-from runtime._cli import main as run_main
-from train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+from edgevae import BundleError, InputError, Manifest, Precision, load
+from edgevae._cli import main as run_main
+from edgevae.export import LIMITS_NATS, ExportError, PrecisionError, Source, build_wheel, export_bundle
+from edgevae.train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 
-from export import make_reference
-from train import LIKELIHOODS, VAE, Dataset, ModelConfig, elbo_terms
+from edgevae.export import make_reference
+from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig, elbo_terms
 
 
 def test_the_rows_are_samples_zeros_and_ones(vae: VAE, digits: Dataset) -> None:

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from export._int8 import to_int8
-from export._rounding import rounded
-from runtime import Reference
+from edgevae import Reference
+from edgevae.export._int8 import to_int8
+from edgevae.export._rounding import rounded
 from tests.export.graphs import SPEC, graph, run, weights
 
 LARGEST = 64

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from export import StateDictError, load_state_dict
+from edgevae.export import StateDictError, load_state_dict
 
 
 class PyroExampleVAE(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from train import VAE, Dataset
+from edgevae.train import VAE, Dataset
 
 
 def load_ts(path: Path) -> Callable[..., Any]:

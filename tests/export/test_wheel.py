@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import runtime
-from export import ExportError, Source, build_wheel, export_bundle
-from export._release import check_license, check_version
-from export._wheel import import_name
-from runtime import BundleError, load
-from train import VAE, Dataset
+import edgevae
+from edgevae import BundleError, load
+from edgevae.export import ExportError, Source, build_wheel, export_bundle
+from edgevae.export._release import check_license, check_version
+from edgevae.export._wheel import import_name
+from edgevae.train import VAE, Dataset
 
 USE = """
 import importlib, importlib.util, json, sys
@@ -89,11 +89,11 @@ def test_an_empty_environment_needs_nothing_but_the_wheel(installed: Path, relea
 def test_the_folder_of_the_runtime_works_under_another_name_where_edgevae_is_not_installed(
     installed: Path, released: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(Path(runtime.__file__).parent, tmp_path / "app" / "vendored_vae")
+    shutil.copytree(Path(edgevae.__file__).parent, tmp_path / "app" / "vendored_vae")
     (tmp_path / "app" / "__init__.py").touch()
     loaded = use(installed, tmp_path, "app.vendored_vae", str(released))
     assert "app" in loaded
-    assert not loaded & {"runtime", "my_model"}
+    assert not loaded & {"edgevae", "my_model"}
 
 
 def test_a_wheel_is_the_same_byte_for_byte(released: Path, wheel: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_loading_takes_what_the_runtime_takes(wheel: Path, tmp_path: Path, monke
         ("3d-vae", "is no name for a Python package"),
         ("größe", "is no name for a Python package"),
         ("numpy", "is what numpy is imported as"),
-        ("runtime", "is what edgevae is imported as"),
+        ("edgevae", "is what edgevae is imported as"),
     ],
 )
 def test_names_that_would_clash_are_refused(name: str, obstacle: str) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from runtime import InputError, Latents
-from runtime._cli._idx import open_idx
+from edgevae import InputError, Latents
+from edgevae._cli._idx import open_idx
+from edgevae.train import DatasetError
+from edgevae.train._data._arrays import open_array
 from tests.fuzz.reference import WORDS, npy, npz
 from tests.fuzz.target import Target
-from train import DatasetError
-from train._data._arrays import open_array
 
 ROWS = 3
 X = np.linspace(0, 1, ROWS * 4, dtype=np.float32).reshape(ROWS, 4)

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export import Source, export_bundle
-from runtime import EdgeVAEError, Manifest, Model, Reference, load
+from edgevae import EdgeVAEError, Manifest, Model, Reference, load
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, ModelConfig
 from tests.fuzz.manifest import words
 from tests.fuzz.target import Target
-from train import VAE, ModelConfig
 
 
 def make(work: Path) -> Target:

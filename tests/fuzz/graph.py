@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from runtime import BundleError, check_graph
+from edgevae import BundleError, check_graph
 from tests.fuzz.target import Target
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "bundles" / "v1"

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import InputError
-from runtime.images import read_image
+from edgevae import InputError
+from edgevae.images import read_image
+from edgevae.train import DatasetError
+from edgevae.train._data._pictures import FORMATS, open_folder
 from tests.fuzz.target import Target
-from train import DatasetError
-from train._data._pictures import FORMATS, open_folder
 
 SIDE = 8
 WORDS = [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"acTL", b"\xff\xd8\xff", b"\xff\xc0", b"II*\0", b"WEBP", b"%!PS", b"BM"]

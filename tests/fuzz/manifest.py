@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from runtime import BundleError, Manifest
-from runtime._signature import check_signatures
+from edgevae import BundleError, Manifest
+from edgevae._signature import check_signatures
 from tests.fuzz.target import Target
 
 MODELS = Path(__file__).parents[2] / "models"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtime import InputError, Noise
+from edgevae import InputError, Noise
 from tests.fuzz.target import Target
 
 STRANGE = (-1, -(2**70), 2**41, 2**62, 2**63, 2**64, 2**70, 1.0, True, None, "3", np.int8(-3), np.nan)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import BundleError, Reference, tensor
+from edgevae import BundleError, Reference, tensor
 from tests.fuzz.target import Target
 
 ROWS = 3

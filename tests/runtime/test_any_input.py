@@ -18,8 +18,8 @@ from hypothesis.extra import numpy as drawn
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import InputError, Latents, Model, load
-from runtime.images import read_image, save_grid
+from edgevae import InputError, Latents, Model, load
+from edgevae.images import read_image, save_grid
 from tests.conftest import REPOSITORY
 from tests.runtime.dressed import FLOATS, INTEGERS, LAYOUTS, REFUSED
 

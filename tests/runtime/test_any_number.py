@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime import InputError, Model, Noise, load
+from edgevae import InputError, Model, Noise, load
 from tests.conftest import REPOSITORY
 from tests.runtime.test_any_input import blank, drawn_grid, loaded, often, pixels
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime import Latents, Model, load
-from runtime._graph import Graph, _rows_taken
-from runtime._inputs import MANY
-from runtime._observations import Observations
-from runtime._preprocessing import PreprocessingSpec
+from edgevae import Latents, Model, load
+from edgevae._graph import Graph, _rows_taken
+from edgevae._inputs import MANY
+from edgevae._observations import Observations
+from edgevae._preprocessing import PreprocessingSpec
 from tests.conftest import REPOSITORY
 
 BUNDLES = REPOSITORY / "tests" / "fixtures" / "bundles" / "v1"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import MANIFEST_FILE, Bundle, BundleError, Manifest, load
+from edgevae import MANIFEST_FILE, Bundle, BundleError, Manifest, load
 
 
 @pytest.fixture

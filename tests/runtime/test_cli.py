@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from runtime import MANIFEST_FILE, Model, load
-from runtime._cli import main
-from train import Dataset
+from edgevae import MANIFEST_FILE, Model, load
+from edgevae._cli import main
+from edgevae.train import Dataset
 
 MODELS = Path(__file__).parents[2] / "models"
 CONDITIONAL = MODELS / "mnist-conditional"

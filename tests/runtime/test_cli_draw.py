@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from export import Source, export_bundle
-from runtime import Model, load
-from runtime._cli import main
-from train import VAE, Dataset, ModelConfig, load_dataset
+from edgevae import Model, load
+from edgevae._cli import main
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, Dataset, ModelConfig, load_dataset
 
 REPOSITORY = Path(__file__).parents[2]
 CONDITIONAL = REPOSITORY / "models" / "mnist-conditional"

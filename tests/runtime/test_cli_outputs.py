@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime import InputError
-from runtime._cli._outputs import check_picture, rows_file, save_rows
-from runtime._whole import written_whole
+from edgevae import InputError
+from edgevae._cli._outputs import check_picture, rows_file, save_rows
+from edgevae._whole import written_whole
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])

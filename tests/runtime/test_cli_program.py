@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from export import Source, export_bundle
-from runtime import PARTS, Manifest, Model, Report
-from runtime._cli import _doctor, main
-from runtime._diagnosis import diagnose
+from edgevae import PARTS, Manifest, Model, Report
+from edgevae._cli import _doctor, main
+from edgevae._diagnosis import diagnose
+from edgevae.export import Source, export_bundle
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits-mlp"
@@ -167,8 +167,8 @@ def test_without_pillow_pictures_are_refused_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    monkeypatch.delitem(sys.modules, "runtime.images", raising=False)
-    monkeypatch.delattr("runtime.images", raising=False)
+    monkeypatch.delitem(sys.modules, "edgevae.images", raising=False)
+    monkeypatch.delattr("edgevae.images", raising=False)
     monkeypatch.setattr(Model, "generate", pytest.fail)
     for arguments in (
         ["generate", DIGITS, "--out", tmp_path / "g.png"],
@@ -187,7 +187,7 @@ def test_a_suffix_counts_in_capitals_too(tmp_path: Path) -> None:
 def test_help_loads_neither_onnx_runtime_nor_pillow(tmp_path: Path) -> None:
     program = """
 import sys
-from runtime._cli import main
+from edgevae._cli import main
 main(["encode", "--help"], standalone_mode=False)
 print(sorted({"onnxruntime", "PIL"} & set(sys.modules)))
 """
@@ -222,7 +222,7 @@ def test_the_shell_completes_commands_options_and_folders(words: str, expected: 
         "COMP_WORDS": words,
         "COMP_CWORD": str(len(words.split()) - 1),
     }
-    command = [sys.executable, "-m", "runtime"]
+    command = [sys.executable, "-m", "edgevae"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == expected
 
@@ -235,7 +235,7 @@ def test_long_work_shows_a_bar_on_the_terminal_and_none_in_the_output(
     np.save(tmp_path / "x.npy", np.zeros((count, 64), np.uint8))
     terminal, end = pty.openpty()
     arguments = ["reconstruct", str(bundle), "x.npy", "--out", "loc_img.npy", "--json"]
-    command = [sys.executable, "-m", "runtime", *arguments]
+    command = [sys.executable, "-m", "edgevae", *arguments]
     done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=end, check=True)
     os.write(end, b".")
     text = os.read(terminal, 100_000).decode()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from click.testing import CliRunner, Result
 
-from runtime import Model, Noise, load
-from runtime._cli import main
-from train import Dataset
+from edgevae import Model, Noise, load
+from edgevae._cli import main
+from edgevae.train import Dataset
 
 MODELS = Path(__file__).parents[2] / "models"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import SCHEMA_VERSION, BundleError, Manifest, Precision, load
+from edgevae import SCHEMA_VERSION, BundleError, Manifest, Precision, load
 
 REPOSITORY = Path(__file__).parents[2]
 FIXTURES = sorted((REPOSITORY / "tests" / "fixtures" / "bundles").glob("*/*"))
@@ -27,14 +27,14 @@ OLDEST_PYTHON = os.environ.get("EDGEVAE_OLDEST_PYTHON")
 NUMBERS = """
 import json, sys
 import numpy as np
-import runtime
+import edgevae
 
 found = {}
 for path in sys.argv[2:]:
-    with runtime.load(path, provider="cpu") as model:
+    with edgevae.load(path, provider="cpu") as model:
         precisions = ("fp32", *model.manifest.precisions)
     for precision in precisions:
-        with runtime.load(path, provider="cpu", precision=precision) as model:
+        with edgevae.load(path, provider="cpu", precision=precision) as model:
             report = model.verify()
             assert report.passed, f"{path} {report}"
             y = {"y": 0} if model.num_classes else {}
@@ -149,6 +149,6 @@ def test_with_the_oldest_libraries_every_bundle_verifies_and_gives_the_same(
 def test_with_the_oldest_libraries_the_commands_work(oldest_python: Path, tmp_path: Path) -> None:
     bundle = str(REPOSITORY / "models" / "digits-mlp")
     for arguments in (["info", bundle], ["verify", bundle], ["generate", bundle, "-n", "4", "--out", "samples.png"]):
-        command = [str(oldest_python), "-W", "error", "-m", "runtime", *arguments]
+        command = [str(oldest_python), "-W", "error", "-m", "edgevae", *arguments]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")

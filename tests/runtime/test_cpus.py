@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime._cpus import usable_cpus
+from edgevae._cpus import usable_cpus
 
 
 @pytest.fixture(autouse=True)

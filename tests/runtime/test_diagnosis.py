@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from runtime import _diagnosis, _onnxruntime, _providers
-from runtime._diagnosis import diagnose
+from edgevae import _diagnosis, _onnxruntime, _providers
+from edgevae._diagnosis import diagnose
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO
 
-from runtime import InputError, Model, Noise
-from train import VAE, Dataset
+from edgevae import InputError, Model, Noise
+from edgevae.train import VAE, Dataset
 
 
 @pytest.mark.parametrize("num_particles", [1, 3])

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export import Source, export_bundle
-from runtime import DatasetSpec, InputError, Model, load
+from edgevae import DatasetSpec, InputError, Model, load
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, Dataset, elbo_of_each, load_dataset
 from tests.conftest import REPOSITORY
-from train import VAE, Dataset, elbo_of_each, load_dataset
 
 QUANTILES = ((0.001, -90.0), (0.01, -80.0), (0.5, -40.0), (0.999, -10.0))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime import InputError, Model
-from train import Dataset
+from edgevae import InputError, Model
+from edgevae.train import Dataset
 
 
 def test_a_path_leads_from_one_reconstruction_to_the_other(model: Model, digits: Dataset) -> None:

@@ -13,10 +13,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import InputError, Latents, Model, load
-from runtime._cli import _idx
-from runtime._cli._outputs import rows_file
-from runtime._cli._rows import Rows, open_latents, open_observations
+from edgevae import InputError, Latents, Model, load
+from edgevae._cli import _idx
+from edgevae._cli._outputs import rows_file
+from edgevae._cli._rows import Rows, open_latents, open_observations
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "models" / "digits-mlp"

@@ -16,11 +16,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtime import BundleError, EdgeVAEError, InputError, Model, Noise, _graphs, load
-from runtime._graph import Graph
+from edgevae import BundleError, EdgeVAEError, InputError, Model, Noise, _graphs, load
+from edgevae._graph import Graph
+from edgevae.train import Dataset
 from tests.conftest import REPOSITORY
 from tests.fuzz.bundle import with_right_hash
-from train import Dataset
 
 NUM_THREADS, NUM_CALLS = 16, 500
 
@@ -148,9 +148,9 @@ def test_a_name_that_is_no_text_is_refused(bundle: Path, tmp_path: Path, name: b
 
 _FORKED = """
 import os, sys, threading
-import runtime
+import edgevae
 
-model = runtime.load(sys.argv[1], provider="cpu", threads=2)
+model = edgevae.load(sys.argv[1], provider="cpu", threads=2)
 model.generate(1000, seed=0)
 if sys.argv[2] == "locked":
     model._graphs._lock.acquire()
@@ -160,7 +160,7 @@ if child == 0:
         del model
     else:
         model.close()
-    model = runtime.load(sys.argv[1], provider="cpu", threads=2)
+    model = edgevae.load(sys.argv[1], provider="cpu", threads=2)
     sys.exit(len(model.generate(3, seed=0)))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -183,16 +183,16 @@ import os, sys
 import onnxruntime
 
 onnxruntime.set_global_thread_pool_sizes(2, 1)
-import runtime
+import edgevae
 
 def threads():
     return len(os.listdir("/proc/self/task"))
 
 options = onnxruntime.SessionOptions()
 options.use_per_session_threads = False
-first = runtime.load(sys.argv[1], session_options=options)
+first = edgevae.load(sys.argv[1], session_options=options)
 before = threads()
-model = runtime.load(sys.argv[1], provider="cpu", threads=4)
+model = edgevae.load(sys.argv[1], provider="cpu", threads=4)
 model.generate(2000, seed=0)
 print(model.verify().passed, threads() - before)
 """

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runtime import MANIFEST_FILE
+from edgevae import MANIFEST_FILE
 from tests.conftest import REPOSITORY
 from tests.runtime.hostile import CORPUS
 from tests.runtime.hostile.case import OUTSIDE

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import InputError, images
-from runtime.images import is_image_name, read_image, save_grid
-from train import DatasetError
-from train._data._pictures import FORMATS, MAX_PIXELS, RESIZE_FILTER, open_folder
+from edgevae import InputError, images
+from edgevae.images import is_image_name, read_image, save_grid
+from edgevae.train import DatasetError
+from edgevae.train._data._pictures import FORMATS, MAX_PIXELS, RESIZE_FILTER, open_folder
 
 
 def test_a_grid_holds_every_image_enlarged_with_gaps_between(tmp_path: Path) -> None:

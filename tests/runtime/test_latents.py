@@ -14,9 +14,9 @@ import pytest
 import torch
 from pyro import poutine
 
-from export import Source, export_bundle
-from runtime import InputError, Latents, Model, Noise, load
-from train import VAE, Dataset, ModelConfig, elbo_terms, load_dataset, objective_of
+from edgevae import InputError, Latents, Model, Noise, load
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, Dataset, ModelConfig, elbo_terms, load_dataset, objective_of
 
 CHOICES: dict[str, dict[str, Any]] = {
     "hierarchical": {"latent": "hierarchical", "upper_dims": (4, 2)},

@@ -14,9 +14,9 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-from runtime import BundleError, EdgeVAEError, Model, Reference, load
-from runtime._graph import _MAX_ROWS_A_THREAD as AT_ONCE
-from runtime._graph import Graph
+from edgevae import BundleError, EdgeVAEError, Model, Reference, load
+from edgevae._graph import _MAX_ROWS_A_THREAD as AT_ONCE
+from edgevae._graph import Graph
 from tests.conftest import REPOSITORY
 from tests.runtime.hostile.case import graph
 from tests.runtime.hostile.operators import through
@@ -149,9 +149,9 @@ def test_with_a_callers_own_session_options_parts_run_in_that_session(bundle: Pa
 _LATE = """
 import atexit, sys
 import numpy as np
-import runtime
+import edgevae
 
-model = runtime.load(sys.argv[1], provider="cpu", threads=2)
+model = edgevae.load(sys.argv[1], provider="cpu", threads=2)
 z = np.zeros((1000, 5), np.float32)
 if sys.argv[2] == "begun":
     model.decode(z)

@@ -13,14 +13,14 @@ _SLACK_BYTES = 20e6
 _OPENED_BY_SIXTEEN = """
 import ctypes, sys, threading
 from concurrent.futures import ThreadPoolExecutor
-import runtime
+import edgevae
 from tests.held import memory_bytes
 
 together = threading.Barrier(16)
 
 def use(_thread):
     together.wait()
-    model = runtime.load(sys.argv[1], provider="cpu", threads=1)
+    model = edgevae.load(sys.argv[1], provider="cpu", threads=1)
     model.warm_up([1])
     together.wait()
     if sys.argv[2] == "closed":

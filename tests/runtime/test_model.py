@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import InputError, Model, load
-from train import VAE, Dataset
+from edgevae import InputError, Model, load
+from edgevae.train import VAE, Dataset
 
 TOLERANCE = 1e-5
 

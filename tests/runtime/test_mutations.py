@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from runtime import Bundle, Reference, _providers, load
+from edgevae import Bundle, Reference, _providers, load
 from tests.mutations import Array, Mutation, altered_operators, altered_weights, is_refused, mantissa, rounded
 
 REPOSITORY = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from runtime import _nats
+from edgevae import _nats
 
 
 def _normal(seed: int) -> Normal:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import InputError, Noise
+from edgevae import InputError, Noise
 
 SEEDS = (0, 1, 42, 2**31, 2**63)
 

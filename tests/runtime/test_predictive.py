@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pyro import poutine
 from pyro.infer import Predictive
 
-from export import Source, export_bundle
-from runtime import InputError, Model, load
-from train import LIKELIHOODS, VAE, Dataset, ModelConfig
+from edgevae import InputError, Model, load
+from edgevae.export import Source, export_bundle
+from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig
 
 NUM_SAMPLES = 2000
 Draws = NDArray[np.float64]

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import BundleError, InputError, Manifest, ModelSpec, PreprocessingSpec, values_text
-from runtime._observations import Observations
-from runtime.images import read_image
-from train import Preprocessing
-from train._data._pictures import open_folder
+from edgevae import BundleError, InputError, Manifest, ModelSpec, PreprocessingSpec, values_text
+from edgevae._observations import Observations
+from edgevae.images import read_image
+from edgevae.train import Preprocessing
+from edgevae.train._data._pictures import open_folder
 
 REPOSITORY = Path(__file__).parents[2]
 BUNDLES = sorted(path.parent.name for path in (REPOSITORY / "models").glob("*/manifest.json"))

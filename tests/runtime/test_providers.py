@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtime import EdgeVAEError, InputError, InstallError, ProviderError, _graph, _onnxruntime, _providers, load
+from edgevae import EdgeVAEError, InputError, InstallError, ProviderError, _graph, _onnxruntime, _providers, load
 
 HAS_CUDA_WHEEL = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 HAS_CUDA_DEVICE = _providers._cuda_device_count() > 0

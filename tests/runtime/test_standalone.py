@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import runtime
+import edgevae
 from tests.conftest import REPOSITORY
 
 ALLOWED = {"numpy", "onnxruntime", "msgspec"}
@@ -18,8 +18,8 @@ ALLOWED = {"numpy", "onnxruntime", "msgspec"}
 PARTS_OF_THEM = {"typing_extensions", "cython_runtime"}
 USE = """
 import importlib, json, sys
-runtime = importlib.import_module(sys.argv[2])
-model = runtime.load(sys.argv[1], provider="cpu")
+edgevae = importlib.import_module(sys.argv[2])
+model = edgevae.load(sys.argv[1], provider="cpu")
 images = model.generate(3, seed=0)
 assert model.reconstruct(images, seed=0).shape == images.shape
 assert model.verify().passed
@@ -41,13 +41,13 @@ def packages_after(program: str, *arguments: object, python: Path | str = sys.ex
 
 def test_importing_the_runtime_loads_numpy_and_the_schema_library_only(tmp_path: Path) -> None:
     before = packages_after("", cwd=tmp_path)
-    loaded = packages_after("import runtime", cwd=tmp_path) - before - {"runtime"}
+    loaded = packages_after("import edgevae", cwd=tmp_path) - before - {"edgevae"}
     assert loaded - PARTS_OF_THEM == {"numpy", "msgspec"}
 
 
 def test_loading_and_running_a_model_adds_onnx_runtime_only(bundle: Path, tmp_path: Path) -> None:
     before = packages_after("", cwd=tmp_path)
-    loaded = packages_after(USE, bundle, "runtime", cwd=tmp_path) - before - {"runtime"}
+    loaded = packages_after(USE, bundle, "edgevae", cwd=tmp_path) - before - {"edgevae"}
     # What ONNX Runtime itself loads is its own business, as long as it is not PyTorch.
     ort_needs = packages_after("import onnxruntime", cwd=tmp_path)
     assert {name for name in loaded - ort_needs - PARTS_OF_THEM if not name.startswith("_cython_")} <= ALLOWED
@@ -55,7 +55,7 @@ def test_loading_and_running_a_model_adds_onnx_runtime_only(bundle: Path, tmp_pa
 
 
 _START = """
-model = runtime.load(sys.argv[1], provider="cpu")
+model = edgevae.load(sys.argv[1], provider="cpu")
 model.reconstruct(numpy.zeros((1, *model.data_shape), numpy.float32))
 """
 _LIST_MODULES = "print(json.dumps(sorted(sys.modules)))"
@@ -72,18 +72,18 @@ def test_a_start_loads_nothing_that_only_other_calls_need(bare_python: Path, bun
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         return set(json.loads(done.stdout))
 
-    added = modules_after("import runtime\n" + _START) - modules_after("")
-    assert "runtime._graphs" in added
+    added = modules_after("import edgevae\n" + _START) - modules_after("")
+    assert "edgevae._graphs" in added
     heavy = {"pathlib", "ctypes", "click", "PIL", "dataclasses", "inspect", "logging", "numpy.ma"}
-    assert not added & {*heavy, "runtime._verification", "runtime._reference", "runtime._diagnosis"}
+    assert not added & {*heavy, "edgevae._verification", "edgevae._reference", "edgevae._diagnosis"}
 
 
 def test_all_names_of_the_runtime_are_there_when_asked_for() -> None:
-    assert set(runtime.__all__) <= set(dir(runtime))
-    assert all(getattr(runtime, name) is not None for name in runtime.__all__)
-    assert runtime.Report.__module__ == "runtime._verification"
-    with pytest.raises(AttributeError, match="module 'runtime' has no attribute 'nothing'"):
-        _ = runtime.nothing
+    assert set(edgevae.__all__) <= set(dir(edgevae))
+    assert all(getattr(edgevae, name) is not None for name in edgevae.__all__)
+    assert edgevae.Report.__module__ == "edgevae._verification"
+    with pytest.raises(AttributeError, match="module 'edgevae' has no attribute 'nothing'"):
+        _ = edgevae.nothing
 
 
 # What ONNX Runtime takes for a machine of continuous integration, where it reports nothing anyway, is left out.
@@ -92,13 +92,13 @@ def _environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 def test_what_runs_is_not_reported_to_anyone(bundle: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import json, sys\n" + USE, str(bundle), "runtime"]
+    command = [sys.executable, "-c", "import json, sys\n" + USE, str(bundle), "edgevae"]
     subprocess.run(command, cwd=REPOSITORY, env=_environment(tmp_path), check=True)
     assert not list(tmp_path.rglob("*"))  # where ONNX Runtime keeps its reports until they are sent
 
 
 def test_whoever_wants_onnx_runtimes_reports_can_have_them(tmp_path: Path) -> None:
-    program = "import os; from runtime._onnxruntime import import_onnxruntime as find; find(); print(os.environ[NAME])"
+    program = "import os; from edgevae._onnxruntime import import_onnxruntime as find; find(); print(os.environ[NAME])"
     command = [sys.executable, "-c", program.replace("NAME", "'ORT_DISABLE_TELEMETRY'")]
     variables = _environment(tmp_path, ORT_DISABLE_TELEMETRY="0", CI="1")  # and yet none from here
     done = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, check=True)
@@ -107,18 +107,18 @@ def test_whoever_wants_onnx_runtimes_reports_can_have_them(tmp_path: Path) -> No
 
 def test_the_runtime_works_in_an_environment_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
     without = "import importlib.util\nassert importlib.util.find_spec('torch') is None\n"
-    packages_after(without + USE, bundle, "runtime", python=bare_python, cwd=tmp_path)
+    packages_after(without + USE, bundle, "edgevae", python=bare_python, cwd=tmp_path)
 
 
 def test_the_command_works_in_an_environment_without_torch(bare_python: Path, bundle: Path, tmp_path: Path) -> None:
-    command = [str(bare_python), "-m", "runtime", "generate", str(bundle), "--out", "samples.png"]
+    command = [str(bare_python), "-m", "edgevae", "generate", str(bundle), "--out", "samples.png"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("package", ["train", "export"])
 def test_without_torch_training_and_export_say_what_to_install(bare_python: Path, package: str, tmp_path: Path) -> None:
-    command = [str(bare_python), "-m", package, "--help"]
+    command = [str(bare_python), "-m", f"edgevae.{package}", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     last = done.stderr.splitlines()[-1]
@@ -127,13 +127,13 @@ def test_without_torch_training_and_export_say_what_to_install(bare_python: Path
 
 
 def test_every_public_name_is_there_and_documented() -> None:
-    for name in runtime.__all__:
-        thing = getattr(runtime, name)
-        if callable(thing) and getattr(thing, "__module__", "").startswith("runtime"):
+    for name in edgevae.__all__:
+        thing = getattr(edgevae, name)
+        if callable(thing) and getattr(thing, "__module__", "").startswith("edgevae"):
             assert thing.__doc__, f"{name} has no docstring"
 
 
-@pytest.mark.parametrize("name", ["runtime", "runtime.images"])
+@pytest.mark.parametrize("name", ["edgevae", "edgevae.images"])
 def test_nothing_is_printed_on_import(name: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", f"import {name}"], cwd=tmp_path, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")

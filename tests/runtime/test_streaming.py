@@ -12,8 +12,8 @@ import pytest
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from runtime import InputError, Model
-from runtime._streaming import _pairs, _rows
+from edgevae import InputError, Model
+from edgevae._streaming import _pairs, _rows
 
 ROWS = 2500
 

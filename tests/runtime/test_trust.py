@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import runtime
-from export import SigningKey
-from runtime import (
+import edgevae
+from edgevae import (
     MANIFEST_FILE,
     SIGNATURE_FILE,
     Bundle,
@@ -26,7 +25,8 @@ from runtime import (
     SignatureError,
     load,
 )
-from runtime._cli import main
+from edgevae._cli import main
+from edgevae.export import SigningKey
 from tests.keys import KeyPair, make_keys
 
 
@@ -243,19 +243,19 @@ def test_the_key_is_looked_at_before_the_bundle(tmp_path: Path) -> None:
 WITHOUT = """
 import sys
 sys.modules["cryptography"] = None
-import runtime
-print(runtime.load(sys.argv[1], provider="cpu").verify().passed)
+import edgevae
+print(edgevae.load(sys.argv[1], provider="cpu").verify().passed)
 try:
-    runtime.load(sys.argv[1], provider="cpu", public_key=sys.argv[2])
-except runtime.InstallError as error:
+    edgevae.load(sys.argv[1], provider="cpu", public_key=sys.argv[2])
+except edgevae.InstallError as error:
     print(error)
 """
 LOADED = """
 import sys
-import runtime
-runtime.load(sys.argv[1], provider="cpu")
+import edgevae
+edgevae.load(sys.argv[1], provider="cpu")
 print("cryptography" in sys.modules)
-runtime.load(sys.argv[1], provider="cpu", public_key=sys.argv[2])
+edgevae.load(sys.argv[1], provider="cpu", public_key=sys.argv[2])
 print("cryptography" in sys.modules)
 """
 
@@ -311,4 +311,4 @@ def test_what_cannot_be_drawn_from_an_unsigned_bundle_is_not_written(
 
 
 def test_the_error_is_one_of_bundles() -> None:
-    assert issubclass(runtime.SignatureError, runtime.BundleError)
+    assert issubclass(edgevae.SignatureError, edgevae.BundleError)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export import Source, export_bundle
-from runtime import Bundle, BundleError, GraphName, Model, Reference, Report, RunnableGraph, verify_graphs
+from edgevae import Bundle, BundleError, GraphName, Model, Reference, Report, RunnableGraph, verify_graphs
+from edgevae.export import Source, export_bundle
+from edgevae.train import VAE, Dataset, ModelConfig
 from tests.fuzz.reference import npy, npz
-from train import VAE, Dataset, ModelConfig
 
 Array = NDArray[np.float32]
 Change = Callable[[str, Array], Array]

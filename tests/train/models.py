@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from train import VAE, EpochMetrics, ModelConfig
+from edgevae.train import VAE, EpochMetrics, ModelConfig
 
 METRICS = [
     EpochMetrics(epoch, 40 - epoch, -39 + epoch, 1, 0.5, learning_rate=1e-3 / epoch, validation_elbo_nats=-38 + epoch)

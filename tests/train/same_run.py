@@ -7,7 +7,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from train import load_run
+from edgevae.train import load_run
 
 
 def assert_same_run(found: Path, expected: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from export._cli import main as export_main
-from train import (
+from edgevae.export._cli import main as export_main
+from edgevae.train import (
     LATENTS,
     LIKELIHOODS,
     VAE,
@@ -34,12 +34,12 @@ from train import (
     load_run,
     model_for,
 )
-from train._cli import main as train_main
+from edgevae.train._cli import main as train_main
 
 NETWORKS = """
 import torch
 from torch import nn
-from train import AbstractDecoder, AbstractEncoder, Decoder
+from edgevae.train import AbstractDecoder, AbstractEncoder, Decoder
 
 class Own(AbstractEncoder):
     def make_features(self):
@@ -156,7 +156,7 @@ def test_what_names_no_networks_is_refused_with_the_names_there_are(architecture
     )
 
 
-@pytest.mark.parametrize("module", ["no_such_module", "no_such_package.networks", "train.no_such_module"])
+@pytest.mark.parametrize("module", ["no_such_module", "no_such_package.networks", "edgevae.train.no_such_module"])
 def test_a_module_that_is_not_found_is_named_with_what_puts_it_on_the_path(module: str) -> None:
     with pytest.raises(ConfigError, match=f"needs the module {module}, .* PYTHONPATH=FOLDER.* like vae-export"):
         own(module)

@@ -15,8 +15,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from train import load_run
-from train._cli import main
+from edgevae.train import load_run
+from edgevae.train._cli import main
 
 SMALL = ["--dataset", "digits", "--z-dim", "3", "--hidden-dim", "8"]
 
@@ -75,7 +75,7 @@ def test_without_a_terminal_there_is_a_plain_line_an_epoch(tmp_path: Path) -> No
 def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "train", *SMALL, "--epochs", "2", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "edgevae.train", *SMALL, "--epochs", "2", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
     output = b""

@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from train import ConfigError, DataConfig, DatasetError, ModelConfig, Trainer, TrainingConfig, load_data, load_dataset
-from train._images import Images
+from edgevae.train import (
+    ConfigError,
+    DataConfig,
+    DatasetError,
+    ModelConfig,
+    Trainer,
+    TrainingConfig,
+    load_data,
+    load_dataset,
+)
+from edgevae.train._images import Images
 
 
 def numbered(path: Path, count: int, first: int = 0) -> Path:

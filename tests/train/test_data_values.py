@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from train import (
+from edgevae.train import (
     LIKELIHOODS,
     VAE,
     ConfigError,
@@ -26,8 +26,8 @@ from train import (
     run_config,
     standardisation_of,
 )
-from train._data import _values
-from train._images import Images
+from edgevae.train._data import _values
+from edgevae.train._images import Images
 
 
 def opened(path: Path, array: np.ndarray, scale: tuple[float, float] | None = None) -> Images:

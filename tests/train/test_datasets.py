@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from train import DatasetError, load_dataset
+from edgevae.train import DatasetError, load_dataset
 
 REAL_MNIST = os.environ.get("EDGEVAE_DATA")
 

@@ -13,11 +13,11 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.nn.module import PyroModule, PyroParam
 from torch.distributions.constraints import positive
 
+from edgevae.train import VAE, ConfigError, Dataset, DatasetError, LabelError, elbo_of_each, elbo_terms, objective_of
+from edgevae.train._elbo import evaluate_each, evaluating
+from edgevae.train._evaluation import Evaluation, evaluate
+from edgevae.train._importance import importance_weighted_bound
 from tests.train.models import LATENTS, SMALL, spread
-from train import VAE, ConfigError, Dataset, DatasetError, LabelError, elbo_of_each, elbo_terms, objective_of
-from train._elbo import evaluate_each, evaluating
-from train._evaluation import Evaluation, evaluate
-from train._importance import importance_weighted_bound
 
 
 class Slices:

@@ -24,7 +24,7 @@ class First(TorchDispatchMode):
         return result
 
 with First():
-    import train
+    import edgevae.train
 print(json.dumps(First.calls))
 """
 

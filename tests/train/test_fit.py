@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from train import (
+from edgevae.train import (
     ConfigError,
     Dataset,
     EpochMetrics,
@@ -29,7 +29,7 @@ from train import (
     load_run,
     model_for,
 )
-from train._runs._reading import read_runs
+from edgevae.train._runs._reading import read_runs
 
 
 def fit_small(

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from train import DatasetError
-from train._data._idx import read_idx
+from edgevae.train import DatasetError
+from edgevae.train._data._idx import read_idx
 
 
 def idx(array: np.ndarray) -> bytes:

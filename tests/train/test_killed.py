@@ -12,10 +12,22 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from edgevae.train import load_run
 from tests.train.same_run import assert_same_run
-from train import load_run
 
-COMMAND = [sys.executable, "-W", "error", "-m", "train", "--dataset", "digits", "--epochs", "100", "--batch-size", "20"]
+COMMAND = [
+    sys.executable,
+    "-W",
+    "error",
+    "-m",
+    "edgevae.train",
+    "--dataset",
+    "digits",
+    "--epochs",
+    "100",
+    "--batch-size",
+    "20",
+]
 OPTIONS = ["--z-dim", "8", "--binarize", "stochastic", "--schedule", "cosine", "--validation-fraction", "0.1"]
 KILLS = 20
 

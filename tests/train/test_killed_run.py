@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.killing import DONE, contents, killed_at_each_step, refused_at_each_step
-from train import (
+from edgevae.train import (
     VAE,
     DatasetInfo,
     EpochMetrics,
@@ -25,8 +24,9 @@ from train import (
     newest_run,
     run_config,
 )
-from train._checkpoint import Checkpoint
-from train._runs._cli import main as list_runs
+from edgevae.train._checkpoint import Checkpoint
+from edgevae.train._runs._cli import main as list_runs
+from tests.killing import DONE, contents, killed_at_each_step, refused_at_each_step
 
 SAMPLES = torch.zeros(4, 1, 2, 2)
 EPOCHS = 2

@@ -15,7 +15,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from torch import Tensor, nn
 
-from train import LATENTS, VAE, ConfigError, Dataset, LabelError, ModelConfig, elbo_terms, objective_of
+from edgevae.train import LATENTS, VAE, ConfigError, Dataset, LabelError, ModelConfig, elbo_terms, objective_of
 
 CHOICES: dict[str, dict[str, Any]] = {
     "normal": {},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyro import poutine
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from train import ARCHITECTURES, LATENTS, LIKELIHOODS, VAE, ConfigError, ModelConfig, objective_of
+from edgevae.train import ARCHITECTURES, LATENTS, LIKELIHOODS, VAE, ConfigError, ModelConfig, objective_of
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
-from train import (
+from edgevae.train import (
     VAE,
     ConfigError,
     Dataset,
@@ -20,7 +20,7 @@ from train import (
     evaluate_elbo,
     objective_of,
 )
-from train._objective import ScaleLatent, beta_at
+from edgevae.train._objective import ScaleLatent, beta_at
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=24)
 

@@ -20,7 +20,7 @@ import torch._dynamo.utils  # DistributedDataParallel takes seconds to import it
 from click.testing import CliRunner
 from torch import Tensor, nn
 
-from train import (
+from edgevae.train import (
     VAE,
     ConfigError,
     Dataset,
@@ -35,13 +35,13 @@ from train import (
     fit,
     load_run,
 )
-from train._checkpoint import Checkpoint
-from train._cli import main
-from train._errors import FirstFailedError, ProcessError
-from train._processes import ALONE, Processes
-from train._run_writer import RunWriter
-from train._step import Step
-from train._torchrun import joined
+from edgevae.train._checkpoint import Checkpoint
+from edgevae.train._cli import main
+from edgevae.train._errors import FirstFailedError, ProcessError
+from edgevae.train._processes import ALONE, Processes
+from edgevae.train._run_writer import RunWriter
+from edgevae.train._step import Step
+from edgevae.train._torchrun import joined
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8)

@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from edgevae.train import VAE, Dataset, load_dataset
+from edgevae.train._evaluation import evaluate
+from edgevae.train._report import REPORT_FILES, _drawing, _features, _generation, _latent, _write, write_report
+from edgevae.train._report._tiles import is_picture
 from tests.train.models import METRICS, model
-from train import VAE, Dataset, load_dataset
-from train._evaluation import evaluate
-from train._report import REPORT_FILES, _drawing, _features, _generation, _latent, _write, write_report
-from train._report._tiles import is_picture
 
 
 @pytest.fixture(autouse=True)

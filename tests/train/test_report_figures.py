@@ -10,11 +10,11 @@ import pytest
 import torch
 from matplotlib.patches import Rectangle
 
+from edgevae.train import Dataset
+from edgevae.train._evaluation import evaluate
+from edgevae.train._report import _curves, _features, _generation, _latent
+from edgevae.train._report._tiles import Shades, Tiles
 from tests.train.models import METRICS, model
-from train import Dataset
-from train._evaluation import evaluate
-from train._report import _curves, _features, _generation, _latent
-from train._report._tiles import Shades, Tiles
 
 
 def test_tiles_stand_row_by_row_on_white() -> None:

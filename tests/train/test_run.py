@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train import (
+from edgevae.train import (
     ARCHITECTURES,
     VAE,
     Dataset,
@@ -29,7 +29,7 @@ from train import (
     newest_run,
     run_config,
 )
-from train._checkpoint import Checkpoint
+from edgevae.train._checkpoint import Checkpoint
 
 SAMPLES = torch.rand(300, 1, 8, 8)
 

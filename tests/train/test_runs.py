@@ -15,9 +15,9 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from train import DatasetInfo, EpochMetrics, ModelConfig, RunWriter, Trainer, TrainingConfig, run_config
-from train._evaluation import Evaluation
-from train._runs._cli import main
+from edgevae.train import DatasetInfo, EpochMetrics, ModelConfig, RunWriter, Trainer, TrainingConfig, run_config
+from edgevae.train._evaluation import Evaluation
+from edgevae.train._runs._cli import main
 
 MODEL = ModelConfig((1, 4, 4), z_dim=2, hidden_dim=3)
 TRAINING = TrainingConfig(epochs=2)
@@ -379,9 +379,9 @@ def test_the_module_is_a_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "run")
-    monkeypatch.setattr(sys, "argv", ["train.runs", str(tmp_path), "--json"])
+    monkeypatch.setattr(sys, "argv", ["edgevae.train.runs", str(tmp_path), "--json"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("train.runs", run_name="__main__")
+        runpy.run_module("edgevae.train.runs", run_name="__main__")
     assert ended.value.code == 0
     assert [run["name"] for run in json.loads(capsys.readouterr().out)] == ["run"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from train import ConfigError, TrainingConfig
-from train._schedule import best_epoch, halvings_after, is_enough, learning_rate_at
+from edgevae.train import ConfigError, TrainingConfig
+from edgevae.train._schedule import best_epoch, halvings_after, is_enough, learning_rate_at
 
 
 def test_a_constant_rate_stays() -> None:

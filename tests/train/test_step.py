@@ -14,10 +14,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from train import LIKELIHOODS, VAE, Dataset, ModelConfig, Precision, TrainingConfig
-from train._batches import batches
-from train._objective import DeviceELBO, ScaleLatent
-from train._step import Step
+from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig, Precision, TrainingConfig
+from edgevae.train._batches import batches
+from edgevae.train._objective import DeviceELBO, ScaleLatent
+from edgevae.train._step import Step
 
 CHOICES: list[dict[str, Any]] = [
     *({"likelihood": name} for name in LIKELIHOODS),

@@ -13,10 +13,10 @@ import pyro
 import pytest
 import torch
 
-from train import VAE, Dataset, EpochMetrics, ModelConfig, TrainingConfig, load_dataset, run_config
-from train._errors import InstallError
-from train._run import CONFIG_FILE, DatasetInfo
-from train._tensorboard import FOLDER, TensorBoardLog
+from edgevae.train import VAE, Dataset, EpochMetrics, ModelConfig, TrainingConfig, load_dataset, run_config
+from edgevae.train._errors import InstallError
+from edgevae.train._run import CONFIG_FILE, DatasetInfo
+from edgevae.train._tensorboard import FOLDER, TensorBoardLog
 
 pytest.importorskip("tensorboard", reason="needs the package tensorboard")
 

@@ -11,16 +11,26 @@ from pathlib import Path
 
 import pytest
 
+from edgevae.train import load_run
+from edgevae.train._checkpoint import Checkpoint
 from tests.train.same_run import assert_same_run
-from train import load_run
-from train._checkpoint import Checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 OPTIONS = ["--dataset", "digits", "--epochs", "40", "--batch-size", "50", "--z-dim", "8", "--binarize", "stochastic"]
 
 
 def start(out: Path, *torchrun: str) -> subprocess.Popen[str]:
-    command = [*TORCHRUN, *torchrun, "-m", "train", *OPTIONS, "--no-report", "--resume", "--checkpoint-every", "7"]
+    command = [
+        *TORCHRUN,
+        *torchrun,
+        "-m",
+        "edgevae.train",
+        *OPTIONS,
+        "--no-report",
+        "--resume",
+        "--checkpoint-every",
+        "7",
+    ]
     return subprocess.Popen(
         [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
     )

@@ -13,7 +13,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.util import is_validation_enabled
 from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 
-from train import (
+from edgevae.train import (
     VAE,
     ConfigError,
     Dataset,
@@ -28,7 +28,7 @@ from train import (
     load_dataset,
     objective_of,
 )
-from train._step import Step
+from edgevae.train._step import Step
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
 CPU = torch.device("cpu")

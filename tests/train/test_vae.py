@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from train import VAE, Dataset, Decoder, Encoder, ModelConfig
+from edgevae.train import VAE, Dataset, Decoder, Encoder, ModelConfig
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edgevae.train import _whole as whole
 from tests.killing import DONE, contents, fork, killed_at_each_step, refused_at_each_step, wait
-from train import _whole as whole
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """Where the observations come from: known data sets, and files of one's own."""
 
-from train._data._config import DataConfig
-from train._data._dataset import Dataset
-from train._data._digest import digest_of
-from train._data._known import DATASET_NAMES, DatasetName, load_dataset
-from train._data._load import load_data
-from train._data._preprocessing import Preprocessing
-from train._data._rows import Rows
-from train._data._values import check_range, standardisation_of
+from ._config import DataConfig
+from ._dataset import Dataset
+from ._digest import digest_of
+from ._known import DATASET_NAMES, DatasetName, load_dataset
+from ._load import load_data
+from ._preprocessing import Preprocessing
+from ._rows import Rows
+from ._values import check_range, standardisation_of
 
 __all__ = [
     "DATASET_NAMES",

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train._data._idx import read_idx
-from train._data._preprocessing import Preprocessing
-from train._data._rows import Rows
-from train._data._source import Source, check_labels_of
-from train._data._values import value_range
-from train._errors import DatasetError
+from .._errors import DatasetError
+from ._idx import read_idx
+from ._preprocessing import Preprocessing
+from ._rows import Rows
+from ._source import Source, check_labels_of
+from ._values import value_range
 
 _CHANNELS = (1, 3)
 _IDX_ENDS = ("-ubyte", ".idx", "-ubyte.gz", ".idx.gz")

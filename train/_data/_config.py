@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from train._config import MAX_SEED
-from train._data._known import DATASET_NAMES, DatasetName
-from train._data._preprocessing import Preprocessing
-from train._errors import ConfigError
+from .._config import MAX_SEED
+from .._errors import ConfigError
+from ._known import DATASET_NAMES, DatasetName
+from ._preprocessing import Preprocessing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from train._data._preprocessing import Preprocessing
-from train._data._rows import Rows
-from train._images import Images
+from .._images import Images
+from ._preprocessing import Preprocessing
+from ._rows import Rows
 
 ImagesT_co = TypeVar("ImagesT_co", bound=Images, default=Tensor, covariant=True)
 _NOTHING = Preprocessing()

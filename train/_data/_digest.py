@@ -6,8 +6,8 @@ import hashlib
 
 import torch
 
-from train._data._dataset import Dataset
-from train._images import Images
+from .._images import Images
+from ._dataset import Dataset
 
 _ROWS = 256
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train._data._dataset import Dataset
-from train._data._idx import read_idx
-from train._errors import DatasetError
+from .._errors import DatasetError
+from ._dataset import Dataset
+from ._idx import read_idx
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASET_NAMES: tuple[DatasetName, ...] = get_args(DatasetName)

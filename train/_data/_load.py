@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train._data._arrays import is_array_name, open_array
-from train._data._config import DataConfig
-from train._data._dataset import Dataset
-from train._data._known import DatasetName, load_dataset
-from train._data._pictures import open_folder
-from train._data._rows import Rows
-from train._data._source import Source
-from train._data._split import split
-from train._errors import DatasetError
-from train._images import Images
+from .._errors import DatasetError
+from .._images import Images
+from ._arrays import is_array_name, open_array
+from ._config import DataConfig
+from ._dataset import Dataset
+from ._known import DatasetName, load_dataset
+from ._pictures import open_folder
+from ._rows import Rows
+from ._source import Source
+from ._split import split
 
 _SUFFIXES = (".gz", ".npy", ".npz")
 

@@ -12,21 +12,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from train._data._preprocessing import Preprocessing
-from train._data._rows import Rows
-from train._data._source import Source
-from train._errors import DatasetError
+from .._errors import DatasetError
+from ._preprocessing import Preprocessing
+from ._rows import Rows
+from ._source import Source
 
 RESIZE_FILTER = Image.Resampling.BILINEAR
-"""How images are resized, here and in `runtime.images`: it looks at all pixels when it makes an image smaller."""
+"""How images are resized, here and in `edgevae.images`: it looks at all pixels when it makes an image smaller."""
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP") + (
     ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()
 )
-"""What is read, here and in `runtime.images`: EPS, which Pillow knows too, is a program that Ghostscript would run."""
+"""What is read, here and in `edgevae.images`: EPS, which Pillow knows too, is a program that Ghostscript would run."""
 
 MAX_PIXELS = 50_000_000
-"""Of an image, here and in `runtime.images`: a small file may hold more than fits into memory."""
+"""Of an image, here and in `edgevae.images`: a small file may hold more than fits into memory."""
 
 _LARGEST_16_BIT = 65535
 _DEEP = "I;16"

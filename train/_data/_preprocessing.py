@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from train._errors import ConfigError
+from .._errors import ConfigError
 
 _LARGEST_UINT8 = 255.0
 

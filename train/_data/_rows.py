@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from train._data._preprocessing import Preprocessing
+from ._preprocessing import Preprocessing
 
 _ROWS_AT_ONCE = 4096
 

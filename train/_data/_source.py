@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train._data._rows import Rows
-from train._errors import DatasetError
+from .._errors import DatasetError
+from ._rows import Rows
 
 _LARGEST_LABEL = 2**63 - 1
 

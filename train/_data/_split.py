@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train._errors import DatasetError
+from .._errors import DatasetError
 
 
 def split(count: int, fractions: tuple[float, ...], seed: int, path: Path | str) -> tuple[Tensor, ...]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train._data._rows import Rows
-from train._errors import DatasetError
-from train._images import Images
+from .._errors import DatasetError
+from .._images import Images
+from ._rows import Rows
 
 _VALUES_AT_ONCE = 2**22
 

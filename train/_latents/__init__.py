@@ -1,9 +1,9 @@
 """p(z) and q(z|x), one file each. A new one is a file with a `Latent` in it, and an entry here."""
 
-from train._latents._base import COMPONENT_SITE, LATENT_SITE, Latent, site_names
-from train._latents._hierarchical import Hierarchical
-from train._latents._mixture import Mixture
-from train._latents._normal import Normal, kl_to_standard_normal
+from ._base import COMPONENT_SITE, LATENT_SITE, Latent, site_names
+from ._hierarchical import Hierarchical
+from ._mixture import Mixture
+from ._normal import Normal, kl_to_standard_normal
 
 LATENTS: dict[str, type[Latent]] = {"normal": Normal, "hierarchical": Hierarchical, "mixture": Mixture}
 

@@ -9,7 +9,7 @@ import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
-from train._config import ModelConfig
+from .._config import ModelConfig
 
 LATENT_SITE = "latent"
 """Pyro's name of z; the levels above it are `latent_2`, `latent_3`, ..."""

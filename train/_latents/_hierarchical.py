@@ -7,9 +7,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from train._config import ModelConfig
-from train._gaussian import diagonal_normal, standard_normal
-from train._latents._base import Latent, site_names
+from .._config import ModelConfig
+from .._gaussian import diagonal_normal, standard_normal
+from ._base import Latent, site_names
 
 
 class Hierarchical(Latent):

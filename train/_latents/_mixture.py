@@ -10,9 +10,9 @@ import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
-from train._config import ModelConfig
-from train._gaussian import diagonal_normal
-from train._latents._base import COMPONENT_SITE, LATENT_SITE, Latent
+from .._config import ModelConfig
+from .._gaussian import diagonal_normal
+from ._base import COMPONENT_SITE, LATENT_SITE, Latent
 
 _SPREAD = 0.5  # of the components' means at the start: apart, but none out of the data's reach
 

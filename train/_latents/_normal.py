@@ -7,8 +7,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from train._gaussian import diagonal_normal, standard_normal
-from train._latents._base import LATENT_SITE, Latent
+from .._gaussian import diagonal_normal, standard_normal
+from ._base import LATENT_SITE, Latent
 
 
 def kl_to_standard_normal(loc: Tensor, scale: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from train._config import ModelConfig
+from .._config import ModelConfig
 
 
 class Likelihood(nn.Module, abc.ABC):

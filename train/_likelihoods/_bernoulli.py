@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions.utils import broadcast_all
 
-from train._likelihoods._base import Likelihood, uniform_of
+from ._base import Likelihood, uniform_of
 
 
 class Bernoulli(Likelihood):

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from train._likelihoods._base import Likelihood, uniform_of
+from ._base import Likelihood, uniform_of
 
 
 class Categorical(Likelihood):

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from train._likelihoods._base import Likelihood, uniform_of
+from ._base import Likelihood, uniform_of
 
 _TAYLOR_WINDOW = (0.43, 0.57)
 _FLAT = 1e-2  # of the logit: below it the density is a straight line to float32's precision

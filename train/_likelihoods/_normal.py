@@ -9,10 +9,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from train._config import ModelConfig
-from train._gaussian import Gaussian
-from train._likelihoods._base import Likelihood
-from train._standardisation import Standardisation
+from .._config import ModelConfig
+from .._gaussian import Gaussian
+from .._standardisation import Standardisation
+from ._base import Likelihood
 
 _MIN_SCALE = 1e-2  # of the data's own scale: below it a density on grey-scale pixels grows without bound
 

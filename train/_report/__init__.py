@@ -1,7 +1,7 @@
 """What a finished run shows: pictures, and one page with all of them."""
 
-from train._report._page import REPORT_FILE
-from train._report._write import PICTURES, write_report
+from ._page import REPORT_FILE
+from ._write import PICTURES, write_report
 
 REPORT_FILES = (*PICTURES, REPORT_FILE)
 """Every file that a report may consist of."""

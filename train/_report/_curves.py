@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from train._report._drawing import BLUE, GREEN, GREY, ORANGE, new_axes, new_figure
+from ._drawing import BLUE, GREEN, GREY, ORANGE, new_axes, new_figure
 
 if TYPE_CHECKING:
-    from train._run import EpochMetrics
+    from .._run import EpochMetrics
 
 _MARKED = 12  # epochs; up to as many are shown as points too
 _ENLARGED = 8  # epochs; from as many the later ones get axes of their own

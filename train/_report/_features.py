@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train._report._drawing import BLUE, GREY, ORANGE, new_axes, new_figure
-from train._report._generation import Samples, Traversals
+from ._drawing import BLUE, GREY, ORANGE, new_axes, new_figure
+from ._generation import Samples, Traversals
 
 _SHOWN = 9
 _SHOWN_IN_MAPS = 20

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from train._device import forked_rng
-from train._elbo import ACTIVE, device_of, evaluating
-from train._images import Images
-from train._vae import VAE
+from .._device import forked_rng
+from .._elbo import ACTIVE, device_of, evaluating
+from .._images import Images
+from .._vae import VAE
 
 _SEED = 0
 _MAX_ROWS = 20

@@ -13,9 +13,9 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train._evaluation import Evaluation
-from train._report._drawing import BLUE, CLASS_COLOURS, new_axes, new_figure
-from train._report._generation import spread_out
+from .._evaluation import Evaluation
+from ._drawing import BLUE, CLASS_COLOURS, new_axes, new_figure
+from ._generation import spread_out
 
 _SEED = 0
 _PERPLEXITY = 30.0

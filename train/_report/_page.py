@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from train._evaluation import Evaluation
-from train._report._layout import STYLE
-from train._vae import VAE
+from .._evaluation import Evaluation
+from .._vae import VAE
+from ._layout import STYLE
 
 if TYPE_CHECKING:
-    from train._run import EpochMetrics, RunConfig
+    from .._run import EpochMetrics, RunConfig
 
 REPORT_FILE = "report.html"
 _SHAPES = {"data_shape", "resize"}

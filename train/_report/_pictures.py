@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from train._report._drawing import FIGURE_WIDTH, new_axes, new_figure
-from train._report._generation import Samples, Traversals
-from train._report._tiles import Shades, Tiles
+from ._drawing import FIGURE_WIDTH, new_axes, new_figure
+from ._generation import Samples, Traversals
+from ._tiles import Shades, Tiles
 
 COLUMNS = 12
 _PAIR = 2

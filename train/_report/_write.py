@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from train._checkpoint import write_whole
-from train._evaluation import Evaluation
-from train._images import Images
-from train._report import _features, _generation, _pictures
-from train._report._curves import loss_figure, steering_figure
-from train._report._drawing import png_of, styled
-from train._report._latent import kl_figure, map_figure
-from train._report._page import REPORT_FILE, Picture, page_of
-from train._report._tiles import Shades, is_picture
-from train._vae import VAE
+from .._checkpoint import write_whole
+from .._evaluation import Evaluation
+from .._images import Images
+from .._vae import VAE
+from . import _features, _generation, _pictures
+from ._curves import loss_figure, steering_figure
+from ._drawing import png_of, styled
+from ._latent import kl_figure, map_figure
+from ._page import REPORT_FILE, Picture, page_of
+from ._tiles import Shades, is_picture
 
 if TYPE_CHECKING:
-    from train._run import EpochMetrics, RunConfig
+    from .._run import EpochMetrics, RunConfig
 
 LOSS, STEERING, RECONSTRUCTIONS, SAMPLES = "loss.png", "steering.png", "reconstructions.png", "samples.png"
 TRAVERSALS, LATENT_MAP, KL = "traversals.png", "latent_map.png", "kl.png"

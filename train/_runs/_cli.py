@@ -8,12 +8,12 @@ from typing import Any, get_args
 
 import click
 
-from train._errors import RunError
-from train._runs._comparison import compare as compare_runs
-from train._runs._listing import Order, as_json, in_order, show_runs
-from train._runs._reading import read_runs, summarize
-from train._runs._side_by_side import comparison_json, show_comparison
-from train._runs._summary import RunSummary
+from .._errors import RunError
+from ._comparison import compare as compare_runs
+from ._listing import Order, as_json, in_order, show_runs
+from ._reading import read_runs, summarize
+from ._side_by_side import comparison_json, show_comparison
+from ._summary import RunSummary
 
 _RUNS = Path("runs")
 _DAMAGED = 1

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from train._runs._reading import same_samples
-from train._runs._summary import Evaluated, RunSummary
+from ._reading import same_samples
+from ._summary import Evaluated, RunSummary
 
 _NO_PART_OF_TEST_SET = frozenset({"num_train", "num_validation", "class_names"})
 

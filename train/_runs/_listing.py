@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import click
 
-from train._config import ModelConfig
-from train._runs._summary import RunSummary
-from train._runs._table import ABSENT, Column, printable, show_table
+from .._config import ModelConfig
+from ._summary import RunSummary
+from ._table import ABSENT, Column, printable, show_table
 
 Order = Literal["date", "elbo", "name"]
 

@@ -17,9 +17,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from train._config import ModelConfig, TrainingConfig
-from train._errors import RunError
-from train._run import (
+from .._config import ModelConfig, TrainingConfig
+from .._errors import RunError
+from .._run import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
     EVALUATION_FILE,
@@ -30,7 +30,7 @@ from train._run import (
     WEIGHTS_FILE,
     DatasetInfo,
 )
-from train._runs._summary import EpochLine, Evaluations, RunSummary
+from ._summary import EpochLine, Evaluations, RunSummary
 
 _FILES = (CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE, CHECKPOINT_FILE)
 _DEFAULTS_OF = {"model": ModelConfig, "training": TrainingConfig, "dataset": DatasetInfo}

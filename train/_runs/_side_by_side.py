@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from train._runs._comparison import Comparison, Metric
-from train._runs._summary import RunSummary
-from train._runs._table import ABSENT, Column, printable, show_table
+from ._comparison import Comparison, Metric
+from ._summary import RunSummary
+from ._table import ABSENT, Column, printable, show_table
 
 
 def show_comparison(a: RunSummary, b: RunSummary, comparison: Comparison) -> None:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from train._config import ModelConfig
-from train._run import CHECKPOINT_FILE, TEST_ELBOS_FILE
+from .._config import ModelConfig
+from .._run import CHECKPOINT_FILE, TEST_ELBOS_FILE
 
 State = Literal["finished", "interrupted", "unfinished", "damaged"]
 

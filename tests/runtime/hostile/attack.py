@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import runtime
+import edgevae
 
 ADDRESS_SPACE_BYTES = 2**34  # so that a defect does not take the machine with it
 FORBIDDEN = (
@@ -51,13 +51,13 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
 
 def use(path: Path) -> None:
     """Do all with a bundle that makes the runtime read it."""
-    with runtime.load(path, provider="cpu", threads=1) as model:
+    with edgevae.load(path, provider="cpu", threads=1) as model:
         precisions = list(model.manifest.precisions)
         model.warm_up((1, 3))
         if not model.verify().passed:
             raise AssertionError("verification failed, and nothing was refused")
     for precision in precisions:
-        with runtime.load(path, provider="cpu", threads=1, precision=precision) as model:
+        with edgevae.load(path, provider="cpu", threads=1, precision=precision) as model:
             model.warm_up()
 
 
@@ -84,7 +84,7 @@ def attack(path: Path) -> dict[str, Any]:
     return {
         "name": path.name,
         "error": type(error).__name__ if error else None,
-        "ours": isinstance(error, runtime.BundleError) or _failed_in_a_run(error),
+        "ours": isinstance(error, edgevae.BundleError) or _failed_in_a_run(error),
         "message": str(error)[:2000],
         "seconds": time.process_time() - start,
         "bytes": memory_bytes("VmHWM") - before,
@@ -94,7 +94,7 @@ def attack(path: Path) -> dict[str, Any]:
 
 def _failed_in_a_run(error: BaseException | None) -> bool:
     """Whether ONNX Runtime refused in the middle of a run what could not be seen before, as it does with any graph."""
-    return type(error) is runtime.EdgeVAEError and "failed in" in str(error)
+    return type(error) is edgevae.EdgeVAEError and "failed in" in str(error)
 
 
 def main() -> None:

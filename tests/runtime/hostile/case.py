@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from runtime import MANIFEST_FILE
+from edgevae import MANIFEST_FILE
 
 Change = Callable[["Folder"], object]
 

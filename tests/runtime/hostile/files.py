@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
 
-from runtime import MANIFEST_FILE
+from edgevae import MANIFEST_FILE
 from tests.runtime.hostile.case import REFERENCE, Case, Folder
 
 NAMES = ("encoder", "decoder", "reconstruct", "elbo", "observation")

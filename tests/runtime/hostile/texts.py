@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runtime import MANIFEST_FILE
+from edgevae import MANIFEST_FILE
 from tests.runtime.hostile.case import Case
 from tests.runtime.hostile.files import CHANGED, NO_MANIFEST
 
