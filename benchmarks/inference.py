@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks._chart import draw_bars
-from benchmarks._overhead import Overhead, measure_overhead
-from benchmarks._peers import EAGER, OURS, PEERS, Peers, inputs
-from benchmarks._timing import check_equal, medians, time_in_turn
+from benchmarks.chart import draw_bars
+from benchmarks.overhead import Overhead, measure_overhead
+from benchmarks.peers import EAGER, OURS, PEERS, Peers, inputs
+from benchmarks.timing import check_equal, medians, time_in_turn
 from edgevae import Noise, ReducedPrecision
 from edgevae.train import ARCHITECTURES
 

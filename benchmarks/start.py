@@ -21,8 +21,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from benchmarks._chart import draw_bars
-from benchmarks._timing import check_equal, medians, rounds
+from benchmarks.chart import draw_bars
+from benchmarks.timing import check_equal, medians, rounds
 
 _OURS, _BARE, _SILENT = "edgevae", "bare ONNX Runtime", "bare, no reports"
 _TOLERANCE = 1e-5

@@ -29,8 +29,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
-from benchmarks._chart import draw_bars
-from benchmarks._timing import rounds
+from benchmarks.chart import draw_bars
+from benchmarks.timing import rounds
 from edgevae.train import (
     DATASET_NAMES,
     VAE,

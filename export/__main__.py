@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from edgevae.export._cli import main
+    from edgevae.export.cli import main
 except ModuleNotFoundError as error:
     if error.name != "edgevae":
         raise

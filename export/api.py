@@ -1,18 +1,18 @@
 """The public names of `edgevae.export`."""
 
-from . import _requirements  # noqa: F401 - checks, before anything else is imported
+from . import requirements as _requirements  # noqa: F401 - checks, before anything else is imported
 
 # isort: split
-from ._bundle_writer import FORMATS, Format, export_bundle, latent_space_id
-from ._errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
-from ._onnx_format import DEFAULT_OPSET
-from ._precision import LIMITS_NATS
-from ._preprocessing import preprocessing_spec
-from ._reference import make_reference
-from ._sign import SigningKey
-from ._source import Source
-from ._state_dict import load_state_dict
-from ._wheel import build_wheel
+from .bundle_writer import FORMATS, Format, export_bundle, latent_space_id
+from .errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
+from .onnx_format import DEFAULT_OPSET
+from .precision import LIMITS_NATS
+from .preprocessing import preprocessing_spec
+from .reference import make_reference
+from .sign import SigningKey
+from .source import Source
+from .state_dict import load_state_dict
+from .wheel import build_wheel
 
 __all__ = [
     "DEFAULT_OPSET",

@@ -18,14 +18,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._bundle import Bundle
-from ._errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
-from ._estimation import Score
-from ._execution import ProviderOptions
-from ._graph_check import GraphVersions, check_graph
-from ._latents import Latents
-from ._load import load
-from ._manifest import (
+from .bundle import Bundle
+from .errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
+from .estimation import Score
+from .execution import ProviderOptions
+from .graph_check import GraphVersions, check_graph
+from .latents import Latents
+from .loading import load
+from .manifest import (
     MANIFEST_FILE,
     MODEL_PROPERTY,
     SCHEMA_VERSION,
@@ -40,17 +40,17 @@ from ._manifest import (
     TensorSpec,
     Tolerances,
 )
-from ._model import Model
-from ._model_spec import ModelSpec
-from ._noise import Noise
-from ._posterior import Level, Posterior
-from ._preprocessing import PreprocessingSpec, values_text
-from ._signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
-from ._trust import SIGNATURE_FILE
+from .model import Model
+from .model_spec import ModelSpec
+from .noise import Noise
+from .posterior import Level, Posterior
+from .preprocessing import PreprocessingSpec, values_text
+from .signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
+from .trust import SIGNATURE_FILE
 
 if TYPE_CHECKING:
-    from ._reference import Reference
-    from ._verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
+    from .reference import Reference
+    from .verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
 
 __version__ = "0.1.0"
 
@@ -105,8 +105,8 @@ __all__ = [
     "verify_graphs",
 ]
 
-_LATER = dict.fromkeys(("BATCH_SIZES", "Check", "Report", "RunnableGraph", "verify_graphs"), "_verification")
-_LATER["Reference"] = "_reference"
+_LATER = dict.fromkeys(("BATCH_SIZES", "Check", "Report", "RunnableGraph", "verify_graphs"), "verification")
+_LATER["Reference"] = "reference"
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from ._cli import main
+    from .cli import main
 except ModuleNotFoundError as error:
     if error.name != "click":
         raise

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ._errors import InputError, InstallError
-from ._inputs import array_of, count, finite
+from .errors import InputError, InstallError
+from .inputs import array_of, count, finite
 
 try:
     from PIL import Image

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import inference, start
-from benchmarks._peers import OURS, STOCK, Peers, Way
-from benchmarks._timing import check_equal, time_in_turn
+from benchmarks.peers import OURS, STOCK, Peers, Way
+from benchmarks.timing import check_equal, time_in_turn
 
 
 @pytest.fixture

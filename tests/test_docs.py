@@ -17,10 +17,10 @@ from click.testing import CliRunner
 import edgevae
 import edgevae.export
 import edgevae.train
-from edgevae._cli import main as run_main
-from edgevae.export._cli import main as export_main
-from edgevae.train._cli import main as train_main
-from edgevae.train._runs._cli import main as runs_main
+from edgevae.cli import main as run_main
+from edgevae.export.cli import main as export_main
+from edgevae.train.cli import main as train_main
+from edgevae.train.runs.cli import main as runs_main
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

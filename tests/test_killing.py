@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevae.train._whole import write_whole as in_train
+from edgevae.train.whole import write_whole as in_train
 from tests.killing import contents, killed_at_each_step, refused_at_each_step
 
 Write = Callable[[Path, bytes], object]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import edgevae
 from edgevae import Model
-from edgevae._cli import main
+from edgevae.cli import main
 from edgevae.export import FORMATS, Source, export_bundle, preprocessing_spec
 from edgevae.train import (
     VAE,

@@ -16,8 +16,8 @@ import torch
 from click.testing import CliRunner
 
 import edgevae.train
-from edgevae.export._cli import main as export_main
-from edgevae.train._cli import main as train_main
+from edgevae.export.cli import main as export_main
+from edgevae.train.cli import main as train_main
 
 from .serving import REPOSITORY
 

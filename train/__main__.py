@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from edgevae.train._cli import main
+    from edgevae.train.cli import main
 except ModuleNotFoundError as error:
     if error.name != "edgevae":
         raise

@@ -1,12 +1,12 @@
 """The public names of `edgevae.train`."""
 
-from . import _requirements  # noqa: F401 - checks, before anything else is imported
+from . import requirements as _requirements  # noqa: F401 - checks, before anything else is imported
 
 # isort: split
-from ._architectures import architecture_of
-from ._binarize import binarize, binarize_once
-from ._config import Binarize, ModelConfig, Precision, TrainingConfig
-from ._data import (
+from .architectures import architecture_of
+from .binarization import binarize, binarize_once
+from .config import Binarize, ModelConfig, Precision, TrainingConfig
+from .data import (
     DATASET_NAMES,
     DataConfig,
     Dataset,
@@ -18,9 +18,9 @@ from ._data import (
     load_dataset,
     standardisation_of,
 )
-from ._device import select_device
-from ._elbo import elbo_of_each, evaluate_elbo, evaluating
-from ._errors import (
+from .device import select_device
+from .elbo import elbo_of_each, evaluate_elbo, evaluating
+from .errors import (
     ConfigError,
     DatasetError,
     DeviceError,
@@ -32,27 +32,27 @@ from ._errors import (
     RunError,
     TrainError,
 )
-from ._evaluation import Evaluation, evaluate
-from ._first_calls import make_first_calls
-from ._fit import fit
-from ._images import Images
-from ._importance import importance_weighted_bound
-from ._labels import check_label_values
-from ._latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
-from ._likelihoods import LIKELIHOODS, Likelihood
-from ._mlflow import MlflowLog
-from ._model_for import model_for
-from ._networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
-from ._objective import objective_of
-from ._observer import Observer
-from ._processes import Processes
-from ._run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
-from ._run_writer import RunWriter
-from ._tensorboard import TensorBoardLog
-from ._terms import ElboTerms, GivenNoise, elbo_terms
-from ._torchrun import joined
-from ._trainer import Trainer
-from ._vae import VAE
+from .evaluation import Evaluation, evaluate
+from .first_calls import make_first_calls
+from .fitting import fit
+from .images import Images
+from .importance import importance_weighted_bound
+from .labels import check_label_values
+from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
+from .likelihoods import LIKELIHOODS, Likelihood
+from .mlflow_log import MlflowLog
+from .model_for import model_for
+from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
+from .objective import objective_of
+from .observer import Observer
+from .processes import Processes
+from .run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
+from .run_writer import RunWriter
+from .tensorboard_log import TensorBoardLog
+from .terms import ElboTerms, GivenNoise, elbo_terms
+from .torchrun import joined
+from .trainer import Trainer
+from .vae import VAE
 
 make_first_calls()
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxscript import ir
 
 from edgevae import ModelSpec
-from edgevae.export._rewrites import rewrite_graph
+from edgevae.export.rewrites import rewrite_graph
 
 Arrays = Mapping[str, NDArray[np.float32]]
 SPEC = ModelSpec(

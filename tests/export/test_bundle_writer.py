@@ -21,11 +21,13 @@ from edgevae.export import (
     GraphError,
     Source,
     VerificationError,
-    _bundle_writer,
     export_bundle,
     latent_space_id,
 )
-from edgevae.export._onnx_format import to_onnx
+from edgevae.export import (
+    bundle_writer as _bundle_writer,
+)
+from edgevae.export.onnx_format import to_onnx
 from edgevae.train import VAE
 
 
@@ -173,7 +175,7 @@ def test_an_interruption_while_the_new_bundle_takes_its_place_keeps_the_old_one(
     out = tmp_path / "small"
     export_bundle(source, out, ["torchscript"])
     before = tree(tmp_path)
-    monkeypatch.setattr("edgevae.train._whole._exchanged", interrupted)
+    monkeypatch.setattr("edgevae.train.whole._exchanged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_bundle(source, out, ["torchscript"], overwrite=True)
     assert tree(tmp_path) == before

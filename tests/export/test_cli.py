@@ -12,9 +12,9 @@ import torch
 from click.testing import CliRunner, Result
 
 import edgevae
-from edgevae.export._cli import main
+from edgevae.export.cli import main
 from edgevae.train import VAE, ModelConfig
-from edgevae.train._cli import main as train_main
+from edgevae.train.cli import main as train_main
 
 
 def export(*arguments: object) -> Result:

@@ -9,8 +9,8 @@ from onnx import helper
 
 from edgevae import Reference
 from edgevae.export import GraphError
-from edgevae.export._int8 import _relus_behind, _wide_convolutions, to_int8
-from edgevae.export._rewrites import OF_TRANSPOSED
+from edgevae.export.int8 import _relus_behind, _wide_convolutions, to_int8
+from edgevae.export.rewrites import OF_TRANSPOSED
 from tests.export.graphs import SPEC, graph, run, weights
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from edgevae import Signature, TensorSpec
 from edgevae.export import GraphError
-from edgevae.export._lint import lint_onnx, lint_program
-from edgevae.export._programs import Program
+from edgevae.export.lint import lint_onnx, lint_program
+from edgevae.export.programs import Program
 
 ROWS = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevae.export import make_reference
-from edgevae.export._pictures import SAMPLES_FILE, TRAVERSAL_FILE, draw_pictures, what_is_generated
+from edgevae.export.pictures import SAMPLES_FILE, TRAVERSAL_FILE, draw_pictures, what_is_generated
 from edgevae.train import VAE, Dataset, ModelConfig, load_dataset
 
 TILE, GAP = 56, 7  # an image of 8 by 8 is enlarged seven times

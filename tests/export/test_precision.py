@@ -17,7 +17,7 @@ import torch
 from click.testing import CliRunner
 
 from edgevae import BundleError, InputError, Manifest, Precision, load
-from edgevae._cli import main as run_main
+from edgevae.cli import main as run_main
 from edgevae.export import LIMITS_NATS, ExportError, PrecisionError, Source, build_wheel, export_bundle
 from edgevae.train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
 

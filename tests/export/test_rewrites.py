@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 from onnxscript import ir
 
-from edgevae.export._rewrites import rewrite_for_integers
+from edgevae.export.rewrites import rewrite_for_integers
 from tests.export.graphs import graph, operators, rewritten, run, weights
 
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from edgevae import Reference
-from edgevae.export._int8 import to_int8
-from edgevae.export._rounding import rounded
+from edgevae.export.int8 import to_int8
+from edgevae.export.rounding import rounded
 from tests.export.graphs import SPEC, graph, run, weights
 
 LARGEST = 64

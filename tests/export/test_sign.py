@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import edgevae.export._cli
+import edgevae.export.cli
 from edgevae import MANIFEST_FILE, SIGNATURE_FILE, BundleError, Manifest, SignatureError, load
-from edgevae._cli import main as run_main
+from edgevae.cli import main as run_main
 from edgevae.export import ExportError, SigningKey, Source, build_wheel, export_bundle
-from edgevae.export._cli import main
-from edgevae.train._cli import main as train_main
+from edgevae.export.cli import main
+from edgevae.train.cli import main as train_main
 from tests.keys import KeyPair, make_keys
 
 PASSPHRASE = "EDGEVAE_SIGN_PASSPHRASE"  # noqa: S105 - the name of a variable of the environment
@@ -142,11 +142,11 @@ def test_the_passphrase_of_a_key_comes_from_the_environment_or_the_terminal(
     words = "open sesame"
     keys = make_keys(tmp_path, passphrase=words)
     monkeypatch.setenv(PASSPHRASE, words)
-    assert SigningKey(keys.private, edgevae.export._cli._passphrase).public_key == keys.public.read_bytes()
+    assert SigningKey(keys.private, edgevae.export.cli._passphrase).public_key == keys.public.read_bytes()
     monkeypatch.delenv(PASSPHRASE)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(ExportError, match=f"the signing key is encrypted; set {PASSPHRASE} to its passphrase"):
-        SigningKey(keys.private, edgevae.export._cli._passphrase)
+        SigningKey(keys.private, edgevae.export.cli._passphrase)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     asked: list[bool] = []
 
@@ -155,7 +155,7 @@ def test_the_passphrase_of_a_key_comes_from_the_environment_or_the_terminal(
         return words
 
     monkeypatch.setattr("click.prompt", prompt)
-    assert SigningKey(keys.private, edgevae.export._cli._passphrase).public_key == keys.public.read_bytes()
+    assert SigningKey(keys.private, edgevae.export.cli._passphrase).public_key == keys.public.read_bytes()
     assert asked == [True]
 
 

@@ -13,10 +13,9 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from edgevae import BundleError, Manifest, Report, load
-from edgevae.export import ExportError, Source, export_bundle
-from edgevae.export import _bundle_writer as bundle_writer
-from edgevae.export._whole import whole_bundle, write_whole
-from edgevae.train import _whole as whole
+from edgevae.export import ExportError, Source, bundle_writer, export_bundle
+from edgevae.export.whole import whole_bundle, write_whole
+from edgevae.train import whole
 from tests.killing import DONE, contents, fork, in_fork, killed_at_each_step, refused_at_each_step, wait
 
 BUNDLE = Path(__file__).parents[2] / "models" / "digits-mlp"

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.fuzz.target import Target
 
 TARGETS = ("arrays", "bundle", "graph", "images", "manifest", "noise", "reference")
-INSTRUMENTED = ["edgevae", "edgevae.train._data", "numpy.lib", "zipfile", "gzip", "PIL"]
+INSTRUMENTED = ["edgevae", "edgevae.train.data", "numpy.lib", "zipfile", "gzip", "PIL"]
 FOUND = Path("build/fuzz")
 MAX_SECONDS = 2.0
 MAX_BYTES = 400e6

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from edgevae import InputError, Latents
-from edgevae._cli._idx import open_idx
+from edgevae.cli.idx import open_idx
 from edgevae.train import DatasetError
-from edgevae.train._data._arrays import open_array
+from edgevae.train.data.arrays import open_array
 from tests.fuzz.reference import WORDS, npy, npz
 from tests.fuzz.target import Target
 

@@ -18,7 +18,7 @@ from PIL import Image
 from edgevae import InputError
 from edgevae.images import read_image
 from edgevae.train import DatasetError
-from edgevae.train._data._pictures import FORMATS, open_folder
+from edgevae.train.data.pictures import FORMATS, open_folder
 from tests.fuzz.target import Target
 
 SIDE = 8

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgevae import Latents, Model, load
-from edgevae._graph import Graph, _rows_taken
-from edgevae._inputs import MANY
-from edgevae._observations import Observations
-from edgevae._preprocessing import PreprocessingSpec
+from edgevae.graph import Graph, _rows_taken
+from edgevae.inputs import MANY
+from edgevae.observations import Observations
+from edgevae.preprocessing import PreprocessingSpec
 from tests.conftest import REPOSITORY
 
 BUNDLES = REPOSITORY / "tests" / "fixtures" / "bundles" / "v1"

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from edgevae import MANIFEST_FILE, Model, load
-from edgevae._cli import main
+from edgevae.cli import main
 from edgevae.train import Dataset
 
 MODELS = Path(__file__).parents[2] / "models"

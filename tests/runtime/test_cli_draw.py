@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevae import Model, load
-from edgevae._cli import main
+from edgevae.cli import main
 from edgevae.export import Source, export_bundle
 from edgevae.train import VAE, Dataset, ModelConfig, load_dataset
 

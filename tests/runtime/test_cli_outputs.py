@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgevae import InputError
-from edgevae._cli._outputs import check_picture, rows_file, save_rows
-from edgevae._whole import written_whole
+from edgevae.cli.outputs import check_picture, rows_file, save_rows
+from edgevae.whole import written_whole
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])

@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgevae import PARTS, Manifest, Model, Report
-from edgevae._cli import _doctor, main
-from edgevae._diagnosis import diagnose
+from edgevae.cli import main
+from edgevae.diagnosis import diagnose
 from edgevae.export import Source, export_bundle
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -187,7 +187,7 @@ def test_a_suffix_counts_in_capitals_too(tmp_path: Path) -> None:
 def test_help_loads_neither_onnx_runtime_nor_pillow(tmp_path: Path) -> None:
     program = """
 import sys
-from edgevae._cli import main
+from edgevae.cli import main
 main(["encode", "--help"], standalone_mode=False)
 print(sorted({"onnxruntime", "PIL"} & set(sys.modules)))
 """
@@ -256,7 +256,7 @@ def test_the_doctor_says_which_providers_work_and_what_to_mend(monkeypatch: pyte
     assert found["problems"] == []
 
     ill = msgspec.structs.replace(diagnose(), problems=("pictures need Pillow; pip install pillow",))
-    monkeypatch.setattr(_doctor, "diagnose", lambda: ill)
+    monkeypatch.setattr(sys.modules["edgevae.cli.doctor"], "diagnose", lambda: ill)
     result = run("doctor")
     assert result.exit_code == 1
     assert "to mend       pictures need Pillow; pip install pillow" in result.output

@@ -9,7 +9,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from edgevae import Model, Noise, load
-from edgevae._cli import main
+from edgevae.cli import main
 from edgevae.train import Dataset
 
 MODELS = Path(__file__).parents[2] / "models"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevae._cpus import usable_cpus
+from edgevae.cpus import usable_cpus
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,10 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from edgevae import _diagnosis, _onnxruntime, _providers
-from edgevae._diagnosis import diagnose
+from edgevae import diagnosis as _diagnosis
+from edgevae import ort as _onnxruntime
+from edgevae import providers as _providers
+from edgevae.diagnosis import diagnose
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevae import InputError, Latents, Model, load
-from edgevae._cli import _idx
-from edgevae._cli._outputs import rows_file
-from edgevae._cli._rows import Rows, open_latents, open_observations
+from edgevae.cli import idx as _idx
+from edgevae.cli.outputs import rows_file
+from edgevae.cli.rows import Rows, open_latents, open_observations
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "models" / "digits-mlp"

@@ -16,8 +16,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgevae import BundleError, EdgeVAEError, InputError, Model, Noise, _graphs, load
-from edgevae._graph import Graph
+from edgevae import BundleError, EdgeVAEError, InputError, Model, Noise, load
+from edgevae import graphs as _graphs
+from edgevae.graph import Graph
 from edgevae.train import Dataset
 from tests.conftest import REPOSITORY
 from tests.fuzz.bundle import with_right_hash

@@ -13,7 +13,7 @@ from PIL import Image
 from edgevae import InputError, images
 from edgevae.images import is_image_name, read_image, save_grid
 from edgevae.train import DatasetError
-from edgevae.train._data._pictures import FORMATS, MAX_PIXELS, RESIZE_FILTER, open_folder
+from edgevae.train.data.pictures import FORMATS, MAX_PIXELS, RESIZE_FILTER, open_folder
 
 
 def test_a_grid_holds_every_image_enlarged_with_gaps_between(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgevae import InputError, Model
-from edgevae._inputs import MANY, all_within
+from edgevae.inputs import MANY, all_within
 
 SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 8\), got "
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edgevae._lanes import ALONE, Lanes
+from edgevae.lanes import ALONE, Lanes
 
 SECONDS = 30
 PART_SECONDS = 0.01

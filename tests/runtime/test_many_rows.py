@@ -15,8 +15,8 @@ import pytest
 from onnx import helper
 
 from edgevae import BundleError, EdgeVAEError, Model, Reference, load
-from edgevae._graph import _MAX_ROWS_A_THREAD as AT_ONCE
-from edgevae._graph import Graph
+from edgevae.graph import _MAX_ROWS_A_THREAD as AT_ONCE
+from edgevae.graph import Graph
 from tests.conftest import REPOSITORY
 from tests.runtime.hostile.case import graph
 from tests.runtime.hostile.operators import through

@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from edgevae import Bundle, Reference, _providers, load
+from edgevae import Bundle, Reference, load
+from edgevae import providers as _providers
 from tests.mutations import Array, Mutation, altered_operators, altered_weights, is_refused, mantissa, rounded
 
 REPOSITORY = Path(__file__).parents[2]

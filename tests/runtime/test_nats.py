@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from edgevae import _nats
+from edgevae import nats as _nats
 
 
 def _normal(seed: int) -> Normal:

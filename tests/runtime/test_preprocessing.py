@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevae import BundleError, InputError, Manifest, ModelSpec, PreprocessingSpec, values_text
-from edgevae._observations import Observations
 from edgevae.images import read_image
+from edgevae.observations import Observations
 from edgevae.train import Preprocessing
-from edgevae.train._data._pictures import open_folder
+from edgevae.train.data.pictures import open_folder
 
 REPOSITORY = Path(__file__).parents[2]
 BUNDLES = sorted(path.parent.name for path in (REPOSITORY / "models").glob("*/manifest.json"))

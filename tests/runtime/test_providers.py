@@ -13,7 +13,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edgevae import EdgeVAEError, InputError, InstallError, ProviderError, _graph, _onnxruntime, _providers, load
+from edgevae import EdgeVAEError, InputError, InstallError, ProviderError, load
+from edgevae import graph as _graph
+from edgevae import ort as _onnxruntime
+from edgevae import providers as _providers
 
 HAS_CUDA_WHEEL = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 HAS_CUDA_DEVICE = _providers._cuda_device_count() > 0

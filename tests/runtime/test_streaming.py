@@ -13,7 +13,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from edgevae import InputError, Model
-from edgevae._streaming import _pairs, _rows
+from edgevae.streaming import _pairs, _rows
 
 ROWS = 2500
 

@@ -25,7 +25,7 @@ from edgevae import (
     SignatureError,
     load,
 )
-from edgevae._cli import main
+from edgevae.cli import main
 from edgevae.export import SigningKey
 from tests.keys import KeyPair, make_keys
 

@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from edgevae import Latents
-from edgevae._cli import main
-from edgevae._cli._outputs import save_picture, save_rows
-from edgevae._whole import written_whole
+from edgevae.cli import main
+from edgevae.cli.outputs import save_picture, save_rows
+from edgevae.whole import written_whole
 from tests.killing import DONE, contents, in_fork, killed_at_each_step, refused_at_each_step
 
 BUNDLE = Path(__file__).parents[2] / "models" / "digits-mlp"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from edgevae.export._cli import main as export_main
+from edgevae.export.cli import main as export_main
 from edgevae.train import (
     LATENTS,
     LIKELIHOODS,
@@ -34,7 +34,7 @@ from edgevae.train import (
     load_run,
     model_for,
 )
-from edgevae.train._cli import main as train_main
+from edgevae.train.cli import main as train_main
 
 NETWORKS = """
 import torch

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from edgevae.train import load_run
-from edgevae.train._cli import main
+from edgevae.train.cli import main
 
 SMALL = ["--dataset", "digits", "--z-dim", "3", "--hidden-dim", "8"]
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from edgevae.train import DataConfig, DatasetError, load_data
-from edgevae.train._data import _values
-from edgevae.train._data._arrays import open_array
-from edgevae.train._data._pictures import open_folder
+from edgevae.train.data import values as _values
+from edgevae.train.data.arrays import open_array
+from edgevae.train.data.pictures import open_folder
 
 X = np.zeros((20, 6, 5), np.float32)
 

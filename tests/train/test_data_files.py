@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from edgevae.train import DataConfig, Rows, load_data
-from edgevae.train._data._source import Source
-from edgevae.train._images import Images
+from edgevae.train.data.source import Source
+from edgevae.train.images import Images
 
 RNG = np.random.default_rng(0)
 
@@ -24,7 +24,7 @@ def whole(config: DataConfig) -> torch.Tensor:
 
 
 def opened(config: DataConfig, *, labels: bool = False) -> Source:
-    from edgevae.train._data._load import _opened
+    from edgevae.train.data.loading import _opened
 
     assert config.data is not None
     return _opened(config.data, config, labels)

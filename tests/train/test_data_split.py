@@ -19,7 +19,7 @@ from edgevae.train import (
     load_data,
     load_dataset,
 )
-from edgevae.train._images import Images
+from edgevae.train.images import Images
 
 
 def numbered(path: Path, count: int, first: int = 0) -> Path:

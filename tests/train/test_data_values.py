@@ -26,8 +26,8 @@ from edgevae.train import (
     run_config,
     standardisation_of,
 )
-from edgevae.train._data import _values
-from edgevae.train._images import Images
+from edgevae.train.data import values as _values
+from edgevae.train.images import Images
 
 
 def opened(path: Path, array: np.ndarray, scale: tuple[float, float] | None = None) -> Images:

@@ -24,7 +24,7 @@ class First(TorchDispatchMode):
         return result
 
 with First():
-    import edgevae.train
+    import edgevae.train.api
 print(json.dumps(First.calls))
 """
 

@@ -20,7 +20,6 @@ from edgevae.train import (
     Run,
     RunError,
     TrainingConfig,
-    _final,
     binarize_once,
     elbo_of_each,
     evaluate,
@@ -29,7 +28,10 @@ from edgevae.train import (
     load_run,
     model_for,
 )
-from edgevae.train._runs._reading import read_runs
+from edgevae.train import (
+    final as _final,
+)
+from edgevae.train.runs.reading import read_runs
 
 
 def fit_small(

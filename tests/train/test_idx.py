@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgevae.train import DatasetError
-from edgevae.train._data._idx import read_idx
+from edgevae.train.data.idx import read_idx
 
 
 def idx(array: np.ndarray) -> bytes:

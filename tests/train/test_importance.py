@@ -10,11 +10,10 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO
 
-from edgevae.train import VAE, Dataset, ModelConfig, elbo_of_each, elbo_terms
-from edgevae.train import _importance as importance
-from edgevae.train._elbo import evaluating
-from edgevae.train._importance import importance_weighted_bound
-from edgevae.train._networks import AbstractDecoder, AbstractEncoder
+from edgevae.train import VAE, Dataset, ModelConfig, elbo_of_each, elbo_terms, importance
+from edgevae.train.elbo import evaluating
+from edgevae.train.importance import importance_weighted_bound
+from edgevae.train.networks import AbstractDecoder, AbstractEncoder
 from tests.train.models import LATENTS, SMALL, spread
 
 LIKELIHOODS = ["bernoulli", "continuous-bernoulli", "normal", "categorical"]

@@ -24,8 +24,8 @@ from edgevae.train import (
     newest_run,
     run_config,
 )
-from edgevae.train._checkpoint import Checkpoint
-from edgevae.train._runs._cli import main as list_runs
+from edgevae.train.checkpoint import Checkpoint
+from edgevae.train.runs.cli import main as list_runs
 from tests.killing import DONE, contents, killed_at_each_step, refused_at_each_step
 
 SAMPLES = torch.zeros(4, 1, 2, 2)

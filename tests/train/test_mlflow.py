@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from edgevae.train import VAE, Dataset, EpochMetrics, ModelConfig, TrainingConfig, run_config
-from edgevae.train._errors import InstallError
-from edgevae.train._mlflow import RUN_ID_FILE, MlflowLog
-from edgevae.train._run import CONFIG_FILE, WEIGHTS_FILE, DatasetInfo
+from edgevae.train.errors import InstallError
+from edgevae.train.mlflow_log import RUN_ID_FILE, MlflowLog
+from edgevae.train.run import CONFIG_FILE, WEIGHTS_FILE, DatasetInfo
 
 METRICS = EpochMetrics(2, 31.0, -30.0, 1, 0.5, step=20, learning_rate=1e-3)
 

@@ -20,7 +20,7 @@ from edgevae.train import (
     evaluate_elbo,
     objective_of,
 )
-from edgevae.train._objective import ScaleLatent, beta_at
+from edgevae.train.objective import ScaleLatent, beta_at
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=24)
 

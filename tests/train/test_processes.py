@@ -35,13 +35,13 @@ from edgevae.train import (
     fit,
     load_run,
 )
-from edgevae.train._checkpoint import Checkpoint
-from edgevae.train._cli import main
-from edgevae.train._errors import FirstFailedError, ProcessError
-from edgevae.train._processes import ALONE, Processes
-from edgevae.train._run_writer import RunWriter
-from edgevae.train._step import Step
-from edgevae.train._torchrun import joined
+from edgevae.train.checkpoint import Checkpoint
+from edgevae.train.cli import main
+from edgevae.train.errors import FirstFailedError, ProcessError
+from edgevae.train.processes import ALONE, Processes
+from edgevae.train.run_writer import RunWriter
+from edgevae.train.step import Step
+from edgevae.train.torchrun import joined
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8)

@@ -16,9 +16,14 @@ import torch
 from PIL import Image
 
 from edgevae.train import VAE, Dataset, load_dataset
-from edgevae.train._evaluation import evaluate
-from edgevae.train._report import REPORT_FILES, _drawing, _features, _generation, _latent, _write, write_report
-from edgevae.train._report._tiles import is_picture
+from edgevae.train.evaluation import evaluate
+from edgevae.train.report import REPORT_FILES, write_report
+from edgevae.train.report import drawing as _drawing
+from edgevae.train.report import features as _features
+from edgevae.train.report import generation as _generation
+from edgevae.train.report import latent as _latent
+from edgevae.train.report import write as _write
+from edgevae.train.report.tiles import is_picture
 from tests.train.models import METRICS, model
 
 

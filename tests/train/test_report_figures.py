@@ -11,9 +11,12 @@ import torch
 from matplotlib.patches import Rectangle
 
 from edgevae.train import Dataset
-from edgevae.train._evaluation import evaluate
-from edgevae.train._report import _curves, _features, _generation, _latent
-from edgevae.train._report._tiles import Shades, Tiles
+from edgevae.train.evaluation import evaluate
+from edgevae.train.report import curves as _curves
+from edgevae.train.report import features as _features
+from edgevae.train.report import generation as _generation
+from edgevae.train.report import latent as _latent
+from edgevae.train.report.tiles import Shades, Tiles
 from tests.train.models import METRICS, model
 
 

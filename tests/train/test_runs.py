@@ -16,8 +16,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from edgevae.train import DatasetInfo, EpochMetrics, ModelConfig, RunWriter, Trainer, TrainingConfig, run_config
-from edgevae.train._evaluation import Evaluation
-from edgevae.train._runs._cli import main
+from edgevae.train.evaluation import Evaluation
+from edgevae.train.runs.cli import main
 
 MODEL = ModelConfig((1, 4, 4), z_dim=2, hidden_dim=3)
 TRAINING = TrainingConfig(epochs=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgevae.train import ConfigError, TrainingConfig
-from edgevae.train._schedule import best_epoch, halvings_after, is_enough, learning_rate_at
+from edgevae.train.schedule import best_epoch, halvings_after, is_enough, learning_rate_at
 
 
 def test_a_constant_rate_stays() -> None:

@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgevae.train._cli import main
-from edgevae.train._numbers import Sizes
-from edgevae.train._settings import config_option, dump_settings, read_settings, settings_for
+from edgevae.train.cli import main
+from edgevae.train.numbers import Sizes
+from edgevae.train.settings import config_option, dump_settings, read_settings, settings_for
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

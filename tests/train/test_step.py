@@ -15,9 +15,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig, Precision, TrainingConfig
-from edgevae.train._batches import batches
-from edgevae.train._objective import DeviceELBO, ScaleLatent
-from edgevae.train._step import Step
+from edgevae.train.batches import batches
+from edgevae.train.objective import DeviceELBO, ScaleLatent
+from edgevae.train.step import Step
 
 CHOICES: list[dict[str, Any]] = [
     *({"likelihood": name} for name in LIKELIHOODS),

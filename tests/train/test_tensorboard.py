@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from edgevae.train import VAE, Dataset, EpochMetrics, ModelConfig, TrainingConfig, load_dataset, run_config
-from edgevae.train._errors import InstallError
-from edgevae.train._run import CONFIG_FILE, DatasetInfo
-from edgevae.train._tensorboard import FOLDER, TensorBoardLog
+from edgevae.train.errors import InstallError
+from edgevae.train.run import CONFIG_FILE, DatasetInfo
+from edgevae.train.tensorboard_log import FOLDER, TensorBoardLog
 
 pytest.importorskip("tensorboard", reason="needs the package tensorboard")
 

@@ -28,7 +28,7 @@ from edgevae.train import (
     load_dataset,
     objective_of,
 )
-from edgevae.train._step import Step
+from edgevae.train.step import Step
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
 CPU = torch.device("cpu")

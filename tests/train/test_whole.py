@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevae.train import _whole as whole
+from edgevae.train import whole
 from tests.killing import DONE, contents, fork, killed_at_each_step, refused_at_each_step, wait
 
 

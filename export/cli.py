@@ -1,0 +1,237 @@
+"""`vae-export`."""
+
+from __future__ import annotations
+
+from . import requirements  # noqa: F401 - checks, before anything else is imported
+
+# isort: split
+
+import dataclasses
+import math
+import os
+import sys
+from pathlib import Path
+from typing import get_args
+
+import click
+import onnx
+
+from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
+from edgevae.train import DATASET_NAMES, DatasetName, TrainError, newest_run
+from edgevae.train.numbers import Sizes
+
+from .bundle_writer import FORMATS, Format, export_bundle
+from .errors import ExportError, VerificationError
+from .onnx_format import DEFAULT_OPSET
+from .precision import LIMITS_NATS
+from .release import check_license, check_version
+from .sign import SigningKey
+from .source import source_of_run, source_of_state_dict
+from .state_dict import load_state_dict
+from .wheel import build_wheel, wheel_file
+from .whole import check_writable
+
+_RUNS = Path("runs")
+_MODELS = Path("models")
+_ALL, _ONNX, _WHEEL = "all", "onnx", "wheel"
+_PASSPHRASE = "EDGEVAE_SIGN_PASSPHRASE"  # noqa: S105 - the name of a variable of the environment
+
+
+@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.argument("run", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice([*FORMATS, _WHEEL, _ALL]),
+    default=(_ONNX,),
+    help="What to write; can be given several times. all is onnx, torchscript and pt2; wheel is onnx, and beside the "
+    "bundle a Python package with bundle and runtime in it.",
+)
+@click.option(
+    "--graphs",
+    "part",
+    type=click.Choice(PARTS),
+    default=_ALL,
+    help="The whole model; its encoder, which makes latents; or its decoder, which makes observations of them.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(get_args(Precision)),
+    default=("fp32",),
+    help="Precision of the networks' ONNX graphs; can be given several times, fp32 is always there.",
+)
+@click.option(
+    "--max-elbo-lost",
+    type=click.FloatRange(min=0),
+    help="What a lower precision may lose of the mean ELBO, nats a row.  "
+    f"[default: {', '.join(f'{limit} for {name}' for name, limit in LIMITS_NATS.items())}]",
+)
+@click.option("--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
+@click.option(
+    "--sign",
+    "sign_with",
+    metavar="KEY",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Sign the bundle with this private key, Ed25519 in a PEM file; the passphrase of an encrypted one is in "
+    f"{_PASSPHRASE}, or asked for.",
+)
+@click.option("--model-version", default="1.0.0", help="The model's version.")
+@click.option("--license", "license_", default="", help="The model's license, an SPDX expression like Apache-2.0.")
+@click.option(
+    "--opset",
+    type=click.IntRange(18, onnx.defs.onnx_opset_version()),
+    default=DEFAULT_OPSET,
+    help="Version of ONNX's operators.",
+)
+@click.option(
+    "--no-optimize",
+    is_flag=True,
+    help="Leave the ONNX graphs as PyTorch's exporter wrote them, but for what keeps their numbers right.",
+)
+@click.option("--atol", type=click.FloatRange(min=0), default=Tolerances().atol, help="Absolute tolerance.")
+@click.option("--rtol", type=click.FloatRange(min=0), default=Tolerances().rtol, help="Relative tolerance.")
+@click.option(
+    "--state-dict",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Export weights trained elsewhere with Pyro's VAE example (torch.save or safetensors) instead of a run.",
+)
+@click.option("--data-shape", type=Sizes("1,28,28"), help="With --state-dict: shape of an observation, like 1,28,28.")
+@click.option(
+    "--dataset",
+    type=click.Choice(DATASET_NAMES),
+    help="With --state-dict: the data set whose test images to verify with, and whose training images scale and round "
+    "int8. Without it, draws from the model's prior verify.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --dataset: folder with its IDX files.",
+)
+@click.version_option(package_name="edgevae", prog_name="vae-export")
+def main(
+    run: Path | None,
+    formats: tuple[str, ...],
+    part: Part,
+    precisions: tuple[Precision, ...],
+    max_elbo_lost: float | None,
+    out: Path | None,
+    force: bool,
+    sign_with: Path | None,
+    model_version: str,
+    license_: str,
+    opset: int,
+    no_optimize: bool,
+    atol: float,
+    rtol: float,
+    state_dict: Path | None,
+    data_shape: tuple[int, ...] | None,
+    dataset: DatasetName | None,
+    data_dir: Path | None,
+) -> None:
+    """Export a trained RUN, by default the newest in runs/, to a verified bundle.
+
+    Every graph is compared with Pyro before the bundle is written; where a number is out of tolerance, the exit code
+    is 1 and nothing is written.
+
+    \b
+    Examples:
+      vae-export --format onnx
+      vae-export runs/mnist-mlp --format all --out models/mnist
+      vae-export runs/mnist-mlp --format wheel --model-version 1.2.0 --license Apache-2.0
+      vae-export runs/mnist-mlp --precision int8 --precision fp16
+      vae-export runs/mnist-mlp --graphs encoder --out models/mnist-encoder
+      vae-export runs/mnist-mlp --sign key.pem
+      vae-export --state-dict vae.pt --dataset mnist --data-dir ~/mnist
+    """
+    if run is not None and state_dict is not None:
+        raise click.UsageError("RUN and --state-dict were both given; give one of them")
+    _check_usage(atol, rtol, state_dict, data_shape, dataset, data_dir)
+    try:
+        model_version, license_ = check_version(model_version), check_license(license_) if license_ else ""
+        origin = state_dict or run or newest_run(_RUNS)
+        out = (out or _MODELS / (origin.stem if state_dict else origin.resolve().name)).resolve()
+        check_writable(out, force)
+        key = SigningKey(sign_with, _passphrase) if sign_with is not None else None
+        wheel = _check_wheel(out, model_version, force) if _WHEEL in formats else None
+        if state_dict is None:
+            source = source_of_run(origin, out.name)
+        else:
+            source = source_of_state_dict(load_state_dict(origin, data_shape), out.name, dataset, data_dir)
+        click.echo(f"{origin}: verified with {source.samples_note}")
+        if "int8" in precisions and source.train_samples is None:
+            click.echo(
+                f"{origin}: no training data for int8: weights become the nearest integers, and convolutions and "
+                "products of the latent stay in float32. A run that is trained anew keeps some; a --state-dict "
+                "gets them from --dataset"
+            )
+        reports = export_bundle(
+            dataclasses.replace(source, version=model_version, license=license_),
+            out,
+            _chosen(formats),
+            part=part,
+            precisions={
+                name: limit if max_elbo_lost is None else max_elbo_lost
+                for name, limit in LIMITS_NATS.items()
+                if name in precisions
+            },
+            opset=opset,
+            optimize=not no_optimize,
+            tolerances=Tolerances(atol=atol, rtol=rtol),
+            overwrite=force,
+            sign=key,
+        )
+        if wheel is not None:
+            build_wheel(out, out.parent)
+    except VerificationError as error:
+        click.echo("\n\n".join(map(str, error.reports)))
+        raise click.ClickException(str(error)) from error
+    except (ExportError, TrainError, EdgeVAEError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("\n\n".join(map(str, reports)))
+    shown = Path(os.path.relpath(out)) if out.is_relative_to(Path.cwd()) else out
+    trial = f"info {shown}" if part == "encoder" else f"generate {shown} --out samples.png"
+    click.echo(f"\nWrote {shown}. Try it with: vae-run {trial}")
+    if wheel is not None:
+        click.echo(f"Wrote {shown.parent / wheel.name}. Try it with: pip install {shown.parent / wheel.name}")
+
+
+def _check_usage(
+    atol: float,
+    rtol: float,
+    state_dict: Path | None,
+    data_shape: tuple[int, ...] | None,
+    dataset: DatasetName | None,
+    data_dir: Path | None,
+) -> None:
+    if state_dict is None and (data_shape is not None or dataset is not None):
+        raise click.UsageError("--data-shape and --dataset go with --state-dict; a run knows its own data")
+    if not (math.isfinite(atol) and math.isfinite(rtol)):
+        raise click.UsageError(f"--atol and --rtol must be finite, got {atol} and {rtol}")
+    if data_dir is not None and dataset is None:
+        raise click.UsageError("--data-dir goes with --dataset")
+
+
+def _passphrase() -> str:
+    """Return the passphrase of the signing key, from the environment or from the person at the terminal."""
+    if (given := os.environ.get(_PASSPHRASE)) is not None:
+        return given
+    if not sys.stdin.isatty():
+        raise ExportError(f"the signing key is encrypted; set {_PASSPHRASE} to its passphrase")
+    return str(click.prompt("Passphrase of the signing key", hide_input=True))
+
+
+def _chosen(formats: tuple[str, ...]) -> list[Format]:
+    wanted = {*formats, *([_ONNX] if _WHEEL in formats else [])}
+    return [name for name in FORMATS if name in wanted or _ALL in wanted]
+
+
+def _check_wheel(out: Path, version: str, force: bool) -> Path:
+    """Return where the wheel of a bundle goes; refuse to replace one that is there unless asked to."""
+    path = out.parent / wheel_file(out.name, version)
+    if path.exists() and not force:
+        raise ExportError(f"{path} is already there; choose another --model-version, or give --force to replace it")
+    return path

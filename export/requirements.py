@@ -1,0 +1,5 @@
+"""The packages that an export needs, asked for by name before one of them is missed in the middle of an import."""
+
+from edgevae.train.requirements import require
+
+require("onnx", "onnxscript", "packaging")

@@ -1,0 +1,117 @@
+"""What an export begins with: a model, and data to verify it with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from edgevae import DatasetSpec, PreprocessingSpec
+from edgevae.train import VAE, DatasetName, load_dataset, load_run
+
+from .errors import ExportError
+from .preprocessing import preprocessing_spec
+
+_PRIOR_DRAWS = 254
+_PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Args:
+        name: The model's name.
+        vae: The trained model, on the CPU.
+        samples: Observations to verify with, shape `(num_samples, *data_shape)`; at least one.
+        labels: Their classes, shape `(num_samples,)`; `None` where the model is not conditional.
+        samples_note: What they are, for the model card: `test images of mnist`.
+        dataset: What the model was trained on; `None` where that is not known.
+        training: How, by the names of the options; empty where that is not known.
+        version: The model's version, as Python packages count.
+        license: The model's license, an SPDX expression; empty for none stated.
+        preprocessing: What the runtime is to do to values before a graph gets them, as it was done to `samples`; `None`
+            for nothing.
+        train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, for int8 to round
+            weights and scale convolutions by; `None` leaves convolutions, and products of the latent, in float32.
+        train_labels: Their classes, for a conditional model.
+    """
+
+    name: str
+    vae: VAE
+    samples: Tensor
+    samples_note: str
+    dataset: DatasetSpec | None
+    labels: Tensor | None = None
+    training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
+    version: str = "1.0.0"
+    license: str = ""
+    preprocessing: PreprocessingSpec | None = None
+    train_samples: Tensor | None = None
+    train_labels: Tensor | None = None
+
+
+def source_of_run(path: Path, name: str) -> Source:
+    """Return the model of the run in the folder `path`, under this name, with its test images.
+
+    Raises:
+        RunError: There is no run, or it is damaged.
+    """
+    run = load_run(path)
+    info = run.config.dataset
+    test_elbo_nats, num_particles = run.test_elbo
+    spec = DatasetSpec(
+        name=info.name,
+        num_train=info.num_train,
+        num_test=info.num_test,
+        test_elbo_nats=test_elbo_nats,
+        num_particles=num_particles,
+        binarize=run.config.training.binarize,
+        elbo_quantiles=_quantiles(run.test_elbos),
+        class_names=info.class_names,
+    )
+    training = dataclasses.asdict(run.config.training)
+    source = Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
+    return dataclasses.replace(
+        source,
+        preprocessing=preprocessing_spec(info.preprocessing),
+        train_samples=run.train_samples,
+        train_labels=run.train_labels,
+    )
+
+
+def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:
+    if elbos is None:
+        return ()
+    values = torch.quantile(elbos, torch.tensor(_PROBABILITIES))
+    return tuple(zip(_PROBABILITIES, values.tolist(), strict=True))
+
+
+def source_of_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_dir: Path | None) -> Source:
+    """Return a model that was trained elsewhere, with a data set's images, or else its own draws.
+
+    Args:
+        vae: The model.
+        name: Its name.
+        dataset: The data set; `None` for draws from the prior.
+        data_dir: Folder with its files; `None` to download them.
+
+    Raises:
+        DatasetError: The data set cannot be had.
+        ExportError: Its images have another shape than the model's.
+    """
+    if dataset is not None:
+        images = load_dataset(dataset, data_dir)
+        if images.data_shape != vae.config.data_shape:
+            raise ExportError(
+                f"the images of {dataset} have shape {images.data_shape}, the state_dict's {vae.config.data_shape}"
+            )
+        return Source(name, vae, images.test, f"test images of {dataset}", None, train_samples=images.train)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        z = torch.randn((_PRIOR_DRAWS, vae.config.z_dim), generator=generator)
+        images = vae.decoder(z).reshape(-1, *vae.config.data_shape)
+    return Source(name, vae, images, "images drawn from the model's own prior (no data set was given)", None)

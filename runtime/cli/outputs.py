@@ -1,0 +1,190 @@
+"""What commands write: arrays, tables and pictures, each file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..whole import writing, written_whole
+
+FloatArray = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class _File(Protocol):
+    """A file that is being written."""
+
+    def append(self, **columns: NDArray[Any]) -> None:
+        """Add the same number of rows to each column, by the same names each time."""
+
+    def finish(self, others: Arrays) -> None:
+        """Write what stands there once, and what is left to write."""
+
+
+@contextlib.contextmanager
+def rows_file(path: Path, count: int, others: Arrays | None = None) -> Iterator[Callable[..., None]]:
+    """Write columns of `count` rows as they come; memory does not grow with them, except for `.json`.
+
+    Args:
+        path: Its suffix says what is written: `.npy` the first column, `.npz` all of them and `others`; `.csv` a line a
+            row, the values of an array in columns of their own; `.json` a list a column, and `others`.
+        count: Number of rows; those that come must be as many.
+        others: What stands there once, by name.
+    """
+    kinds: dict[str, Callable[..., _File]] = {".npy": _Npy, ".npz": _Npz, ".csv": _Csv, ".json": _Json}
+    with written_whole(path) as unfinished, contextlib.ExitStack() as stack:
+        with writing(path):
+            file = kinds[path.suffix.lower()](unfinished, count, stack)
+
+        def append(**columns: NDArray[Any]) -> None:
+            with writing(path):
+                file.append(**columns)
+
+        yield append
+        with writing(path):
+            file.finish(others or {})
+
+
+def save_rows(path: Path, others: Arrays | None = None, **columns: NDArray[Any]) -> None:
+    """Write columns of one length at once, as `rows_file` does."""
+    with rows_file(path, len(next(iter(columns.values()))), others) as append:
+        append(**columns)
+
+
+def check_picture(data_shape: tuple[int, ...]) -> None:
+    """Refuse, before anything is computed, to draw what is no image.
+
+    Raises:
+        InputError: Observations of this shape are no images.
+        InstallError: Pillow is not installed.
+    """
+    from ..images import can_draw  # Pillow, which only pictures need
+
+    if not can_draw(data_shape):
+        raise InputError(f"a picture needs 1 or 3 channels, this model's data_shape is {data_shape}; write a .npy file")
+
+
+def save_picture(path: Path, values: FloatArray, data_shape: tuple[int, ...], columns: int) -> None:
+    """Draw images, shape `(count, data_dim)`, side by side."""
+    from ..images import save_grid  # Pillow, which only pictures need
+
+    with written_whole(path) as unfinished, writing(path):
+        save_grid(unfinished, values, data_shape, columns)
+
+
+def save_pairs(path: Path, x: FloatArray, loc_img: FloatArray, data_shape: tuple[int, ...], columns: int) -> None:
+    """Draw observations, each row of them above its reconstructions; shape `(count, data_dim)` both."""
+    columns = min(columns, len(x))
+    filler = np.zeros((-len(x) % columns, x.shape[1]), np.float32)
+    rows = [np.concatenate([part, filler]).reshape(-1, columns, x.shape[1]) for part in (x, loc_img)]
+    save_picture(path, np.stack(rows, axis=1).reshape(-1, x.shape[1]), data_shape, columns)
+
+
+def _close(file: IO[Any]) -> None:
+    """Close a file that is given up, or closed already; what it still holds need not reach a disk that is full."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+class _Npy:
+    """Written one part after the other, so that none stays in memory, and a full disk is an error like any other."""
+
+    def __init__(self, path: Path, count: int, stack: contextlib.ExitStack) -> None:
+        self._file = path.open("wb")
+        stack.callback(_close, self._file)
+        self._count, self._done = count, 0
+
+    def append(self, **columns: NDArray[Any]) -> None:
+        rows = np.ascontiguousarray(next(iter(columns.values())))
+        if self._done == 0:
+            shape = (self._count, *rows.shape[1:])
+            header = {"descr": npy.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(self._file, header)
+        self._file.write(rows.data)
+        self._done += len(rows)
+
+    def finish(self, _others: Arrays) -> None:
+        self._file.close()
+        if self._done != self._count:
+            raise RuntimeError(f"{self._done} rows were written, expected {self._count}")
+
+
+class _Npz:
+    """A `.npy` file an array, in a folder that is gone afterwards; then all of them in one archive, as NumPy's are."""
+
+    def __init__(self, path: Path, count: int, stack: contextlib.ExitStack) -> None:
+        self._path, self._count, self._stack = path, count, stack
+        self._folder = path.with_name(f"{path.name}.d")
+        shutil.rmtree(self._folder, ignore_errors=True)  # of somebody who was killed
+        stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        self._files: dict[str, _Npy] = {}
+
+    def append(self, **columns: NDArray[Any]) -> None:
+        for name, rows in columns.items():
+            if name not in self._files:
+                self._files[name] = _Npy(self._folder / f"{name}.npy", self._count, self._stack)
+            self._files[name].append(rows=rows)
+
+    def finish(self, others: Arrays) -> None:
+        for file in self._files.values():
+            file.finish({})
+        for name, array in others.items():
+            np.save(self._folder / f"{name}.npy", array, allow_pickle=False)
+        with zipfile.ZipFile(self._path, "w") as archive:
+            for name in (*self._files, *others):
+                entry = zipfile.ZipInfo(f"{name}.npy")  # without the time: the same arrays give the same file
+                with (
+                    (self._folder / entry.filename).open("rb") as source,
+                    archive.open(entry, "w", force_zip64=True) as target,
+                ):
+                    shutil.copyfileobj(source, target, 1 << 20)
+
+
+class _Csv:
+    def __init__(self, path: Path, _count: int, stack: contextlib.ExitStack) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="")
+        stack.callback(_close, self._file)
+        self._writer = csv.writer(self._file)
+        self._has_header = False
+
+    def append(self, **columns: NDArray[Any]) -> None:
+        flat = {name: rows.reshape(len(rows), -1) for name, rows in columns.items()}
+        if not self._has_header:
+            self._writer.writerow(
+                header
+                for name, rows in columns.items()
+                for header in ([name] if rows.ndim == 1 else [f"{name}[{i}]" for i in range(flat[name].shape[1])])
+            )
+            self._has_header = True
+        for row in zip(*(rows.tolist() for rows in flat.values()), strict=True):
+            self._writer.writerow(value for values in row for value in values)
+
+    def finish(self, _others: Arrays) -> None:
+        """Write the rest; what stands once has no column."""
+        self._file.close()
+
+
+class _Json:
+    def __init__(self, path: Path, _count: int, _stack: contextlib.ExitStack) -> None:
+        self._path = path
+        self._columns: dict[str, list[Any]] = {}
+
+    def append(self, **columns: NDArray[Any]) -> None:
+        for name, rows in columns.items():
+            self._columns.setdefault(name, []).extend(rows.tolist())
+
+    def finish(self, others: Arrays) -> None:
+        content = {**self._columns, **{name: array.tolist() for name, array in others.items()}}
+        self._path.write_bytes(msgspec.json.encode(content) + b"\n")

@@ -1,0 +1,121 @@
+"""The constants of an ONNX graph: whole, in the file itself, finite, and as many as their shape says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .errors import BundleError
+from .graph_outline import FEW
+from .protobuf import BYTES, VARINT, Field, Message, Schema, shown
+
+_MAX_AXES = 64
+_AT_ONCE = 2**15  # of numbers, which stay in the cache, and what is made of them in memory that is there
+
+_DIMS, _TYPE, _TEXT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 14
+_FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S = 4, 5, 7, 10, 11
+_STORES = (_RAW, _FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S)
+_VARINTS = (_INT32S, _INT64S, _UINT64S)
+_TENSOR: Schema = {
+    _DIMS << 3 | VARINT: True,
+    _DIMS << 3 | BYTES: True,
+    _TYPE << 3 | VARINT: False,
+    _LOCATION << 3 | VARINT: False,
+    **{number << 3 | BYTES: False for number in (*_STORES, _NAME, 12)},
+    **{number << 3 | BYTES: True for number in (_TEXT, _EXTERNAL, 16)},
+}
+"""`TensorProto`, numbers packed only."""
+
+# Of each ONNX data type its NumPy type, and where it is stored if not raw.
+_TYPES: dict[int, tuple[str, int | None]] = {
+    1: ("<f4", _FLOATS),
+    2: ("<u1", _INT32S),
+    3: ("<i1", _INT32S),
+    4: ("<u2", _INT32S),
+    5: ("<i2", _INT32S),
+    6: ("<i4", _INT32S),
+    7: ("<i8", _INT64S),
+    9: ("<u1", _INT32S),  # bool
+    10: ("<u2", None),  # float16, looked at as integers
+    11: ("<f8", _DOUBLES),
+    12: ("<u4", _UINT64S),
+    13: ("<u8", _UINT64S),
+    16: ("<u2", None),  # bfloat16
+}
+_INFINITY = {10: 0x7C00, 16: 0x7F80}  # of the halves, as integers without the sign: what is above is NaN
+
+
+class Weight:
+    """A constant of a graph, checked.
+
+    Args:
+        message: The graph.
+        tensor: The tensor in it.
+
+    Raises:
+        BundleError: It is damaged, lies in another file, is of no number's type, or holds NaN; or infinity among other
+            numbers, where it does not just say that there is no limit.
+    """
+
+    def __init__(self, message: Message, tensor: Field) -> None:
+        self._message = message
+        fields = message.fields(_TENSOR, *tensor[1:])
+        self.name = message.text_of(fields[_NAME][0]) if _NAME in fields else b""
+        self.onnx_type = message.number(fields.get(_TYPE, ()))
+        dims = [size for field in fields.get(_DIMS, ()) for size in message.integers(field)]
+        self.dims = tuple(dims)
+        stores = [fields[number][0] for number in _STORES if number in fields]
+        if _EXTERNAL in fields or message.number(fields.get(_LOCATION, ())):
+            raise self._error("lies in another file; a graph must be one file")
+        if self.onnx_type not in _TYPES or _TEXT in fields:
+            raise self._error(f"is of ONNX data type {self.onnx_type}; a graph may hold numbers only")
+        if len(dims) > _MAX_AXES or min(dims, default=0) < 0 or len(stores) > 1:
+            raise self._error(f"has the sizes {dims[:_MAX_AXES]}, stored in {len(stores)} ways")
+        self._dtype = np.dtype(_TYPES[self.onnx_type][0])
+        self._store = stores[0] if stores else None
+        self.count = math.prod(dims)
+        if (stored := self._stored()) != self.count:
+            raise self._error(f"holds {stored} numbers, its sizes {dims} need {self.count}")
+        if not self._is_finite():
+            raise self._error("holds NaN or infinity; train again, or mask with finite numbers")
+
+    @property
+    def integers(self) -> list[int]:
+        """Its numbers, if they are a few integers; none of more, and of other numbers."""
+        if self._store is None or self.count > FEW or self._dtype.kind not in "iu" or self.onnx_type in _INFINITY:
+            return []
+        tag, start, _ = self._store
+        if tag >> 3 in _VARINTS:
+            return self._message.integers(self._store)
+        values: list[int] = np.frombuffer(self._message.data, self._dtype, self.count, start).tolist()
+        return values
+
+    def _stored(self) -> int:
+        """How many numbers there are; -1 where they are not stored as their type is."""
+        if self._store is None:
+            return 0
+        tag, start, end = self._store
+        if tag >> 3 not in {_RAW, _TYPES[self.onnx_type][1]}:
+            return -1
+        if tag >> 3 in _VARINTS:
+            return self._message.count_varints(self._store)
+        count, rest = divmod(end - start, self._dtype.itemsize)
+        return -1 if rest else count
+
+    def _is_finite(self) -> bool:
+        """Whether there is no NaN, and no infinity but a single one."""
+        if self._store is None or (self._dtype.kind != "f" and self.onnx_type not in _INFINITY):
+            return True
+        for first in range(0, self.count, _AT_ONCE):
+            offset = self._store[1] + first * self._dtype.itemsize
+            values = np.frombuffer(self._message.data, self._dtype, min(_AT_ONCE, self.count - first), offset)
+            if self.onnx_type in _INFINITY:
+                if int((values & 0x7FFF).max()) >= _INFINITY[self.onnx_type] + (self.count == 1):
+                    return False
+            elif not np.isfinite(values).all() and (self.count > 1 or np.isnan(values).any()):
+                return False
+        return True
+
+    def _error(self, what: str) -> BundleError:
+        return self._message.error(f"{shown(self.name)} {what}")

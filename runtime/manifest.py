@@ -1,0 +1,238 @@
+"""`manifest.json`: what a bundle says about itself, written by the exporter and read by the runtime through this."""
+
+import hashlib
+import itertools
+import math
+import re
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from .errors import BundleError
+from .model_spec import MAX_VALUES, ModelSpec, Record, Size, Text
+from .preprocessing import PreprocessingSpec
+
+SCHEMA_VERSION: Literal[1] = 1
+MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 2**20
+MODEL_PROPERTY = "edgevae.model"
+"""Where each ONNX graph carries the model's choices, so that a manifest cannot contradict them."""
+
+# A pattern ends with \Z, because $ lets a line end through.
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.!+]+\Z", max_length=100)]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=200)]
+FileSize = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""Bytes of a file; no protobuf, and so no ONNX graph, may have more."""
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Tolerance = Annotated[float, msgspec.Meta(ge=0)]
+GraphName = Literal["encoder", "decoder", "reconstruct", "elbo", "observation", "prior"]
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_SHOWN = 500
+
+ReducedPrecision = Literal["fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class FileEntry(Record, frozen=True, kw_only=True):
+    """A file of the bundle: its name in the folder, and what its content must be."""
+
+    file: FileName
+    sha256: Sha256
+    size_bytes: FileSize
+
+    @classmethod
+    def of(cls, file: str, content: bytes) -> "FileEntry":
+        """Return the entry of a file with this name and content."""
+        return cls(file=file, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+class TensorSpec(Record, frozen=True, kw_only=True):
+    """An input or output of a graph; the first axis is `batch`."""
+
+    name: Text
+    dtype: Literal["float32", "int64"]
+    shape: Annotated[tuple[Literal["batch"] | Size, ...], msgspec.Meta(min_length=1, max_length=64)]
+
+    def __post_init__(self) -> None:
+        if self.shape[0] != "batch" or "batch" in self.shape[1:] or math.prod(self.row_shape) > MAX_VALUES:
+            raise ValueError(
+                f"the shape of {self.name} must be batch, and then sizes with at most {MAX_VALUES} values, "
+                f"got {self.shape}"
+            )
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return tuple(int(size) for size in self.shape[1:])
+
+
+class GraphSpec(Record, frozen=True, kw_only=True):
+    """An ONNX graph: its file, what goes in and out, and the format's versions."""
+
+    file: FileEntry
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: Size
+    ir_version: Size
+
+
+class PrecisionSpec(Record, frozen=True, kw_only=True):
+    """Graphs of the networks in a lower precision, beside those in float32.
+
+    Args:
+        graphs: Their files, by the graph's name.
+        elbo_lost_nats: By how much the mean ELBO of the reference's samples is lower than in float32, nats a row.
+        limit_nats: How much it was allowed to be, here and on any device.
+    """
+
+    graphs: dict[GraphName, FileEntry]
+    elbo_lost_nats: float
+    limit_nats: Tolerance
+
+
+class Tolerances(Record, frozen=True, kw_only=True):
+    """How far this bundle may be from Pyro: `|actual - expected| <= atol + rtol * |expected|` for each value.
+
+    Args:
+        atol: Absolute part, for the outputs of the graphs; for the terms of the ELBO, of each value that they sum.
+        rtol: Relative part, for the outputs of the graphs.
+        kl_nats: Limit of KL(q_pyro ‖ q_onnx) of each row, in nats.
+        elbo_nats: Limit of the ELBO's drift on each row, in nats, beside a millionth of the ELBO.
+    """
+
+    atol: Tolerance = 1e-5
+    rtol: Tolerance = 1e-5
+    kl_nats: Tolerance = 1e-6
+    elbo_nats: Tolerance = 1e-2
+
+
+class DatasetSpec(Record, frozen=True, kw_only=True):
+    """What the model was trained on.
+
+    Args:
+        name: The data set.
+        num_train: Number of training images.
+        num_test: Number of test images.
+        test_elbo_nats: Mean ELBO of the whole test set, nats an image.
+        num_particles: Draws of z an image that the ELBO is estimated from.
+        binarize: What was made of grey values before the model saw them: `none`, `threshold` (0 or 1 at one half) or
+            `stochastic` (0 or 1, the grey value being the probability of 1).
+        elbo_quantiles: How the ELBO of single test images is distributed, in nats: pairs of a probability and the value
+            below which that part of the images lies, both ascending; empty where it is not known.
+        class_names: Names of the classes that a conditional model sees, in the order of their numbers; empty where they
+            have none.
+    """
+
+    name: Text
+    num_train: Size
+    num_test: Size
+    test_elbo_nats: float
+    num_particles: Size
+    binarize: Literal["none", "threshold", "stochastic"]
+    elbo_quantiles: tuple[tuple[Probability, float], ...] = ()
+    class_names: tuple[Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        if list(self.elbo_quantiles) != sorted(self.elbo_quantiles) or any(
+            lower[1] > upper[1] for lower, upper in itertools.pairwise(self.elbo_quantiles)
+        ):
+            raise ValueError("elbo_quantiles must ascend")
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """The whole of `manifest.json`.
+
+    Args:
+        schema_version: Version of this schema, 1.
+        name: The model's name.
+        version: The model's version, as Python packages count, like `1.0.0`.
+        license: The model's license, an SPDX expression like `Apache-2.0`; empty where none was stated.
+        model: Choices and sizes.
+        latent_space_id: Names the latent space: the same for all graphs and bundles of the same weights.
+        graphs: The ONNX graphs by name; those of the encoder or of the decoder alone in a bundle of that part, none in
+            a bundle for PyTorch only.
+        precisions: The networks' graphs in lower precisions, by its name; empty where only float32 was asked for.
+        torch_files: Programs for PyTorch by name (`encoder.ts`, `decoder.pt2`, ...); this runtime does not read them.
+        reference: What Pyro itself computed, for verification on the device.
+        tolerances: How far the bundle may be from it.
+        preprocessing: What is done to values before a graph gets them; `None` where there is nothing to tell.
+        dataset: What the model was trained on; `None` where the exporter was not told.
+        training: How it was trained, by the names of the options; empty where the exporter was not told.
+        producers: Versions of the packages that made the bundle.
+    """
+
+    schema_version: Literal[1]
+    name: Text
+    version: Version
+    license: Text
+    model: ModelSpec
+    latent_space_id: Sha256
+    graphs: dict[GraphName, GraphSpec]
+    precisions: dict[ReducedPrecision, PrecisionSpec] = msgspec.field(default_factory=dict)
+    torch_files: dict[Text, FileEntry]
+    reference: FileEntry
+    tolerances: Tolerances
+    preprocessing: PreprocessingSpec | None = None
+    dataset: DatasetSpec | None
+    training: dict[Text, bool | int | float | str]
+    producers: dict[Text, Text]
+
+    def __post_init__(self) -> None:
+        names = self.dataset.class_names if self.dataset is not None else ()
+        if names and len(names) != self.model.num_classes:
+            raise ValueError(f"class_names must name {self.model.num_classes} classes, got {len(names)}")
+
+    def encode(self) -> bytes:
+        """Return the manifest as indented JSON; without preprocessing and class names where there are none."""
+        content = msgspec.to_builtins(self)
+        if self.preprocessing is None:
+            del content["preprocessing"]
+        if self.dataset is not None and not self.dataset.class_names:
+            del content["dataset"]["class_names"]
+        return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+
+    @staticmethod
+    def decode(content: bytes) -> "Manifest":
+        """Read a manifest.
+
+        Raises:
+            BundleError: It is not JSON, of another schema version, or does not fit the schema.
+        """
+        try:
+            written = msgspec.json.decode(content, type=_Version)
+            if (version := written.schema_version) != SCHEMA_VERSION:
+                raise BundleError(
+                    f"{MANIFEST_FILE} has schema version {version}, this runtime reads {SCHEMA_VERSION}; "
+                    f"{written.remedy}"
+                )
+            manifest = msgspec.json.decode(content, type=Manifest)
+            # Each name in the text is followed by the one kind of colon that is not in a string.
+            if _STRING.sub(b"", content).count(b":") != _count_names(msgspec.json.decode(content)):
+                raise BundleError(f"{MANIFEST_FILE} says something twice, under the same name; export the model again")
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            said = "".join(sign if sign.isprintable() else "?" for sign in str(error)[:_SHOWN])
+            raise BundleError(f"{MANIFEST_FILE} is not a valid manifest: {said}; export the model again") from error
+        return manifest
+
+
+def _count_names(value: Any) -> int:
+    """How many names there are in decoded JSON, at all depths."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_names, value.values()))
+    return sum(map(_count_names, value)) if isinstance(value, list) else 0
+
+
+class _Version(msgspec.Struct):
+    """What is read of a manifest of any schema: all later ones say which edgevae wrote them, in the same place."""
+
+    schema_version: int
+    producers: Any = None
+
+    @property
+    def remedy(self) -> str:
+        if self.schema_version < SCHEMA_VERSION:
+            return "export the model again"
+        wrote = self.producers.get("edgevae") if isinstance(self.producers, dict) else None
+        known = isinstance(wrote, str) and re.fullmatch(r"[0-9A-Za-z.!+]{1,100}", wrote)
+        return "install a newer edgevae" + (f": {wrote}, which wrote it, or later" if known else "")

@@ -1,0 +1,86 @@
+"""What is done to the values that callers hand in, as it was done to the training data."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model_spec import MAX_VALUES, ModelSpec, Record, Size
+
+FloatArray = NDArray[np.float32]
+
+
+class PreprocessingSpec(Record, frozen=True, kw_only=True):
+    """What was done to the training data, and is done to what callers hand in.
+
+    Without a scale, uint8 is divided by 255 and floats are taken as they are.
+
+    Args:
+        scale: `(low, high)`: numbers of any kind, uint8 too, are given in this range and become [0, 1]. What a model
+            returns stays in [0, 1]; `raw` makes it values in the range.
+        resize: `(height, width)` to which image files are resized, with Pillow's bilinear filter.
+        grey: Whether image files in colour are made grey, as Pillow does (ITU-R 601-2 luma).
+        channels_last: Whether observations may also be images with the channels behind height and width.
+    """
+
+    scale: tuple[float, float] | None = None
+    resize: tuple[Size, Size] | None = None
+    grey: bool = False
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resize is not None and math.prod(self.resize) > MAX_VALUES:
+            raise ValueError(f"resize must be at most {MAX_VALUES} pixels, got {self.resize}")
+        if self.scale is not None:
+            low, span = _ends(self.scale)
+            if not (math.isfinite(low) and 0 < span < math.inf):
+                raise ValueError(f"scale must be two finite numbers, the lower first, got {self.scale}")
+
+    def scaled(self, values: FloatArray) -> FloatArray:
+        """Return values in the model's range, for values as callers give them; float32 both."""
+        if self.scale is None:
+            return values
+        low, span = _ends(self.scale)
+        return (values - low) / span
+
+    def raw(self, values: FloatArray) -> FloatArray:
+        """Return values as callers give them, for values in the model's range; float32 both, kept within the scale."""
+        if self.scale is None:
+            return values
+        low, span = _ends(self.scale)
+        return np.clip(low + values * span, low, np.float32(self.scale[1]))
+
+    def channels_first(self, array: NDArray[Any], data_shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return images with the channels first, where they may have them last and do; otherwise the array itself."""
+        if self.channels_last and len(data_shape) == 3 and array.shape[1:] == (*data_shape[1:], data_shape[0]):
+            return np.moveaxis(array, -1, 1)
+        return array
+
+    @property
+    def text(self) -> str:
+        """What is done, in words; empty where nothing is."""
+        said = []
+        if self.scale is not None:
+            said.append(f"values from {self.scale[0]:g} to {self.scale[1]:g} become 0 to 1")
+        if self.grey:
+            said.append("image files are made grey")
+        if self.resize is not None:
+            said.append(f"image files are resized to {self.resize[0]} high, {self.resize[1]} wide")
+        if self.channels_last:
+            said.append("images may have their channels last")
+        return ", ".join(said)
+
+
+def values_text(model: ModelSpec, preprocessing: PreprocessingSpec | None) -> str:
+    """Say which values observations may have."""
+    if preprocessing is not None and preprocessing.scale is not None:
+        return f"numbers in [{preprocessing.scale[0]:g}, {preprocessing.scale[1]:g}]"
+    return f"float{' in [0, 1]' * model.unit_interval} or uint8"
+
+
+def _ends(scale: tuple[float, float]) -> tuple[np.float32, np.float32]:
+    """The lower end, and the distance to the upper one, in the precision in which values are scaled."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = np.float32(scale[0]), np.float32(scale[1])
+        return low, np.float32(high - low)

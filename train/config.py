@@ -1,0 +1,186 @@
+"""The choices that make a model and a training, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import Literal, get_args
+
+from .errors import ConfigError
+
+Binarize = Literal["none", "threshold", "stochastic"]
+Schedule = Literal["constant", "cosine", "plateau"]
+Precision = Literal["fp32", "bf16"]
+
+MAX_SEED = 2**32 - 1
+"""The largest seed of a training: `pyro.set_rng_seed` seeds NumPy too, which takes 32 bits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The model's dimensions: all that is needed to build it again before its weights are loaded.
+
+    Args:
+        data_shape: Shape of one observation, `(channels, height, width)` for images.
+        z_dim: Number of latent dimensions, at least 1.
+        hidden_dim: Width of the hidden layers of both networks, at least 1.
+        architecture: The networks: `mlp`, the reference, `conv`, or ones of your own, `module:Encoder,Decoder`;
+            `architecture_of` names them.
+        likelihood: p(x|z): `bernoulli`, the reference, `continuous-bernoulli`, `normal` or `categorical`.
+        levels: Number of discrete values of the `categorical` likelihood, at least 2.
+        latent: p(z): `normal`, the reference, `hierarchical` or `mixture`.
+        upper_dims: Sizes of a hierarchy's levels above z, the lowest first; empty for the other latents.
+        components: Number of components of a `mixture`, at least 2.
+        num_classes: Number of labels that both networks see, 0 for none.
+        data_loc: Mean of the data, for likelihoods that standardise: one for all values, or one for each of the
+            `data_dim` values of an observation, as the columns of a table need.
+        data_scale: Standard deviation of the data, likewise; positive. `standardisation_of` measures both.
+
+    Raises:
+        ConfigError: A size is too small, or does not go with the architecture or the latent.
+    """
+
+    data_shape: tuple[int, ...]
+    z_dim: int = 50
+    hidden_dim: int = 400
+    architecture: str = "mlp"
+    likelihood: str = "bernoulli"
+    levels: int = 8
+    data_loc: float | tuple[float, ...] = 0.0
+    data_scale: float | tuple[float, ...] = 1.0
+    latent: str = "normal"
+    upper_dims: tuple[int, ...] = ()
+    components: int = 10
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.data_shape or min(self.data_shape) < 1:
+            raise ConfigError(f"data_shape must hold sizes of at least 1, got {self.data_shape}")
+        for name in ("z_dim", "hidden_dim"):
+            _at_least(1, name, getattr(self, name))
+        _at_least(2, "levels", self.levels)
+        _at_least(2, "components", self.components)
+        _at_least(0, "num_classes", self.num_classes)
+        if (self.latent == "hierarchical") != bool(self.upper_dims) or min(self.z_dims) < 1:
+            raise ConfigError(
+                f"a hierarchical latent has two or more sizes of at least 1, like z_dims 32,16, any other has one; "
+                f"got latent {self.latent} with z_dims {','.join(map(str, self.z_dims))}"
+            )
+        _check_standardisation(self.data_loc, self.data_scale, self.data_dim)
+        if self.architecture == "conv" and not (len(self.data_shape) == 3 and min(self.data_shape[1:]) >= 4):
+            raise ConfigError(
+                f"architecture conv needs images, shape (channels, height, width) of at least 4 by 4, "
+                f"got {self.data_shape}; mlp takes any shape"
+            )
+
+    @property
+    def z_dims(self) -> tuple[int, ...]:
+        """Sizes of the levels, `z_dim` first."""
+        return (self.z_dim, *self.upper_dims)
+
+    @property
+    def data_dim(self) -> int:
+        """Number of values in one observation, the product of `data_shape`."""
+        return math.prod(self.data_shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How the model is fitted.
+
+    Args:
+        epochs: Passes over the training images, at least 1.
+        batch_size: Images a step, at least 1; the last batch of an epoch may be smaller.
+        learning_rate: Adam's step size, positive.
+        schedule: What becomes of the learning rate: `constant`; `cosine`, down to 0 at the end of the last epoch;
+            `plateau`, halved whenever the validation ELBO has not become better for `plateau_epochs`.
+        lr_warmup: Epochs over which the learning rate is reached, a little more at each step; 0 for none.
+        plateau_epochs: See `schedule`; at least 1.
+        patience: Epochs without a better validation ELBO after which the training ends, 0 for never.
+        clip_norm: Largest norm of the gradient of a batch's mean loss; larger ones are scaled down to it. 0 for none.
+        free_bits: Nats of each latent dimension's KL, averaged over a batch, that cost nothing (Kingma et al., 2016);
+            0 for none. For the latent `normal`, whose KL has a closed form.
+        seed: Seed of the initial weights, of the order of the images and of the noise, 0 to 2**32 - 1.
+        jit: Compile the ELBO with `JitTrace_ELBO`; in float32, and not for a mixture.
+        beta: Weight of the latent in the objective, positive; 1 is the ELBO.
+        beta_warmup: Epochs over which `beta` is reached in equal steps, 0 for none; not with `jit`, which would freeze
+            the first step's weight.
+        num_particles: Draws of z an image and step, at least 1.
+        binarize: What is made of grey values: `none` leaves them; `threshold` makes them 0 or 1 at one half;
+            `stochastic` draws 0 or 1 with the grey value as probability, anew in each epoch.
+        precision: Of the networks while they are fitted: `fp32`, or `bf16`, where products have bfloat16's 8 bits:
+            quicker on a device with quick instructions for it. Weights, densities and all that is evaluated stay in
+            float32.
+        tf32: On a CUDA device, round what is multiplied to TF32's 10 bits: quicker, and not the CPU's numbers.
+
+    Raises:
+        ConfigError: A value is out of its range.
+    """
+
+    epochs: int = 100
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    schedule: Schedule = "constant"
+    lr_warmup: int = 0
+    plateau_epochs: int = 5
+    patience: int = 0
+    clip_norm: float = 0.0
+    free_bits: float = 0.0
+    seed: int = 0
+    jit: bool = False
+    beta: float = 1.0
+    beta_warmup: int = 0
+    num_particles: int = 1
+    binarize: Binarize = "none"
+    precision: Precision = "fp32"
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least(1, "epochs", self.epochs)
+        _at_least(1, "batch_size", self.batch_size)
+        _at_least(1, "num_particles", self.num_particles)
+        for name in ("beta_warmup", "lr_warmup", "patience"):
+            _at_least(0, name, getattr(self, name))
+        _at_least(1, "plateau_epochs", self.plateau_epochs)
+        for name in ("learning_rate", "beta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} must be a positive number, got {value}")
+        for name in ("clip_norm", "free_bits"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a number of at least 0, got {value}")
+        if self.jit:
+            self._check_jit()
+        for name, kind in (("binarize", Binarize), ("schedule", Schedule), ("precision", Precision)):
+            choices = get_args(kind)
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
+
+    def _check_jit(self) -> None:
+        if self.beta_warmup or self.free_bits:
+            other = "beta_warmup" if self.beta_warmup else "free_bits"
+            raise ConfigError(f"jit and {other} do not go together: a compiled step has its objective frozen; drop one")
+        if self.precision != "fp32":
+            raise ConfigError(f"jit and precision {self.precision} do not go together in PyTorch; drop one")
+
+
+def _at_least(minimum: int, name: str, value: int) -> None:
+    if value < minimum:
+        raise ConfigError(f"{name} must be at least {minimum}, got {value}")
+
+
+def _check_standardisation(
+    data_loc: float | tuple[float, ...], data_scale: float | tuple[float, ...], data_dim: int
+) -> None:
+    for name, value in (("data_loc", data_loc), ("data_scale", data_scale)):
+        if isinstance(value, tuple) and len(value) != data_dim:
+            raise ConfigError(f"{name} must be one number or one for each of {data_dim} values, got {len(value)}")
+    locs = data_loc if isinstance(data_loc, tuple) else (data_loc,)
+    scales = data_scale if isinstance(data_scale, tuple) else (data_scale,)
+    for loc, scale in itertools.zip_longest(locs, scales, fillvalue=1.0):
+        if not (math.isfinite(loc) and math.isfinite(scale) and scale > 0):
+            raise ConfigError(f"data_loc must be finite and data_scale positive, got {loc} and {scale}")

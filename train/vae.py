@@ -1,0 +1,117 @@
+"""The variational autoencoder: model p(x, z) and guide q(z|x), after Pyro's VAE example.
+
+Kingma & Welling, "Auto-Encoding Variational Bayes", 2013. With labels, "Semi-Supervised Learning with Deep Generative
+Models", Kingma et al., 2014, of which this is the part where all labels are known: p(x|z, y) and q(z|x, y).
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+from pyro.poutine.indep_messenger import IndepMessenger
+from torch import Tensor, nn
+
+from .architectures import check_networks, networks_of
+from .config import ModelConfig
+from .errors import ConfigError
+from .latents import LATENTS
+from .likelihoods import LIKELIHOODS
+
+
+class VAE(nn.Module):
+    """Pyro's VAE: an `encoder`, a `latent`, a `decoder`, and the `model` and `guide` that use them.
+
+    In training mode `model` scores `x` by the likelihood's `distribution_to_fit`, which tells how the two differ; in
+    evaluation mode by the parameters that the decoder returns.
+
+    Args:
+        config: The choices and sizes. Nothing else is assumed about the data. Networks of one's own are imported.
+
+    Raises:
+        ConfigError: There is no such architecture, likelihood or latent; or networks of one's own do not fit the model.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        for name, choices in (("likelihood", LIKELIHOODS), ("latent", LATENTS)):
+            if getattr(config, name) not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+        self.config = config
+        sizes = (config.z_dim, config.hidden_dim, config.data_shape)
+        encoder, decoder = networks_of(config.architecture)
+        likelihood = LIKELIHOODS[config.likelihood](config)
+        self.encoder = encoder(
+            *sizes, data_loc=config.data_loc, data_scale=config.data_scale, num_classes=config.num_classes
+        )
+        self.decoder = decoder(*sizes, likelihood, num_classes=config.num_classes)
+        self.latent = LATENTS[config.latent](config)
+        check_networks(self.encoder, self.decoder, config)
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Sample p(z) p(x|z) with `x` observed; return `loc_img`, the mean of p(x|z), shape `(batch, data_dim)`.
+
+        Args:
+            x: Observations, shape `(batch, ...)`.
+            y: Labels, integers of shape `(batch,)`, for a conditional model.
+        """
+        pyro.module("latent", self.latent)
+        pyro.module("decoder", self.decoder)
+        outputs = self.sample_joint(x, y, pyro.plate)
+        loc_img: Tensor = self.decoder.likelihood.parameters_of(outputs)[0]
+        return loc_img
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Sample q(z|x), for arguments as those of `model`."""
+        pyro.module("encoder", self.encoder)
+        pyro.module("latent", self.latent)
+        self.sample_posterior(x, y, pyro.plate)
+
+    def sample_joint(self, x: Tensor, y: Tensor | None = None, plate: type[IndepMessenger] | None = None) -> Tensor:
+        """Do what `model` does, but register no parameters.
+
+        Args:
+            x: Observations, shape `(batch, ...)`.
+            y: Labels, integers of shape `(batch,)`, for a conditional model.
+            plate: What tells Pyro that observations are independent; the latent's `plate` without it.
+
+        Returns:
+            The decoder's last numbers, shape `(batch, num_outputs * data_dim)`, with further axes on the left where
+            Pyro enumerates or draws several particles.
+        """
+        with (plate or self.latent.plate)("data", x.shape[0]):
+            z = self.latent.sample_prior(x)
+            outputs = self._outputs_at(z, y)
+            likelihood = self.decoder.likelihood
+            if self.training:
+                p_x = likelihood.distribution_to_fit(outputs)
+            else:
+                p_x = likelihood.distribution(likelihood.parameters_of(outputs))
+            pyro.sample("obs", p_x.to_event(1), obs=likelihood.observed(x.flatten(1)))
+        return outputs
+
+    def sample_posterior(self, x: Tensor, y: Tensor | None = None, plate: type[IndepMessenger] | None = None) -> None:
+        """Do what `guide` does, but register no parameters; for arguments as those of `sample_joint`.
+
+        Networks that are fitted in a lower precision give their numbers in it; densities are of the precision of `x`.
+        """
+        with (plate or self.latent.plate)("data", x.shape[0]):
+            z_loc, z_scale = self.encoder(x, y)
+            self.latent.sample_posterior(z_loc.to(x.dtype), z_scale.to(x.dtype))
+
+    def reconstruct_img(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Encode `x`, sample z from q(z|x), decode: `loc_img`, shape `(batch, data_dim)`."""
+        z_loc, z_scale = self.encoder(x, y)
+        z = dist.Normal(z_loc, z_scale).sample()
+        loc_img: Tensor = self.decoder(z, y)
+        return loc_img
+
+    def _outputs_at(self, z: Tensor, y: Tensor | None) -> Tensor:
+        """Return the decoder's last numbers.
+
+        z may have axes left of the batch, as Pyro has them for particles: the networks know the batch alone.
+        """
+        batch_shape = z.shape[:-1]
+        if y is not None:
+            y = y.expand(batch_shape).flatten()
+        outputs: Tensor = self.decoder.outputs_at(z.flatten(0, -2), y).to(z.dtype)
+        return outputs.unflatten(0, batch_shape)
