@@ -1,10 +1,12 @@
-"""Options of a command, listed in `--help` under headings."""
+"""Commands whose `--help` lists the options under headings, and whose output is safe everywhere."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import click
+
+from .terminal import make_output_safe
 
 OTHER = "Other"
 
@@ -26,7 +28,13 @@ class SectionedCommand(click.Command):
 
     Options without a section (`--help` and `--version` among them) come last, under "Other".
     A command whose options have no section lists them all under "Options".
+    Standard output and error are made safe before anything else happens.
     """
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run the command from the command line."""
+        make_output_safe()
+        return super().main(*args, **settings)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options' help, a heading for each section."""

@@ -256,7 +256,7 @@ def test_the_doctor_says_which_providers_work_and_what_to_mend(monkeypatch: pyte
     assert found["problems"] == []
 
     ill = msgspec.structs.replace(diagnose(), problems=("pictures need Pillow; pip install pillow",))
-    monkeypatch.setattr(sys.modules["edgevae.cli.doctor"], "diagnose", lambda: ill)
+    monkeypatch.setattr(sys.modules["edgevae.cli.inspection"], "diagnose", lambda: ill)
     result = run("doctor")
     assert result.exit_code == 1
-    assert "to mend       pictures need Pillow; pip install pillow" in result.output
+    assert "to fix        pictures need Pillow; pip install pillow" in result.output

@@ -16,7 +16,7 @@ from PIL import Image
 from edgevae import InputError, Latents, Model, load
 from edgevae.cli import idx as _idx
 from edgevae.cli.outputs import rows_file
-from edgevae.cli.rows import Rows, open_latents, open_observations
+from edgevae.cli.inputs import Rows, open_latents, open_observations
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "models" / "digits-mlp"
@@ -135,7 +135,7 @@ def test_a_folder_that_holds_anything_else_is_refused(
     Image.fromarray(pixels[0]).save(tmp_path / "a.png")
     for name in ("notes.txt", "x.npy", "page.pdf"):
         (tmp_path / name).touch()
-        with pytest.raises(InputError, match=f"holds {name}, which is no image"):
+        with pytest.raises(InputError, match=f"holds {name}, which is not an image"):
             opened(digits_model, tmp_path)
         (tmp_path / name).unlink()
     (tmp_path / "z.png").write_text("text")
