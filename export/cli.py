@@ -17,6 +17,7 @@ import click
 import onnx
 
 from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
+from edgevae.cli.sections import SectionedCommand
 from edgevae.train import DATASET_NAMES, DatasetName, TrainError, newest_run
 from edgevae.train.numbers import Sizes
 
@@ -37,7 +38,7 @@ _ALL, _ONNX, _WHEEL = "all", "onnx", "wheel"
 _PASSPHRASE = "EDGEVAE_SIGN_PASSPHRASE"  # noqa: S105 - the name of a variable of the environment
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.command(cls=SectionedCommand, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("run", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--format",

@@ -17,6 +17,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from edgevae.cli.sections import SectionedCommand
+
 from .config import TrainingConfig
 from .data import DataConfig, Dataset, load_data
 from .errors import DatasetError, FirstFailedError, TrainError
@@ -46,7 +48,7 @@ class _Refused(click.ClickException):
     exit_code = 2
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.command(cls=SectionedCommand, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--cuda", is_flag=True, help="Train on the CUDA device; an error where there is none.")
 @data_options
 @model_options

@@ -242,7 +242,7 @@ def score(
 ) -> None:
     """Score each observation by its ELBO in nats, and find the anomalous ones: those below a threshold.
 
-    Columns of --out: file, the path of the row's file, for images and for several files; elbo; its parts
+    Columns of --out: file, the path of each row's file, for images and for several files; elbo; its parts
     reconstruction and kl; anomalous, true or false. The threshold is a quantile of the test ELBO; a bundle without
     quantiles finds nothing anomalous. Noise is drawn for 1024 rows at a time.
 

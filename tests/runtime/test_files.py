@@ -15,8 +15,8 @@ from PIL import Image
 
 from edgevae import InputError, Latents, Model, load
 from edgevae.cli import idx as _idx
-from edgevae.cli.outputs import rows_file
 from edgevae.cli.inputs import Rows, open_latents, open_observations
+from edgevae.cli.outputs import rows_file
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "models" / "digits-mlp"
