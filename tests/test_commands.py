@@ -99,7 +99,7 @@ def test_a_path_that_is_not_text_is_written_with_escapes(tmp_path: Path) -> None
 def test_a_reader_that_leaves_early_is_no_error(folder: Path, name: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [Path(sys.executable).with_name(name), "--help"]
+    command = [str(Path(sys.executable).with_name(name)), "--help"]
     done = subprocess.run(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -108,7 +108,7 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path, name: str) -> None
 def test_the_work_is_done_when_the_reader_has_left(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [Path(sys.executable).with_name("vae-run"), "generate", DIGITS, "--out", "samples.npy"]
+    command = [str(Path(sys.executable).with_name("vae-run")), "generate", str(DIGITS), "--out", "samples.npy"]
     for arguments in (command, [*command, "--json"]):
         done = subprocess.run(arguments, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False)
         assert (done.returncode, done.stderr) == (0, b"")

@@ -50,13 +50,13 @@ def info(bundle: Path, public_key: Path | None, as_json: bool) -> None:
     """
     with messages():
         manifest = Bundle(bundle, public_key).manifest
-    if as_json:
-        print_json(manifest.encode())
-        return
-    rows = _facts(manifest)
-    width = max(len(label) for label, _ in rows)
-    for label, text in rows:
-        click.echo(f"{label.ljust(width)}  {text}")
+        if as_json:
+            print_json(manifest.encode())
+            return
+        facts = _facts(manifest)
+        width = max(len(label) for label, _ in facts)
+        for label, text in facts:
+            click.echo(f"{label.ljust(width)}  {text}")
 
 
 @click.command(cls=SectionedCommand, short_help="Check that a bundle gives the same numbers here as Pyro.")
@@ -93,34 +93,35 @@ def verify(ctx: click.Context, model: Model, as_json: bool) -> None:
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What `info` says: labels and texts."""
     model, dataset = manifest.model, manifest.dataset
-    rows = [
+    row, rows = ("an image", "images") if len(model.data_shape) == 3 else ("a row", "rows")
+    facts = [
         ("name", manifest.name),
         ("model", f"{model.architecture} {model.sizes}, {model.likelihood}"),
         ("observations", f"shape {model.data_shape}, {values_text(model, manifest.preprocessing)}"),
     ]
     if manifest.preprocessing is not None and manifest.preprocessing.text:
-        rows.append(("preprocessing", manifest.preprocessing.text))
+        facts.append(("preprocessing", manifest.preprocessing.text))
     if model.num_classes:
         names = f": {', '.join(dataset.class_names)}" if dataset is not None and dataset.class_names else ""
-        rows.append(("labels", f"y, integers from 0 to {model.num_classes - 1}{names}"))
-    rows += [
+        facts.append(("labels", f"y, integers from 0 to {model.num_classes - 1}{names}"))
+    facts += [
         ("latent", f"{model.latent_text}, space {manifest.latent_space_id[:16]}"),
-        ("trained on", "unknown" if dataset is None else f"{dataset.name}, {dataset.num_train} images"),
+        ("trained on", "unknown" if dataset is None else f"{dataset.name}, {dataset.num_train} {rows}"),
     ]
     if dataset is not None:
         bound = ", a bound on log p(x given y)" if model.num_classes else ""
-        rows.append(("test ELBO", f"{dataset.test_elbo_nats:.2f} nats an image{bound}, {dataset.num_test} images"))
+        facts.append(("test ELBO", f"{dataset.test_elbo_nats:.2f} nats {row}{bound}, {dataset.num_test} {rows}"))
     for name, graph in manifest.graphs.items():
         inputs = ", ".join(tensor.name for tensor in graph.inputs)
         outputs = ", ".join(tensor.name for tensor in graph.outputs)
-        rows.append((name, f"{inputs} → {outputs}  ({graph.file.file}, {graph.file.size_bytes:,} bytes)"))
+        facts.append((name, f"{inputs} → {outputs}  ({graph.file.file}, {graph.file.size_bytes:,} bytes)"))
     for precision, spec in manifest.precisions.items():
         size = sum(entry.size_bytes for entry in spec.graphs.values())
         lost = f"{spec.elbo_lost_nats:.3f} nats a row of the mean ELBO lost"
-        rows.append((precision, f"{', '.join(spec.graphs)}  ({lost}; {size:,} bytes)"))
-    rows += [(name, f"for PyTorch  ({entry.size_bytes:,} bytes)") for name, entry in manifest.torch_files.items()]
-    rows.append(("made with", ", ".join(f"{name} {version}" for name, version in manifest.producers.items())))
-    return rows
+        facts.append((precision, f"{', '.join(spec.graphs)}  ({lost}; {size:,} bytes)"))
+    facts += [(name, f"for PyTorch  ({entry.size_bytes:,} bytes)") for name, entry in manifest.torch_files.items()]
+    facts.append(("made with", ", ".join(f"{name} {version}" for name, version in manifest.producers.items())))
+    return facts
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -295,8 +296,9 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
       vae-run doctor
       vae-run doctor --json
     """
-    found = diagnose()
-    print_result(as_json, _diagnosis_text(found), **msgspec.structs.asdict(found))
+    with messages():
+        found = diagnose()
+        print_result(as_json, _diagnosis_text(found), **msgspec.structs.asdict(found))
     if found.problems:
         ctx.exit(FAILED)
 
