@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from edgevae import Model
 from edgevae.cli import main
+from edgevae.cli.sections import SectionedCommand, SectionOption
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits-mlp"
@@ -161,3 +163,29 @@ def test_long_work_shows_a_bar_on_the_terminal_and_none_in_the_output(
     assert ("reconstructing" in text, f"{count}/{count}" in text) == (shown, shown)
     quiet = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     assert quiet.stderr == b""
+
+
+def headings(command: click.Command) -> list[str]:
+    """The lines of `--help` that begin at the margin, and the options below them."""
+    lines = CliRunner().invoke(command, ["--help"]).output.splitlines()[1:]
+    return [line.split()[0] for line in lines if line and not line.startswith("   ")]
+
+
+def test_help_lists_options_under_their_sections_and_the_others_last() -> None:
+    @click.command(cls=SectionedCommand)
+    @click.option("--plain")
+    @click.option("--data", cls=SectionOption, section="Data")
+    @click.option("--model", cls=SectionOption, section="Model")
+    @click.option("--size", cls=SectionOption, section="Data")
+    @click.option("--hidden", cls=SectionOption, section="Secrets", hidden=True)
+    @click.argument("path")
+    def sectioned(**_options: object) -> None:
+        pass
+
+    @click.command(cls=SectionedCommand)
+    @click.option("--plain")
+    def plain(**_options: object) -> None:
+        pass
+
+    assert headings(sectioned) == ["Data:", "--data", "--size", "Model:", "--model", "Other:", "--plain", "--help"]
+    assert headings(plain) == ["Options:", "--plain", "--help"]
