@@ -11,7 +11,7 @@ from ..bundle import Bundle
 from ..manifest import Manifest
 from ..model import Model
 from ..preprocessing import values_text
-from ..verification import BATCH_SIZES
+from ..verify import BATCH_SIZES
 from .options import FAILED, answer, bundle_argument, json_option, messages, public_key_option, runs_a_model
 
 

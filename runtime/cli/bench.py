@@ -10,12 +10,11 @@ import click
 import msgspec
 import numpy as np
 
-from ..cpus import usable_cpus
 from ..errors import InputError
-from ..loading import load
 from ..manifest import Precision
-from ..model import Model
+from ..model import Model, load
 from ..noise import Noise
+from ..providers import usable_cpus
 from .options import (
     answer,
     bundle_argument,

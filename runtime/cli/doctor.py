@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from ..diagnosis import Diagnosis, diagnose
+from ..doctor import Diagnosis, diagnose
 from .options import FAILED, answer, json_option
 
 

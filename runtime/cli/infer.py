@@ -10,10 +10,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ..manifest import level_names
 from ..model import Model
 from ..noise import Noise
 from ..posterior import Posterior
-from ..signature import level_names
 from .options import (
     BLOCK_ROWS,
     answer,

@@ -14,8 +14,8 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from ..errors import EdgeVAEError
-from ..loading import load
 from ..manifest import Precision
+from ..model import load
 from .outputs import check_picture
 
 FAILED = 1

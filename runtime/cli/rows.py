@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from .. import inputs as _inputs
 from ..errors import InputError
-from ..latents import Latents
+from ..inputs import Observations
 from ..model_spec import ModelSpec
-from ..observations import Observations
+from ..posterior import Latents
 from ..preprocessing import PreprocessingSpec
 from .sources import Source, open_array_source, open_observations_source, read_labels
 

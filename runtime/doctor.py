@@ -11,11 +11,17 @@ import warnings
 import msgspec
 import numpy as np
 
-from .cpus import usable_cpus
 from .errors import EdgeVAEError, InstallError
-from .execution import Execution, short_name
-from .ort import INSTALL, WHEELS, import_onnxruntime
-from .providers import check_runs, create_session
+from .providers import (
+    INSTALL,
+    WHEELS,
+    Execution,
+    check_runs,
+    create_session,
+    import_onnxruntime,
+    short_name,
+    usable_cpus,
+)
 
 _PACKAGES = ("edgevae", "numpy", "msgspec", "click", "pillow")
 _PROBE = base64.b64decode(  # an ONNX graph, z = Relu(x I) with x of shape (1, 2): small, and known to every provider
