@@ -30,7 +30,7 @@ class Bundle:
     """The folder of an exported model.
 
     Args:
-        path: The folder.
+        path: The folder, which stays as the attribute `path`.
         public_key: That of the one who must have signed it: the path of a PEM file, or PEM in bytes. `None` asks for no
             signature.
 
@@ -42,26 +42,21 @@ class Bundle:
     """
 
     def __init__(self, path: str | os.PathLike[str], public_key: str | os.PathLike[str] | bytes | None = None) -> None:
-        folder = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-        if not isinstance(folder, str):
-            raise InputError(f"path must be that of a bundle's folder, got {type(path).__name__}")
-        self._folder = folder or os.curdir
+        try:
+            self.path = Path(path)
+        except TypeError as error:
+            raise InputError(f"path must be that of a bundle's folder, got {type(path).__name__}") from error
         self._public_key = None if public_key is None else read_public_key(public_key)
-        manifest = os.path.join(self._folder, MANIFEST_FILE)
+        manifest = self.path / MANIFEST_FILE
         if not os.path.lexists(manifest):
-            raise BundleError(f"{self._folder} is not a bundle: expected a folder with {MANIFEST_FILE} in it")
-        content = read_regular_file(manifest, MAX_MANIFEST_BYTES)
+            raise BundleError(f"{self.path} is not a bundle: expected a folder with {MANIFEST_FILE} in it")
+        content = read_regular_file(str(manifest), MAX_MANIFEST_BYTES)
         if self._public_key is not None:  # before anything is made of these bytes
-            check_signature(self._folder, content, self._public_key)
+            check_signature(self.path, content, self._public_key)
         self.manifest = Manifest.decode(content)
 
     def __reduce__(self) -> tuple[type[Bundle], tuple[str, bytes | None]]:
-        return Bundle, (os.path.realpath(self._folder), self._public_key)
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        return Path(self._folder)
+        return Bundle, (os.path.realpath(self.path), self._public_key)
 
     def read(self, entry: FileEntry) -> bytes:
         """Return the content of a file of the bundle; what is returned is what was checked.
@@ -69,7 +64,7 @@ class Bundle:
         Raises:
             BundleError: The file is missing, or its content is not what the manifest says.
         """
-        content = read_regular_file(self._path(entry), entry.size_bytes)
+        content = read_regular_file(str(self.path / entry.file), entry.size_bytes)
         self._compare(entry, len(content), hashlib.sha256(content).hexdigest())
         return content
 
@@ -80,18 +75,15 @@ class Bundle:
             BundleError: The file is missing, or its content is not what the manifest says.
         """
         size_bytes, digest = 0, hashlib.sha256()
-        for piece in pieces_of_regular_file(self._path(entry), entry.size_bytes):
+        for piece in pieces_of_regular_file(str(self.path / entry.file), entry.size_bytes):
             size_bytes += len(piece)
             digest.update(piece)
         self._compare(entry, size_bytes, digest.hexdigest())
 
-    def _path(self, entry: FileEntry) -> str:
-        return os.path.join(self._folder, entry.file)
-
     def _compare(self, entry: FileEntry, size_bytes: int, sha256: str) -> None:
         if sha256 != entry.sha256:
             raise BundleError(
-                f"{self._path(entry)} was changed after export: its SHA-256 is not the manifest's "
+                f"{self.path / entry.file} was changed after export: its SHA-256 is not the manifest's "
                 f"({size_bytes} bytes, expected {entry.size_bytes}); copy the whole bundle again"
             )
 
@@ -108,7 +100,7 @@ def read_public_key(public_key: str | os.PathLike[str] | bytes) -> bytes:
     else:
         try:
             name = os.fspath(public_key)
-            with open(name, "rb") as file:
+            with Path(public_key).open("rb") as file:
                 pem = file.read(_MAX_KEY_BYTES)
         except TypeError as error:
             raise InputError(f"public_key must be a path, or PEM in bytes, got {type(public_key).__name__}") from error
@@ -118,7 +110,7 @@ def read_public_key(public_key: str | os.PathLike[str] | bytes) -> bytes:
     return pem
 
 
-def check_signature(folder: str, manifest: bytes, public_key: bytes) -> None:
+def check_signature(folder: Path, manifest: bytes, public_key: bytes) -> None:
     """Refuse a bundle whose manifest was not signed with the private key that belongs to `public_key`.
 
     Args:
@@ -131,14 +123,14 @@ def check_signature(folder: str, manifest: bytes, public_key: bytes) -> None:
     """
     from cryptography.exceptions import InvalidSignature
 
-    path = os.path.join(folder, SIGNATURE_FILE)
+    path = folder / SIGNATURE_FILE
     if not os.path.lexists(path):
         raise SignatureError(
             f"{folder} is not signed: it has no {SIGNATURE_FILE}; take it from whoever signs it, or, if it may come "
             "from anyone, load it without public_key"
         )
     try:
-        signature = read_regular_file(path, _SIGNATURE_BYTES)
+        signature = read_regular_file(str(path), _SIGNATURE_BYTES)
     except BundleError as error:
         raise SignatureError(str(error)) from error
     if len(signature) != _SIGNATURE_BYTES:
@@ -150,7 +142,7 @@ def check_signature(folder: str, manifest: bytes, public_key: bytes) -> None:
         _parse("public_key", public_key).verify(signature, manifest)
     except InvalidSignature as error:
         raise SignatureError(
-            f"{os.path.join(folder, MANIFEST_FILE)} was altered after it was signed, or signed with another key than "
+            f"{folder / MANIFEST_FILE} was altered after it was signed, or signed with another key than "
             "the one that was given; do not use this bundle, take it again from where it was signed"
         ) from error
 

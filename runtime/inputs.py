@@ -260,6 +260,9 @@ def latents(z: ArrayLike, z_dim: int) -> FloatArray:
     Raises:
         InputError: `z` has another shape, holds no numbers, or values that are not finite.
     """
+    # Fast path: already float32, contiguous and finite; likewise in `noise`.
+    if is_ready(z) and z.shape[1:] == (z_dim,) and z.size and all_within(z, -FLOAT32_MAX, FLOAT32_MAX):
+        return z
     return _finite_rows("z", z, (None, z_dim))
 
 
@@ -269,6 +272,8 @@ def noise(eps: ArrayLike, *shape: int) -> FloatArray:
     Raises:
         InputError: `eps` has another shape, holds no numbers, or values that are not finite.
     """
+    if is_ready(eps) and eps.shape == shape and eps.size and all_within(eps, -FLOAT32_MAX, FLOAT32_MAX):
+        return eps
     return _finite_rows("eps", eps, shape)
 
 
@@ -344,16 +349,6 @@ def vector(name: str, value: ArrayLike) -> FloatArray:
 
 def _finite_rows(name: str, value: ArrayLike, shape: tuple[int | None, ...]) -> FloatArray:
     """Return `value` as float32 of a shape; `None` in it is a batch of any size."""
-    # Fast path: already float32, contiguous and finite.
-    if (
-        is_ready(value)
-        and value.ndim == len(shape)
-        and value.shape[1:] == shape[1:]
-        and shape[0] in (None, len(value))
-        and value.size
-        and all_within(value, -FLOAT32_MAX, FLOAT32_MAX)
-    ):
-        return value
     array = array_of(name, value)
     if array.ndim != len(shape) or any(size not in (None, got) for size, got in zip(shape, array.shape, strict=True)):
         expected = ", ".join("batch" if size is None else str(size) for size in shape)

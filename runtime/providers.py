@@ -312,7 +312,7 @@ def _checked_session(onnxruntime: ModuleType, graph: bytes, file: str, execution
     """Make a session that has all providers that were asked for."""
     names = [name for name, _ in execution.providers or ()]
     for name in names:
-        if (obstacle := _obstacle(onnxruntime, name)) is not None:
+        if (obstacle := obstacle_of(onnxruntime, name)) is not None:
             raise _error(name, obstacle)
     try:
         session = _session(onnxruntime, graph, execution)
@@ -337,14 +337,14 @@ def _error(name: str, obstacle: str) -> ProviderError:
     return ProviderError(f"provider {short_name(name)!r} does not work here: {obstacle}; or choose provider='cpu'")
 
 
-def _obstacle(onnxruntime: ModuleType, name: str) -> str | None:
-    """What keeps a provider from working, as far as can be told without a session."""
+def obstacle_of(onnxruntime: ModuleType, name: str) -> str | None:
+    """Return what keeps a provider from working, as far as can be told without a session; `None` for nothing."""
     available = onnxruntime.get_available_providers()
     if name not in available:
         has = ", ".join(short_name(other) for other in available)
         remedy = _INSTALL_PROVIDER.get(short_name(name), _BUILD)
         return f"the installed ONNX Runtime is built without {name.removesuffix(_SUFFIX)}, it has {has}; {remedy}"
-    if short_name(name) in _NEED_CUDA and _cuda_device_count() == 0:
+    if short_name(name) in _NEED_CUDA and cuda_device_count() == 0:
         return "there is no CUDA device, or NVIDIA's driver is not installed"
     return None
 
@@ -401,8 +401,8 @@ def _preload(onnxruntime: ModuleType) -> None:
 
 
 @functools.cache
-def _cuda_device_count() -> int:
-    """Number of CUDA devices that NVIDIA's driver sees; 0 without a driver."""
+def cuda_device_count() -> int:
+    """Return the number of CUDA devices that NVIDIA's driver sees; 0 without a driver."""
     import ctypes
 
     try:

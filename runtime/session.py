@@ -118,7 +118,6 @@ class Graph:
         self._check_session(bundle.manifest)
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
-        self._run_session = self._session.run
         on_cpu = self.provider == CPU
         self._max_rows = min(MAX_ROWS, MAX_ROWS_A_THREAD * execution.threads) if on_cpu else MAX_ROWS
         self._workers = workers if on_cpu and workers.count > 1 and has_own_threads(self._session, execution) else None
@@ -174,7 +173,7 @@ class Graph:
         inputs = {name: arrays[name] for name in self.inputs}
         batch = len(inputs[self.inputs[0]])
         if out is None and 0 < batch <= self._max_rows:
-            return self._run(self._run_session, inputs, batch)
+            return self._run(self._session, inputs, batch)
         given = out or {}
         outputs = {
             name: given[name] if name in given else np.empty(shape, np.float32)
@@ -229,7 +228,7 @@ class Graph:
     def _write_copy(self, session: Any, inputs: Arrays, outputs: Arrays) -> None:
         """Run some rows, and copy the outputs into `outputs`."""
         batch = len(inputs[self.inputs[0]])
-        for name, values in self._run(session.run, inputs, batch).items():
+        for name, values in self._run(session, inputs, batch).items():
             outputs[name][...] = values
 
     def _write_in_place(self, session: Any, inputs: Arrays, outputs: Arrays) -> None:
@@ -244,19 +243,18 @@ class Graph:
         except Exception:  # noqa: BLE001 - of any class; an output's shape may be wrong, which a plain run says better
             self._write_copy(session, inputs, outputs)
 
-    def _run(self, run: Callable[..., Any], inputs: Arrays, batch: int) -> dict[str, FloatArray]:
+    def _run(self, session: Any, inputs: Arrays, batch: int) -> dict[str, FloatArray]:
         try:
-            values = run(self.outputs, inputs)
+            values = session.run(self.outputs, inputs)
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
-        outputs = {}
-        for value, (name, shape) in zip(values, self._output_shapes(batch), strict=True):
-            if value.shape != shape:  # ONNX Runtime does not check the shapes that a graph declares
+        outputs = dict(zip(self.outputs, values, strict=True))
+        for name, shape in self._output_shapes(batch):
+            if (value := outputs[name]).shape != shape:  # ONNX Runtime does not check the shapes that a graph declares
                 raise BundleError(
                     f"{self.file} does not fit its manifest: {name} must have shape {shape}, got {value.shape}; "
                     "export the model again"
                 )
-            outputs[name] = value
         return outputs
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edgevae import BundleError, InputError, Manifest, ModelSpec, PreprocessingSpec, values_text
 from edgevae.images import read_image
-from edgevae.observations import Observations
+from edgevae.inputs import Observations
 from edgevae.train import Preprocessing
 from edgevae.train.data.pictures import open_folder
 
