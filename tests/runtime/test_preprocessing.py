@@ -86,7 +86,7 @@ def test_raw_values_are_those_of_which_a_scale_makes_what_was_given() -> None:
 def test_values_out_of_the_scale_are_refused_with_the_range() -> None:
     spec = PreprocessingSpec(scale=(0.0, 16.0))
     for value in (-0.5, 17, np.inf):
-        with pytest.raises(InputError, match=r"x must be in \[0, 16\], got .*; the model was fitted to these"):
+        with pytest.raises(InputError, match=r"x must be in \[0, 16\], got .*; the model was fitted to values in"):
             Observations(IMAGES, spec).scaled(np.full((2, 60), value))
     with pytest.raises(InputError, match=r"x must be in \[0, 16\], got values from 255 to 255"):
         Observations(IMAGES, spec).scaled(np.full((2, 60), 255, np.uint8))

@@ -283,6 +283,19 @@ def test_every_output_of_every_graph_is_written_in_place_with_the_numbers_of_its
             np.testing.assert_array_equal(values, np.concatenate([part[output] for part in expected]))
 
 
+@pytest.mark.parametrize(
+    ("threads", "rows", "expected"),
+    [
+        (1, MAX_ROWS_A_THREAD, []),
+        (1, MAX_ROWS_A_THREAD + 1, [256, 1]),
+        (1, ROWS, [256, 256, 188]),
+        (2, 2 * MAX_ROWS_A_THREAD, []),
+        (2, 2 * MAX_ROWS_A_THREAD + 1, [129, 129, 129, 126]),
+        (2, 4 * MAX_ROWS_A_THREAD, [256] * 4),
+        (3, 3 * MAX_ROWS_A_THREAD, []),
+        (3, 4 * MAX_ROWS_A_THREAD, [171, 171, 171, 171, 171, 169]),
+    ],
+)
 def test_parts_are_even_and_as_many_for_each_thread(
     bundle: Path, parts: list[int], threads: int, rows: int, expected: list[int]
 ) -> None:
