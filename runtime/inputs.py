@@ -37,9 +37,9 @@ _READ_FIRST = {
 class Observations:
     """A model's observations: checked, and brought into the form that its graphs take.
 
-    Taken are arrays of floats (and what `np.asarray` makes such an array of, like lists and tensors), uint8 pixels,
-    booleans as 0 and 1, other integers where the model takes any range or `preprocessing` has a scale, and Pillow
-    images of the model's size and colours.
+    Taken are arrays of floats (and what `np.asarray` makes such an array of, like lists and tensors); uint8 pixels, or
+    numbers where `preprocessing.divide_uint8` is false; booleans as 0 and 1; other integers where the model takes any
+    range or `preprocessing` has a scale; and Pillow images of the model's size and colours.
 
     Args:
         model: The choices that a model is made of.
@@ -50,6 +50,7 @@ class Observations:
         self._model = model
         self._preprocessing = preprocessing
         self._scale = None if preprocessing is None else preprocessing.scale
+        self._divides_uint8 = self._scale is None and (preprocessing is None or preprocessing.divide_uint8)
         self._low, self._high = -FLOAT32_MAX, FLOAT32_MAX
         if model.unit_interval:
             self._low, self._high = (float(np.float32(end)) for end in self._scale or _UNIT)
@@ -91,7 +92,7 @@ class Observations:
         if array.shape[1:] not in self._shapes or array.ndim < 2:
             raise InputError(self._wrong_shape(array.shape))
         array = array.reshape(len(array), *self._row_shape)
-        if array.dtype == _UINT8 and self._scale is None:
+        if array.dtype == _UINT8 and self._divides_uint8:
             return array.astype(np.float32) / np.float32(255)
         values = self._as_float32(array)
         if values.size and not all_within(values, self._low, self._high):

@@ -17,6 +17,7 @@ from edgevae import BundleError, InputError, Manifest, ModelSpec, PreprocessingS
 from edgevae.images import read_image
 from edgevae.inputs import Observations
 from edgevae.train import Preprocessing
+from edgevae.train.data.arrays import open_array
 from edgevae.train.data.pictures import open_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -105,6 +106,18 @@ def test_integers_need_a_scale_where_values_must_lie_in_0_and_1() -> None:
     assert Observations(IMAGES, PreprocessingSpec(scale=(0, 1))).scaled(ones.astype(bool)).max() == 1
     assert Observations(ANY_RANGE, None).scaled(ones * 7).max() == 7
     assert Observations(ANY_RANGE, None).scaled(ones.astype(np.uint8)).max() == np.float32(1) / np.float32(255)
+
+
+def test_uint8_are_numbers_where_the_model_was_fitted_to_numbers_without_a_scale(tmp_path: Path) -> None:
+    numbers = np.linspace(0, 255, 120).astype(np.uint8).reshape(2, 60)
+    for stored, divided in ((numbers.astype(np.float32), False), (numbers / np.float32(255), True), (numbers, True)):
+        np.save(tmp_path / "data.npy", stored)
+        preprocessing = open_array(tmp_path / "data.npy", None, labels=False).rows.preprocessing
+        assert preprocessing.divide_uint8 == divided
+        spec = PreprocessingSpec(divide_uint8=preprocessing.divide_uint8)
+        expected = numbers / np.float32(255) if divided else numbers.astype(np.float32)
+        np.testing.assert_array_equal(Observations(ANY_RANGE, spec).scaled(numbers), expected)
+    assert PreprocessingSpec(divide_uint8=False).text == "uint8 are taken as numbers"
 
 
 def test_channels_may_be_last_where_they_were_in_training() -> None:
