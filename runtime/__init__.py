@@ -15,42 +15,40 @@ On the command line: `vae-run --help`.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from .bundle import Bundle
+from .bundle import SIGNATURE_FILE, Bundle
 from .errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
-from .estimation import Score
-from .execution import ProviderOptions
 from .graph_check import GraphVersions, check_graph
-from .latents import Latents
-from .loading import load
 from .manifest import (
     MANIFEST_FILE,
     MODEL_PROPERTY,
+    PARTS,
     SCHEMA_VERSION,
     DatasetSpec,
     FileEntry,
     GraphName,
     GraphSpec,
     Manifest,
+    Part,
     Precision,
     PrecisionSpec,
     ReducedPrecision,
+    Signature,
     TensorSpec,
     Tolerances,
+    graphs_of,
+    level_names,
+    part_of,
+    signatures,
+    tensor,
 )
-from .model import Model
+from .model import Model, load
 from .model_spec import ModelSpec
 from .noise import Noise
-from .posterior import Level, Posterior
+from .posterior import Latents, Level, Posterior
 from .preprocessing import PreprocessingSpec, values_text
-from .signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
-from .trust import SIGNATURE_FILE
-
-if TYPE_CHECKING:
-    from .reference import Reference
-    from .verification import BATCH_SIZES, Check, Report, RunnableGraph, verify_graphs
+from .providers import ProviderOptions
+from .scores import Score
+from .verify import BATCH_SIZES, Check, Reference, Report, RunnableGraph, verify_graphs
 
 __version__ = "0.1.0"
 
@@ -104,18 +102,3 @@ __all__ = [
     "values_text",
     "verify_graphs",
 ]
-
-_LATER = dict.fromkeys(("BATCH_SIZES", "Check", "Report", "RunnableGraph", "verify_graphs"), "verification")
-_LATER["Reference"] = "reference"
-
-
-def __getattr__(name: str) -> Any:
-    """Load what only a verification needs when it is first asked for: a twentieth of a start."""
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

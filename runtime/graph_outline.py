@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError
-from .ort import import_onnxruntime, new_session
 from .protobuf import bytes_field, integer_field
+from .providers import import_onnxruntime, new_session
 
 Shape: TypeAlias = "tuple[int, ...]"
 

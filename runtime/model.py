@@ -1,13 +1,103 @@
-"""A bundle, loaded: the object that applications use."""
+"""A bundle, loaded: `load`, and the `Model` that applications use."""
 
 from __future__ import annotations
 
-from .estimation import Estimation
-from .exploration import Exploration
-from .streaming import Streaming
+import functools
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import inputs as _inputs
+from .bundle import Bundle
+from .errors import BundleError, InputError
+from .inputs import Observations
+from .manifest import GraphName, Manifest, Precision, check_signatures, level_names
+from .noise import Noise, stream_of
+from .posterior import (
+    Latents,
+    Level,
+    Posterior,
+    check_latent_space,
+    draw_lower_noise,
+    draw_noise,
+    draw_prior,
+    level_space,
+    prior_probs,
+)
+from .providers import Execution, ProviderOptions, usable_cpus
+from .scores import MAX_DRAWS, Eps, Nats, Score, Terms, particle_noise, particles, posterior_draws
+from .session import Graphs
+from .streaming import BLOCK_ROWS, RowNoise, Rows, paired, row_batches
+from .verify import Report, verify_graphs, verify_reduced
+
+_Model = TypeVar("_Model", bound="Model")
+FloatArray = NDArray[np.float32]
+
+_SCORE_PARTICLES = 10
+"""Draws of z a row, as many as the quantiles in a manifest are made with."""
+_SCORE_SEED = 0
+_MAX_STEPS = 2**20
+_MAX_THREADS = 1024
+_ACTIVE = 0.01
+"""Variance of a dimension's posterior mean over the data from which it counts as active (Burda et al., 2016)."""
 
 
-class Model(Estimation, Exploration, Streaming):
+def load(
+    path: str | os.PathLike[str],
+    provider: str = "auto",
+    threads: int | None = None,
+    *,
+    providers: Sequence[ProviderOptions] | None = None,
+    session_options: Any = None,
+    precision: Precision = "fp32",
+    public_key: str | os.PathLike[str] | bytes | None = None,
+) -> Model:
+    """Load the bundle in the folder `path`.
+
+    Args:
+        path: The folder, with `manifest.json` in it.
+        provider: `cpu`, `cuda`, or another of ONNX Runtime's execution providers, like `openvino`, `tensorrt`, `coreml`
+            or `xnnpack`; `auto` is CUDA where it truly works, else the CPU. `Model.provider` says which it is.
+        threads: Threads of a call: inside one operator, or, on the CPU with more than 256 rows a thread, on parts of
+            the rows side by side. By default as many as there are CPUs that this process may use, by affinity and by
+            the quota of a container.
+        providers: For those who know ONNX Runtime, in the place of `provider`: its names in the order of preference,
+            with options where there are any, like `[("OpenVINOExecutionProvider", {"device_type": "GPU"})]`. Each of
+            them must work.
+        session_options: For those who know ONNX Runtime: an `onnxruntime.SessionOptions` for all sessions, in the place
+            of our own; it says how many threads there are, and `threads` must not be given.
+        precision: `fp32`, or `fp16` or `int8` where the bundle has it; `manifest.precisions` says which there are, and
+            what each loses. In `int8` a row's numbers depend a little on the rows beside it, which share its scale.
+        public_key: That of the one who must have signed the bundle, Ed25519: the path of a PEM file, or PEM in bytes.
+            What is not signed, was altered or was signed with another key is refused before any of it is decoded.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest.
+        InputError: An argument is out of range, or two of them contradict each other.
+        InstallError: ONNX Runtime is not installed; or, for `public_key`, the package `cryptography`.
+        ProviderError: A provider that was asked for does not work here, or can run nothing of this model; the message
+            says why.
+        SignatureError: The bundle is not signed with the private key that belongs to `public_key`.
+    """
+    if session_options is not None and threads is not None:
+        raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
+    threads = None if threads is None else _inputs.count("threads", threads)
+    if threads is not None and not 1 <= threads <= _MAX_THREADS:
+        raise InputError(f"threads must be from 1 to {_MAX_THREADS}, got {threads}; leave it out to use all CPUs")
+    bundle = Bundle(path, public_key)
+    if not bundle.manifest.graphs:
+        there = ", ".join(bundle.manifest.torch_files)
+        raise BundleError(f"{bundle.path} has no ONNX graphs, only {there}; export it again with --format onnx")
+    check_signatures(bundle.manifest)
+    execution = Execution.of(provider, threads or usable_cpus(), providers, session_options)
+    return Model(Graphs(bundle, execution, precision))
+
+
+class Model:
     """A trained VAE. Made by `load`; its methods keep no state, and the same arguments give the same numbers.
 
     `encode`, `decode`, `reconstruct`, `generate` and `verify` are what every model can do; `elbo`, `log_likelihood`,
@@ -20,4 +110,545 @@ class Model(Estimation, Exploration, Streaming):
 
     Where the model is conditional, each method takes `y`, the labels: integers from 0 to `num_classes - 1`, shape
     `(batch,)`, or one for all rows.
+
+    Args:
+        graphs: Those of its bundle.
     """
+
+    def __init__(self, graphs: Graphs) -> None:
+        self._bundle = graphs.bundle
+        self._graphs = graphs
+        self._spec = graphs.bundle.manifest.model
+        self._observations = Observations(self._spec, graphs.bundle.manifest.preprocessing)
+        locs, scales = (level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale"))
+        spaces = [level_space(self.latent_space_id, level) for level in range(1, len(locs) + 1)]
+        self._level_outputs = list(zip(locs, scales, spaces, strict=True))
+
+    def __reduce__(self) -> tuple[type[Model], tuple[Graphs]]:
+        return type(self), (self._graphs,)
+
+    def __repr__(self) -> str:
+        sizes = f"data_shape={self.data_shape} z_dim={self.z_dim}"
+        return f"<{type(self).__name__} {self.manifest.name!r} {sizes} on {self.provider}>"
+
+    @property
+    def manifest(self) -> Manifest:
+        """All that the bundle says about itself."""
+        return self._bundle.manifest
+
+    @property
+    def latent_space_id(self) -> str:
+        """Names the latent space: the same for all bundles of the same weights; latents carry it."""
+        return self.manifest.latent_space_id
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one observation, `(channels, height, width)` for images."""
+        return self._spec.data_shape
+
+    @property
+    def z_dim(self) -> int:
+        """Number of dimensions of z, which `decode` takes."""
+        return self._spec.z_dim
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels of a conditional model; 0 for any other."""
+        return self._spec.num_classes
+
+    @property
+    def component_probs(self) -> FloatArray:
+        """p(c) of a mixture's components, float32, shape `(components,)`; empty for the other latents."""
+        return prior_probs(self._spec, self._graphs["prior"]) if self._spec.num_components else np.empty(0, np.float32)
+
+    @property
+    def provider(self) -> str:
+        """Where the model runs: `cpu`, `cuda`, or another of ONNX Runtime's providers."""
+        return self._graphs.provider
+
+    @property
+    def precision(self) -> Precision:
+        """In which precision the networks run."""
+        return self._graphs.precision
+
+    def close(self) -> None:
+        """Let go of the sessions and their memory; calls raise `EdgeVAEError` then. A `with` block ends so."""
+        self._graphs.close()
+
+    def __enter__(self: _Model) -> _Model:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Run each graph once with each batch size, so that the first real call is not the slow one.
+
+        On the CPU the first call of more than 256 rows a thread makes a second session of its graph.
+
+        Args:
+            batch_sizes: At least 1 each.
+
+        Raises:
+            InputError: A batch size is no positive integer, or too large for any machine.
+        """
+        if not isinstance(batch_sizes, Iterable):
+            raise InputError(f"batch_sizes must be a list of integers, got {type(batch_sizes).__name__}")
+        for size in batch_sizes:
+            rows = _inputs.count("batch_sizes", size, _inputs.MAX_COUNT)
+            if rows == 0:
+                raise InputError("batch_sizes must be at least 1 each, got 0")
+            for graph in self._graphs.values():
+                graph({part.name: np.zeros((rows, *part.row_shape), part.dtype) for part in graph.spec.inputs})
+
+    def observations(self, x: ArrayLike, y: ArrayLike | None = None) -> tuple[FloatArray, NDArray[np.int64] | None]:
+        """Return observations, and labels, as the graphs take them: the check that each method begins with, by itself.
+
+        Args:
+            x: Observations, as for `encode`.
+            y: Labels, for a conditional model.
+
+        Returns:
+            float32, shape `(batch, data_dim)`; int64, shape `(batch,)`, or `None` where the model sees no labels.
+
+        Raises:
+            InputError: `x` or `y` has another shape or dtype, holds NaN, or values out of range.
+        """
+        given = self._observations.given(x, y)
+        return given["x"], given.get("y")
+
+    def encode(
+        self,
+        x: ArrayLike,
+        *,
+        y: ArrayLike | None = None,
+        seed: int | Noise | None = None,
+        eps: Sequence[ArrayLike] | None = None,
+    ) -> Posterior:
+        """Return q(z|x), the approximate posterior of each row of `x`.
+
+        Args:
+            x: Observations, shape `(batch, data_dim)` or `(batch, *data_shape)`, for images of one channel also
+                `(batch, height, width)` or `(batch, height, width, 1)`; or a Pillow image, or a list of them, of the
+                model's size and colours. Floats in [0, 1], any that are finite where the likelihood takes any range;
+                booleans as 0 and 1; uint8 in [0, 255], which is divided by 255. Other integers are refused where
+                numbers must lie in [0, 1]: they may be pixels or not. Where `manifest.preprocessing` has a scale,
+                numbers of any kind in that instead, which become [0, 1].
+            y: Labels, for a conditional model.
+            seed: For a hierarchy: noise stream of the draws on which the upper levels hang. Without `seed` and `eps`
+                each level is given the mean of the one below.
+            eps: For a hierarchy: that noise itself, shape `(batch, size)` for each level but the highest, z's first.
+
+        Returns:
+            `z_loc` and `z_scale`, float32, shape `(batch, z_dim)` each; `z_scale` is a standard deviation, positive. Of
+            a hierarchy also the `upper` levels, of a mixture `component_probs`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, holds NaN, or values out of range.
+        """
+        given = self._observations.given(x, y)
+        given.update(draw_lower_noise(self._spec, len(given["x"]), seed, eps))
+        outputs = self._graphs["encoder"](given)
+        first, *upper = [
+            Level(Latents.of(outputs[loc], space), outputs[scale]) for loc, scale, space in self._level_outputs
+        ]
+        probs = outputs.get("component_probs")
+        return Posterior(first.z_loc, first.z_scale, self.latent_space_id, tuple(upper), probs)
+
+    def decode(self, z: ArrayLike, *, y: ArrayLike | None = None, out: FloatArray | None = None) -> FloatArray:
+        """Return `loc_img`, the mean of p(x|z): for a Bernoulli, the probability of each pixel.
+
+        Args:
+            z: Latents, shape `(batch, z_dim)`; finite numbers.
+            y: Labels, for a conditional model.
+            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`; it
+                may lie over the input.
+
+        Returns:
+            float32, shape `(batch, data_dim)`; `.reshape(-1, *model.data_shape)` makes images. In [0, 1], or in the
+            units of the data where the likelihood takes any range; `manifest.preprocessing.raw` undoes a scale.
+
+        Raises:
+            InputError: `z` has another shape or dtype, is not finite, or is another model's: latents that a `Posterior`
+                gave know their latent space.
+        """
+        check_latent_space(z, self.latent_space_id)
+        latents = _inputs.latents(z, self.z_dim)
+        given = {"z": latents, **_inputs.labels(y, len(latents), self._spec)}
+        return self._loc_img("decoder", given, len(latents), out)
+
+    def reconstruct(
+        self,
+        x: ArrayLike,
+        *,
+        y: ArrayLike | None = None,
+        seed: int | Noise | None = None,
+        eps: ArrayLike | None = None,
+        out: FloatArray | None = None,
+    ) -> FloatArray:
+        """Encode `x`, sample z, and decode it.
+
+        Args:
+            x: Observations, as for `encode`.
+            y: Labels, for a conditional model.
+            seed: Noise stream for z, the same as PyTorch's CPU generator: the result is that of
+                `pyro.set_rng_seed(seed); vae.reconstruct_img(x)`. 0 to 2**64 - 1.
+            eps: The noise itself, shape `(batch, z_dim)`. Without `seed` and `eps` there is none: z is `z_loc`.
+            out: Where to write the result, and what is returned then: float32, C-contiguous, `(batch, data_dim)`; it
+                may lie over the input.
+
+        Returns:
+            `loc_img`, float32 in the units of the data, shape `(batch, data_dim)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
+        """
+        return self._reconstruct(self._observations.given(x, y), seed, eps, out)
+
+    def _reconstruct(
+        self,
+        given: dict[str, NDArray[Any]],
+        seed: int | Noise | None,
+        eps: ArrayLike | None,
+        out: FloatArray | None = None,
+    ) -> FloatArray:
+        """Reconstruct what `Observations.given` returned."""
+        shape = (len(given["x"]), self._spec.z_dim)
+        noise = draw_noise(shape, seed, eps)
+        given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
+        return self._loc_img("reconstruct", given, shape[0], out)
+
+    def _loc_img(
+        self, name: GraphName, given: dict[str, NDArray[Any]], batch: int, out: FloatArray | None
+    ) -> FloatArray:
+        """Run a graph for its `loc_img`, into `out` where there is one."""
+        if out is None:
+            return self._graphs[name](given)["loc_img"]
+        buffers = _inputs.output_buffers(out, batch, self._spec)
+        return self._graphs[name](_inputs.copy_if_aliased(given, out), buffers)["loc_img"]
+
+    def generate(
+        self,
+        n: int,
+        seed: int | Noise | None = None,
+        *,
+        y: ArrayLike | None = None,
+        component: ArrayLike | None = None,
+    ) -> FloatArray:
+        """Draw z from the prior and decode it.
+
+        Args:
+            n: How many, 0 or more.
+            seed: Noise stream for z, the same as PyTorch's CPU generator: z is what Pyro's model draws from the same
+                seed, the levels of a hierarchy from the highest down. 0 to 2**64 - 1. Needed.
+            y: Labels, for a conditional model.
+            component: For a mixture, the component or those of each row. Without it they are drawn from p(c) first, by
+                `torch.rand(n)` and the inverse of its cumulative sum; Pyro draws them in another way, so with drawn
+                components the samples of a seed are not Pyro's.
+
+        Returns:
+            `loc_img`, float32 in the units of the data, shape `(n, data_dim)`.
+
+        Raises:
+            InputError: An argument is out of range, or is none of this model's.
+        """
+        n = _inputs.count("n", n, _inputs.MAX_COUNT)
+        prior = None if self._spec.latent == "normal" else self._graphs["prior"]
+        z = draw_prior(self._spec, prior, n, stream_of(seed), component)
+        return self._graphs["decoder"]({"z": z, **_inputs.labels(y, n, self._spec)})["loc_img"]
+
+    def verify(self) -> Report:
+        """Compare this model, as it runs here, with what Pyro computed at export.
+
+        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on all zeros and all ones. In a
+        lower precision than float32 what counts is the mean ELBO, of which no more may be lost than the bundle says.
+
+        Returns:
+            The comparison; `report.passed` is the verdict, `print(report)` the table.
+
+        Raises:
+            BundleError: `reference.npz` is missing, changed, or damaged.
+        """
+        if self.precision == "fp32":
+            return verify_graphs(self._bundle, "onnx", self._graphs)
+        return verify_reduced(self._bundle, self.precision, self._graphs)
+
+    def posterior_predictive(
+        self, x: ArrayLike, num_samples: int, seed: int | Noise | None = None, *, y: ArrayLike | None = None
+    ) -> FloatArray:
+        """Draw new observations of p(x'|x) = E_q(z|x)[p(x'|z)]: noise of the likelihood included.
+
+        The distribution is that of Pyro's `Predictive(poutine.uncondition(vae.model), guide=vae.guide,
+        num_samples=...)`; the draws of a seed are others.
+
+        Args:
+            x: Observations, as for `encode`.
+            num_samples: Draws of a row, 0 or more.
+            seed: Noise stream; a draw takes the noise of z and then that of x'. 0 to 2**64 - 1. Needed.
+            y: Labels, for a conditional model.
+
+        Returns:
+            float32 in the units of the data, shape `(num_samples, batch, data_dim)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range.
+        """
+        given, stream = self._observations.given(x, y), stream_of(seed)
+        draws = np.empty((_inputs.count("num_samples", num_samples, MAX_DRAWS), *given["x"].shape), np.float32)
+        for row, draw in zip(draws, posterior_draws(self._graphs, self._spec, given, stream), strict=False):
+            row[:] = draw
+        return draws
+
+    def elbo(
+        self,
+        x: ArrayLike,
+        seed: int | Noise | None = None,
+        num_particles: int = 1,
+        *,
+        y: ArrayLike | None = None,
+        eps: Eps | None = None,
+    ) -> Nats:
+        """Estimate the evidence lower bound of each row, E_q[log p(x|z) + log p(z) - log q(z|x)].
+
+        Args:
+            x: Observations, as for `encode`.
+            seed: Noise stream of the particles, drawn one after the other as Pyro's `Trace_ELBO(num_particles)` does.
+            num_particles: Draws of z a row, at least 1.
+            y: Labels, for a conditional model; the bound is on log p(x|y) then.
+            eps: The noise itself, shape `(num_particles, batch, z_dim)`, of a hierarchy a list of such, one a level,
+                z's first. Give one of `seed` and `eps`.
+
+        Returns:
+            The mean over the particles, in nats, higher is better; shape `(batch,)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range.
+        """
+        weights = (terms.log_weight for terms in self._particles(x, y, num_particles, seed, eps))
+        total: Nats = functools.reduce(np.add, weights)
+        return total / int(num_particles)
+
+    def log_likelihood(
+        self,
+        x: ArrayLike,
+        seed: int | Noise | None = None,
+        num_particles: int = 1000,
+        *,
+        y: ArrayLike | None = None,
+        eps: Eps | None = None,
+    ) -> Nats:
+        """Estimate log p(x) of each row from below, by importance weighting (Burda, Grosse & Salakhutdinov, 2016).
+
+        Args:
+            x: Observations, as for `encode`.
+            seed: Noise stream of the particles, drawn one after the other.
+            num_particles: Draws of z a row, at least 1; the bound rises to log p(x) with their number. Memory does not
+                grow with it.
+            y: Labels, for a conditional model; the bound is on log p(x|y) then.
+            eps: The noise itself, as for `elbo`. Give one of `seed` and `eps`.
+
+        Returns:
+            log mean exp of the particles' log_px_z + log_pz - log_qz_x, in nats, shape `(batch,)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range.
+        """
+        weights = (terms.log_weight for terms in self._particles(x, y, num_particles, seed, eps))
+        total: Nats = functools.reduce(np.logaddexp, weights)
+        return total - math.log(num_particles)
+
+    def score(
+        self,
+        x: ArrayLike,
+        seed: int | Noise | None = None,
+        num_particles: int = _SCORE_PARTICLES,
+        *,
+        y: ArrayLike | None = None,
+        eps: Eps | None = None,
+    ) -> Score:
+        """Return how unusual each row is, and why: the ELBO with its two parts.
+
+        A VAE's likelihood is no judge of everything: simple images of other data can score above the model's own
+        (Nalisnick et al., "Do Deep Generative Models Know What They Don't Know?", 2019). Try it on what you expect.
+
+        Args:
+            x: Observations, as for `encode`.
+            seed: Noise stream of the particles; 0 where neither `seed` nor `eps` is given.
+            num_particles: Draws of z a row, at least 1.
+            y: Labels, for a conditional model.
+            eps: The noise itself, as for `elbo`: with it, rows that were drawn for apart can be scored together.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range.
+        """
+        if seed is None and eps is None:
+            seed = _SCORE_SEED
+        log_px_z, kl = functools.reduce(Terms.__add__, self._particles(x, y, num_particles, seed, eps))
+        reconstruction, kl = log_px_z / int(num_particles), kl / int(num_particles)
+        return Score(reconstruction - kl, reconstruction, kl)
+
+    def threshold(self, rate: float = 0.01) -> float:
+        """Return the ELBO, in nats, below which a part of `rate` of the test images lies that the model was tested on.
+
+        Args:
+            rate: False alarms that are allowed, 0.001 to 0.999.
+
+        Raises:
+            InputError: `rate` is out of range, or the bundle does not know how its test images are distributed.
+        """
+        dataset = self.manifest.dataset
+        if dataset is None or not dataset.elbo_quantiles:
+            raise InputError(
+                "this bundle holds no distribution of test images; compare score(x).elbo with your own data"
+            )
+        probabilities, values = zip(*dataset.elbo_quantiles, strict=True)
+        rate = _inputs.number("rate", rate)
+        if not probabilities[0] <= rate <= probabilities[-1]:
+            raise InputError(f"rate must be from {probabilities[0]} to {probabilities[-1]}, got {rate}")
+        return float(np.interp(rate, probabilities, values))
+
+    def is_anomaly(
+        self, x: ArrayLike, seed: int | Noise = _SCORE_SEED, *, y: ArrayLike | None = None, rate: float = 0.01
+    ) -> NDArray[np.bool_]:
+        """Return which rows are less likely than all but a part of `rate` of the test images, shape `(batch,)`.
+
+        A row whose ELBO is NaN, because it is too far out for float32, is one of them.
+
+        Args:
+            x: Observations, as for `encode`, treated as the training data was: `manifest.dataset.binarize` says how.
+            seed: Noise stream of the particles.
+            y: Labels, for a conditional model.
+            rate: False alarms that are allowed, 0.001 to 0.999.
+
+        Raises:
+            InputError: An argument does not fit, or the bundle does not know how its test images are distributed.
+        """
+        limit = self.threshold(rate)
+        return self.score(x, seed, y=y).below(limit)
+
+    def _particles(
+        self, x: ArrayLike, y: ArrayLike | None, num_particles: int, seed: int | Noise | None, eps: Eps | None
+    ) -> Iterator[Terms]:
+        given = self._observations.given(x, y)
+        noise = particle_noise(self._spec, len(given["x"]), num_particles, seed, eps)
+        return particles(self._graphs, self._spec, given, noise)
+
+    def interpolate(self, x_a: ArrayLike, x_b: ArrayLike, steps: int, *, y: ArrayLike | None = None) -> FloatArray:
+        """Decode the straight lines between the posterior means of pairs of observations.
+
+        Args:
+            x_a: Where the lines start, as for `encode`.
+            x_b: Where they end, as many rows.
+            steps: Points on a line, both ends included; 2 to 2**20.
+            y: Labels, for a conditional model; the same along a line.
+
+        Returns:
+            `loc_img`, float32 in the units of the data, shape `(batch, steps, data_dim)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range.
+        """
+        steps = _inputs.count("steps", steps, _MAX_STEPS)
+        if steps < 2:
+            raise InputError(f"steps must be at least 2, got {steps}")
+        start, end = (np.asarray(self.encode(x, y=y).z_loc) for x in (x_a, x_b))
+        if len(start) != len(end):
+            raise InputError(f"x_a and x_b must have as many rows, got {len(start)} and {len(end)}")
+        weights = np.linspace(0, 1, steps, dtype=np.float32)[None, :, None]
+        return self._decode_rows((1 - weights) * start[:, None] + weights * end[:, None], y)
+
+    def traverse(self, x: ArrayLike, dim: int, span: ArrayLike, *, y: ArrayLike | None = None) -> FloatArray:
+        """Decode each observation's posterior mean with one dimension of z set to given values.
+
+        Args:
+            x: Observations, as for `encode`.
+            dim: Which dimension, 0 to `z_dim - 1`; `active_units` says which matter.
+            span: The values, shape `(steps,)`; for a standard normal latent -3 to 3 covers it.
+            y: Labels, for a conditional model.
+
+        Returns:
+            `loc_img`, float32 in the units of the data, shape `(batch, steps, data_dim)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range.
+        """
+        dim = _inputs.count("dim", dim)
+        if dim >= self.z_dim:
+            raise InputError(f"dim must be from 0 to {self.z_dim - 1}, got {dim}")
+        values = _inputs.vector("span", span)
+        z = np.repeat(np.asarray(self.encode(x, y=y).z_loc)[:, None], len(values), axis=1)
+        z[:, :, dim] = values
+        return self._decode_rows(z, y)
+
+    def active_units(self, x: ArrayLike, *, y: ArrayLike | None = None) -> NDArray[np.bool_]:
+        """Return which dimensions of z the model uses: those whose posterior mean varies over the observations.
+
+        Args:
+            x: Observations, as for `encode`; a few hundred or more, of the data that the model was trained on.
+            y: Labels, for a conditional model.
+
+        Returns:
+            Whether Var_x(E_q(z|x)[z]) > 0.01 (Burda, Grosse & Salakhutdinov, 2016), shape `(z_dim,)`.
+
+        Raises:
+            InputError: An argument does not fit, or `x` has fewer than 2 rows.
+        """
+        z_loc = np.asarray(self.encode(x, y=y).z_loc)
+        if len(z_loc) < 2:
+            raise InputError(f"x must have at least 2 rows, whose means can vary, got {len(z_loc)}")
+        return z_loc.astype(np.float64).var(axis=0) > _ACTIVE
+
+    def _decode_rows(self, z: FloatArray, y: ArrayLike | None) -> FloatArray:
+        """Decode z of shape `(batch, steps, z_dim)`, a row's label for all of its steps."""
+        batch, steps, _ = z.shape
+        labels = _inputs.labels(y, batch, self._spec).get("y")
+        repeated = None if labels is None else np.repeat(labels, steps)
+        return self.decode(z.reshape(-1, self.z_dim), y=repeated).reshape(batch, steps, self._spec.data_dim)
+
+    def reconstruct_batches(
+        self,
+        x: NDArray[Any] | Iterable[ArrayLike],
+        batch_size: int = BLOCK_ROWS,
+        *,
+        y: NDArray[Any] | Iterable[ArrayLike] | int | None = None,
+        seed: int | Noise | None = None,
+    ) -> Iterator[FloatArray]:
+        """Reconstruct observations as they come.
+
+        The noise of a row depends on the seed and on the row's place in the stream alone, not on how the stream is cut.
+
+        Args:
+            x: An array, also a memory-mapped one, of shapes as for `encode`; or an iterable of such arrays, each with
+                any number of rows.
+            batch_size: Rows in a result, at least 1; the last one may have fewer.
+            y: Labels, for a conditional model: an array or an iterable as `x` is, or one for all rows.
+            seed: Noise stream for z; without it there is none, and z is `z_loc`.
+
+        Yields:
+            `loc_img`, float32 in the units of the data, shape `(rows, data_dim)`.
+
+        Raises:
+            InputError: An argument has another shape or dtype, or values out of range; raised when its turn comes.
+        """
+        batch_size = _inputs.count("batch_size", batch_size)
+        if batch_size == 0:
+            raise InputError("batch_size must be at least 1, got 0")
+        noise = None if seed is None else RowNoise(seed, self.z_dim)
+        if isinstance(x, np.ndarray) and x.ndim == 1:
+            self._observations.scaled(x)  # one row without a batch axis: refused here, not value by value
+        observations = row_batches("x", x, batch_size, self._observations.scaled)
+        if y is None or isinstance(y, (int, np.integer)):
+            pairs: Iterable[tuple[Rows, ArrayLike | None]] = ((rows, y) for rows in observations)
+        else:
+            pairs = paired(observations, row_batches("y", y, batch_size, self._checked_labels))
+        return self._reconstructed(pairs, noise)
+
+    def _reconstructed(
+        self, pairs: Iterable[tuple[Rows, ArrayLike | None]], noise: RowNoise | None
+    ) -> Iterator[FloatArray]:
+        for x, y in pairs:
+            given = {"x": x, **_inputs.labels(y, len(x), self._spec)}
+            yield self._reconstruct(given, None, None if noise is None else noise.next_rows(len(x)))
+
+    def _checked_labels(self, y: Rows) -> NDArray[np.int64]:
+        return _inputs.labels(y, len(y), self._spec)["y"]

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .inputs import MOST, count
+from .inputs import MAX_COUNT, count
 
 _MAX_SEED = 2**64 - 1
 _BLOCK = 16
 _HALF = np.dtype("V32")
-"""Half a block, eight numbers, moved as one: NumPy's loops over so few take as long as all the rest."""
+"""Half a block, eight float32, copied as one item: NumPy's loops over eight values are mostly overhead."""
 _CHUNK = 4096 * _BLOCK
-"""Values drawn at once: few enough that what is computed on the way stays in the processor's cache."""
+"""Values drawn at once: keeps the intermediate arrays in cache."""
 
 
 class Noise:
@@ -37,10 +37,12 @@ class Noise:
         seed: From 0 to 2**64 - 1; like PyTorch's generator, the stream depends on its low 32 bits.
 
     Raises:
-        InputError: `seed` is not an integer or out of range.
+        InputError: `seed` is missing, not an integer, or out of range.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | None) -> None:
+        if seed is None:
+            raise InputError("a seed is needed, an integer like seed=0; the same seed gives the same numbers")
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
             raise InputError(f"seed must be an integer, got {type(seed).__name__}")
         seed = int(seed)
@@ -59,9 +61,9 @@ class Noise:
         """
         if not isinstance(shape, (tuple, list)):
             raise InputError(f"shape must be a tuple or a list of integers, got {type(shape).__name__}")
-        lengths = tuple(count("shape", length, MOST) for length in shape)
-        if math.prod(filter(None, lengths)) > MOST:  # beside a length of 0 too, NumPy knows no more
-            raise InputError(f"shape must be of at most {MOST} values, got {lengths}; draw them in parts")
+        lengths = tuple(count("shape", length, MAX_COUNT) for length in shape)
+        if math.prod(filter(None, lengths)) > MAX_COUNT:  # beside a length of 0 too, NumPy knows no more
+            raise InputError(f"shape must be of at most {MAX_COUNT} values, got {lengths}; draw them in parts")
         size = math.prod(lengths)
         values = self._pairs(size) if size < _BLOCK else self._blocks(size)
         return values.reshape(lengths)
@@ -72,7 +74,7 @@ class Noise:
         Raises:
             InputError: `size` is no integer, negative, or larger than an array can be.
         """
-        return self._uniforms24(count("size", size, MOST))
+        return self._uniforms24(count("size", size, MAX_COUNT))
 
     def _blocks(self, size: int) -> NDArray[np.float32]:
         values = np.empty(size, np.float32)
@@ -121,16 +123,20 @@ class Noise:
         return self._twister.random_raw(size).astype(np.uint32)
 
 
-def stream_of(seed: int | Noise) -> Noise:
-    """Return the stream that a seed names; or the given stream, from which each call draws on."""
+def stream_of(seed: int | Noise | None) -> Noise:
+    """Return the stream that a seed names; or the given stream, from which each call draws on.
+
+    Raises:
+        InputError: There is no seed, or it is not an integer or out of range.
+    """
     return seed if isinstance(seed, Noise) else Noise(seed)
 
 
 @functools.cache
 def _no_entropy() -> Any:
-    """Return what seeds a generator that is seeded anew at once: the default's mixing takes longer than all the rest.
+    """Return a seed for a generator that is reseeded at once: NumPy's own mixing would be most of a small draw's time.
 
-    Made when it is first needed, because `numpy.random` is not loaded by `import numpy`.
+    Made when first needed, because `import numpy` does not load `numpy.random`.
     """
 
     class Ones(np.random.bit_generator.ISeedSequence):

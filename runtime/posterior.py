@@ -1,9 +1,11 @@
-"""q(z|x), what an encoder makes of observations."""
+"""q(z|x), draws of it and of the prior, and latents that know which model they belong to."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,10 +13,93 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import inputs as _inputs
 from .errors import InputError
-from .latents import Latents
+from .manifest import level_names
 from .model_spec import ModelSpec
 from .noise import Noise, stream_of
-from .signature import level_names
+from .session import Graph
+from .whole import writing, written_whole
+
+_Z, _SPACE = "z", "latent_space_id"
+
+
+class Latents(np.ndarray[Any, np.dtype[np.float32]]):
+    """Latents, float32, shape `(batch, z_dim)`: an array, and the `latent_space_id` of the model that gave them.
+
+    What is computed from them keeps the id: `z_a + 0.5 * (z_b - z_a)` lies in that of `z_a`; `np.asarray` drops it.
+    `save` and `load`, and pickling, keep it too.
+    """
+
+    latent_space_id: str | None
+
+    @classmethod
+    def of(cls, array: NDArray[np.float32], latent_space_id: str | None) -> Latents:
+        """Return `array` as latents of a space, without a copy; `None` where the space is not known."""
+        latents = array.view(cls)
+        latents.latent_space_id = latent_space_id
+        return latents
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Latents:
+        """Read the latents of an `.npz` file: `z`, or else `z_loc`, and `latent_space_id`, which may be missing.
+
+        Raises:
+            InputError: The file cannot be read, or holds no latents.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        try:
+            with Path(path).open("rb") as file:
+                content = np.load(file, allow_pickle=False)
+                if not isinstance(content, np.ndarray):
+                    arrays = {name: content[name] for name in (_Z, "z_loc", _SPACE) if name in content}
+        except Exception as error:  # on damaged files NumPy and zipfile raise errors of many unrelated classes
+            raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
+        z = arrays.get(_Z, arrays.get("z_loc"))
+        if not isinstance(z, np.ndarray):  # what is no array by its first bytes comes as bytes
+            raise InputError(f"{os.fspath(path)} must be an .npz file with an array z or z_loc in it")
+        return cls.of(z, str(arrays[_SPACE]) if _SPACE in arrays else None)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the latents and their space to an `.npz` file, which `load` and `vae-run decode` read.
+
+        Raises:
+            OSError: The file cannot be written, and holds what it held before.
+        """
+        arrays: dict[str, NDArray[Any]] = {_Z: np.asarray(self)}
+        if self.latent_space_id is not None:
+            arrays[_SPACE] = np.array(self.latent_space_id)
+        path = Path(path)
+        with written_whole(path) as part, writing(path), part.open("wb") as file:  # given a path, NumPy adds a suffix
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # names are not options
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `z` as lists of floats and `latent_space_id`, for `json.dumps`."""
+        return {_Z: self.tolist(), _SPACE: self.latent_space_id}
+
+    def __array_finalize__(self, source: NDArray[Any] | None) -> None:
+        self.latent_space_id = getattr(source, _SPACE, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Latents.of, (np.asarray(self), self.latent_space_id)
+
+
+def level_space(latent_space_id: str, level: int) -> str:
+    """Return the name of a level's space: that of the model for level 1, which the decoder takes."""
+    return latent_space_id if level == 1 else f"{latent_space_id} level {level}"
+
+
+def check_latent_space(z: ArrayLike, latent_space_id: str) -> None:
+    """Raise `InputError` if `z` knows its latent space and it is another one."""
+    found = getattr(z, _SPACE, None)
+    if found in (None, latent_space_id):
+        return
+    if str(found).startswith(latent_space_id):
+        raise InputError(
+            f"z is of {str(found)[len(latent_space_id) + 1 :]} of the hierarchy; decode takes level 1, z itself"
+        )
+    raise InputError(
+        f"z is of latent space {str(found)[:16]}, this model's is {latent_space_id[:16]}: "
+        "latents of one model mean nothing to another; np.asarray(z) decodes them all the same"
+    )
 
 
 class Level(NamedTuple):
@@ -50,6 +135,16 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
     def levels(self) -> tuple[Level, ...]:
         """All levels, that of z first."""
         return (Level(self.z_loc, self.z_scale), *self.upper)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as lists of floats, for `json.dumps`; a level of `upper` as `z_loc` and `z_scale`."""
+        return {
+            "z_loc": self.z_loc.tolist(),
+            "z_scale": self.z_scale.tolist(),
+            _SPACE: self.latent_space_id,
+            "upper": [{"z_loc": level.z_loc.tolist(), "z_scale": level.z_scale.tolist()} for level in self.upper],
+            "component_probs": None if self.component_probs is None else self.component_probs.tolist(),
+        }
 
     def sample(self, *, seed: int | Noise | None = None, eps: ArrayLike | None = None) -> Latents:
         """Draw z = z_loc + z_scale * eps (the reparameterization of Kingma & Welling, 2013).
@@ -91,10 +186,9 @@ def draw_lower_noise(
     Raises:
         InputError: Both `seed` and `eps` were given, one does not fit, or there is but one level.
     """
-    noise = zero_noise(model, batch)
-    if seed is None and eps is None:
-        return noise
     lower = model.z_dims[:-1]
+    if seed is None and eps is None:
+        return zero_noise(model, batch) if lower else {}
     if not lower:
         raise InputError(
             "seed and eps are for the upper levels of a hierarchy, and this model has one level; drop them"
@@ -109,10 +203,52 @@ def draw_lower_noise(
     else:
         got = len(eps) if isinstance(eps, (list, tuple)) else type(eps).__name__
         raise InputError(f"eps must be a list of the noise of {len(lower)} levels, all but the highest, got {got}")
-    return {**noise, **dict(zip(noise, drawn, strict=False))}
+    return dict(zip(level_names("eps", len(lower)), drawn, strict=True))
 
 
 def zero_noise(model: ModelSpec, batch: int) -> dict[str, NDArray[np.float32]]:
     """Return no noise, for each level."""
     names = level_names("eps", len(model.z_dims))
     return {name: np.zeros((batch, size), np.float32) for name, size in zip(names, model.z_dims, strict=True)}
+
+
+def draw_prior(
+    model: ModelSpec, prior: Graph | None, n: int, stream: Noise, component: ArrayLike | None
+) -> NDArray[np.float32]:
+    """Return z of p(z), float32, shape `(n, z_dim)`.
+
+    Args:
+        model: Choices and sizes.
+        prior: The graph of the prior; `None` where p(z) = N(0, I).
+        n: How many.
+        stream: Draws a mixture's components, where they are not given, and then the levels, the highest first.
+        component: A mixture's component, or those of each row.
+
+    Raises:
+        InputError: `component` was given and the latent is no mixture, or it is out of range.
+    """
+    given: dict[str, NDArray[np.int64]] = {}
+    if prior is not None and model.latent == "mixture":
+        given["component"] = _components(model, prior, n, stream, component)
+    elif component is not None:
+        raise InputError(f"component must not be given: this model's latent is {model.latent}, not a mixture")
+    names = level_names("eps", len(model.z_dims))
+    eps = {
+        name: stream.standard_normal((n, size)) for name, size in reversed(list(zip(names, model.z_dims, strict=True)))
+    }
+    return eps["eps"] if prior is None else prior({**given, **eps})["z_prior"]
+
+
+def prior_probs(model: ModelSpec, prior: Graph) -> NDArray[np.float32]:
+    """Return p(c) of a mixture's components, shape `(components,)`: what its graph was made with."""
+    component, eps = np.zeros(1, np.int64), np.zeros((1, model.z_dim), np.float32)
+    return prior({"component": component, "eps": eps})["prior_probs"][0]
+
+
+def _components(
+    model: ModelSpec, prior: Graph, n: int, stream: Noise, component: ArrayLike | None
+) -> NDArray[np.int64]:
+    if component is not None:
+        return _inputs.choices("component", component, n, model.num_components)
+    below = np.cumsum(prior_probs(model, prior))[:-1]  # the last one is 1, whatever its rounding says
+    return np.searchsorted(below, stream.uniform(n), side="right")

@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float32]
 class PreprocessingSpec(Record, frozen=True, kw_only=True):
     """What was done to the training data, and is done to what callers hand in.
 
-    Without a scale, uint8 is divided by 255 and floats are taken as they are.
+    Without a scale, uint8 is divided by 255 unless `divide_uint8` says otherwise, and floats are taken as they are.
 
     Args:
         scale: `(low, high)`: numbers of any kind, uint8 too, are given in this range and become [0, 1]. What a model
@@ -22,12 +22,14 @@ class PreprocessingSpec(Record, frozen=True, kw_only=True):
         resize: `(height, width)` to which image files are resized, with Pillow's bilinear filter.
         grey: Whether image files in colour are made grey, as Pillow does (ITU-R 601-2 luma).
         channels_last: Whether observations may also be images with the channels behind height and width.
+        divide_uint8: Whether uint8 without a scale are pixels, divided by 255; where not, they are numbers like any.
     """
 
     scale: tuple[float, float] | None = None
     resize: tuple[Size, Size] | None = None
     grey: bool = False
     channels_last: bool = False
+    divide_uint8: bool = True
 
     def __post_init__(self) -> None:
         if self.resize is not None and math.prod(self.resize) > MAX_VALUES:
@@ -69,6 +71,8 @@ class PreprocessingSpec(Record, frozen=True, kw_only=True):
             said.append(f"image files are resized to {self.resize[0]} high, {self.resize[1]} wide")
         if self.channels_last:
             said.append("images may have their channels last")
+        if not self.divide_uint8:
+            said.append("uint8 are taken as numbers")
         return ", ".join(said)
 
 

@@ -1,8 +1,8 @@
-"""Which execution provider to run on: the one asked for, or an error that says what stands in its way.
+"""ONNX Runtime: its import, its wheels, and the execution providers and threads that sessions run on.
 
-ONNX Runtime itself only logs when a provider cannot be had, and runs on the CPU: what it lists as available says what
-it was built with, and only a session's own `get_providers()` says what it runs on. A session may have a provider and
-yet run nothing on it, because it knows none of the graph's operators: newer versions tell where each node runs.
+ONNX Runtime only logs when a provider cannot be had, and falls back to the CPU: what it lists as available says what it
+was built with, and only a session's own `get_providers()` says what it runs on. A session may even have a provider and
+run no node on it; newer versions report where each node runs.
 """
 
 from __future__ import annotations
@@ -10,23 +10,46 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
+import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
-from .errors import BundleError, ProviderError
-from .execution import AUTO_CHOICES, CPU, CUDA, SUFFIX, Execution, short_name
-from .ort import import_onnxruntime, new_session
+import msgspec
 
-_SILENT, _WARNING = 4, 2  # ONNX Runtime's log severities: nothing but fatal errors; its default
+from .errors import BundleError, InputError, InstallError, ProviderError
+
+INSTALL = "pip install 'edgevae[cpu]' (package onnxruntime) or, for CUDA, 'edgevae[gpu]' (package onnxruntime-gpu)"
+
+WHEELS = {"onnxruntime"} | {
+    f"onnxruntime-{kind}" for kind in ("gpu", "directml", "openvino", "qnn", "rocm", "migraphx", "training", "silicon")
+}
+"""All names under which ONNX Runtime is packaged; any two overwrite each other."""
+
+ProviderOptions: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
+"""A provider by ONNX Runtime's own name, like `CUDAExecutionProvider`; with options, as ONNX Runtime takes them."""
+
+CPU, CUDA = "cpu", "cuda"
+
+_SUFFIX = "ExecutionProvider"
+_AUTO = "auto"
+_AUTO_CHOICES = {CUDA: "CUDAExecutionProvider", CPU: "CPUExecutionProvider"}
+"""What `auto` tries, in this order."""
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_OFF = {"", "0", "false", "no", "off"}
+_SHARED_THREADS_ONLY = "use_per_session_threads must be false"
+_LOG_FATAL, _LOG_WARNING = 4, 2  # ONNX Runtime's log severities; 2 is its default
 _NEED_CUDA = (CUDA, "tensorrt", "nvtensorrtrtx")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
 _SPIN_DURATION, _SPIN_US = "session.intra_op.spin_duration_us", "300"
-"""How long a session's threads wait for work in a loop. By default they do so for 50 ms after each run, on the very
-processor that the application, or the model's next graph, needs: `decode` after `encode` took twice as long."""
-_INSTALL = {
+"""How long a session's idle threads spin. ONNX Runtime's default is much longer, and takes the cores away from the
+application and from the model's next graph."""
+_INSTALL_PROVIDER = {
     CUDA: "pip uninstall onnxruntime, then pip install 'edgevae[gpu]' (package onnxruntime-gpu)",
     "tensorrt": "pip uninstall onnxruntime, then pip install onnxruntime-gpu, and NVIDIA's TensorRT",
     "openvino": "pip uninstall onnxruntime, then pip install onnxruntime-openvino",
@@ -34,8 +57,130 @@ _INSTALL = {
     "qnn": "pip uninstall onnxruntime, then pip install onnxruntime-qnn",
     "coreml": "it comes with onnxruntime on macOS",
 }
-_PRELOADING = threading.Lock()
 _BUILD = "it needs a build of ONNX Runtime that has it"
+_PRELOADING = threading.Lock()
+_CGROUPS = "/sys/fs/cgroup"
+_OWN_CGROUPS = "/proc/self/cgroup"
+
+
+@functools.cache
+def import_onnxruntime() -> ModuleType:
+    """Return the module `onnxruntime`; warn once if more than one of its wheels is installed.
+
+    By itself it reports to Microsoft what runs where, names and hashes of models among it: on Windows, and from version
+    1.29 on elsewhere too. That is turned off, for this process and those it starts, unless ORT_DISABLE_TELEMETRY=0 says
+    otherwise. Where the application has imported it before, it has begun, and sends less from here on.
+
+    Raises:
+        InstallError: It is not installed, or cannot be loaded.
+    """
+    no_telemetry = os.environ.setdefault(_NO_TELEMETRY, "1").lower() not in _OFF
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name == "onnxruntime":
+            raise InstallError(f"ONNX Runtime is not installed; {INSTALL}") from error
+        raise InstallError(f"ONNX Runtime needs {error.name}, which is not installed; {INSTALL}") from error
+    except ImportError as error:
+        raise InstallError(f"ONNX Runtime is installed but cannot be loaded: {error}") from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise InstallError(f"ONNX Runtime's installation is broken; remove all packages onnxruntime*, then {INSTALL}")
+    if no_telemetry:
+        onnxruntime.disable_telemetry_events()  # on Windows it does not look at the environment
+    module: ModuleType = onnxruntime
+    wheels = installed_wheels(module)
+    if len(wheels) > 1:
+        warnings.warn(
+            f"{' and '.join(wheels)} are both installed and overwrite each other; "
+            f"pip uninstall {' '.join(wheels)}, then {INSTALL}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return module
+
+
+def installed_wheels(onnxruntime: ModuleType) -> list[str]:
+    """Return the names of ONNX Runtime's wheels that are installed where it was imported from, sorted."""
+    site_packages = Path(onnxruntime.__file__ or "").parent.parent
+    packages = (path.name for path in site_packages.iterdir() if path.suffix == ".dist-info")
+    return sorted(WHEELS & {name.partition("-")[0].replace("_", "-") for name in packages})
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """Where and how sessions run.
+
+    Args:
+        providers: ONNX Runtime's names with their options, in the order of preference; `None` for CUDA where it truly
+            works, else the CPU.
+        threads: Threads of a call.
+        session_options: An `onnxruntime.SessionOptions` in the place of our own; `threads` goes unread then.
+    """
+
+    providers: tuple[tuple[str, Mapping[str, Any]], ...] | None
+    threads: int
+    session_options: Any = None
+
+    @classmethod
+    def of(
+        cls, provider: str, threads: int, providers: Sequence[ProviderOptions] | None, session_options: Any
+    ) -> Execution:
+        """Return the execution that a caller asks for.
+
+        Args:
+            provider: `auto`, or a provider's short name, like `cpu`.
+            threads: Threads of a call.
+            providers: Providers by ONNX Runtime's names, in the place of `provider`.
+            session_options: An `onnxruntime.SessionOptions`, or `None`.
+
+        Raises:
+            InputError: A name is unknown, or both `provider` and `providers` choose.
+            InstallError: ONNX Runtime is not installed.
+        """
+        onnxruntime = import_onnxruntime()
+        if session_options is not None and not isinstance(session_options, onnxruntime.SessionOptions):
+            got = type(session_options).__name__
+            raise InputError(f"session_options must be an onnxruntime.SessionOptions, got {got}")
+        if not isinstance(provider, str):
+            raise InputError(
+                f"provider must be a name like cpu or cuda, got {type(provider).__name__}; ONNX Runtime's own names "
+                "are given as providers"
+            )
+        known = {short_name(name): name for name in onnxruntime.get_all_providers()}
+        if providers is None:
+            if provider != _AUTO and provider not in known:
+                others = ", ".join(sorted(known.keys() - {CPU, CUDA}))
+                raise InputError(
+                    f"provider must be auto, cpu, cuda, or another of ONNX Runtime's ({others}), got {provider!r}"
+                )
+            return cls(None if provider == _AUTO else ((known[provider], {}),), threads, session_options)
+        if provider != _AUTO:
+            raise InputError(f"provider {provider!r} and providers were both given; give one of them")
+        if not isinstance(providers, (list, tuple)) or len(providers) == 0:
+            raise InputError(f"providers must be a list of at least one of ONNX Runtime's names, got {providers!r}")
+        pairs = tuple(map(_with_options, providers))
+        for name, _ in pairs:
+            if name not in known.values():
+                raise InputError(f"providers must be ONNX Runtime's, {', '.join(known.values())}; got {name!r}")
+        return cls(pairs, threads, session_options)
+
+    def on(self, provider: str) -> Execution:
+        """Return the same with the provider that was chosen, where none was asked for."""
+        if self.providers is not None:
+            return self
+        return msgspec.structs.replace(self, providers=((_AUTO_CHOICES[provider], {}),))
+
+
+def short_name(name: str) -> str:
+    """Return our word for one of ONNX Runtime's providers: `cuda` for `CUDAExecutionProvider`."""
+    return name.removesuffix(_SUFFIX).lower()
+
+
+def _with_options(entry: ProviderOptions) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(entry, str):
+        return entry, {}
+    if isinstance(entry, (list, tuple)) and len(entry) == 2 and isinstance(entry[1], Mapping):
+        return entry[0], dict(entry[1])
+    raise InputError(f"providers must be names, or pairs of a name and a dict of its options, got {entry!r}")
 
 
 def create_session(graph: bytes, file: str, execution: Execution) -> tuple[Any, str]:
@@ -54,7 +199,7 @@ def create_session(graph: bytes, file: str, execution: Execution) -> tuple[Any, 
     onnxruntime = import_onnxruntime()
     if execution.providers is not None:
         return _checked_session(onnxruntime, graph, file, execution), short_name(execution.providers[0][0])
-    for provider in AUTO_CHOICES:
+    for provider in _AUTO_CHOICES:
         with contextlib.suppress(ProviderError):
             return _checked_session(onnxruntime, graph, file, execution.on(provider)), provider
     raise ProviderError("this ONNX Runtime is built without CPUExecutionProvider")  # there is no such build
@@ -95,11 +240,79 @@ def has_own_threads(session: Any, execution: Execution) -> bool:
     return execution.session_options is None and getattr(options, "use_per_session_threads", True)
 
 
+def new_session(graph: bytes, options: Any, *, own: bool = True, **providers: Any) -> Any:
+    """Return an `onnxruntime.InferenceSession` that runs on the providers it was made for, or fails.
+
+    An application may have given all sessions of its process the same threads (`set_global_thread_pool_sizes`). ONNX
+    Runtime allows no others then, and cannot be asked: these threads are taken where it refuses.
+
+    Args:
+        graph: The content of the `.onnx` file.
+        options: An `onnxruntime.SessionOptions`.
+        own: Whether the options are ours to change, not the caller's.
+        providers: `providers` and `provider_options`, as ONNX Runtime takes them.
+    """
+    make = functools.partial(import_onnxruntime().InferenceSession, graph, options, **providers, enable_fallback=0)
+    try:
+        session = make()
+    except RuntimeError as error:
+        if not own or _SHARED_THREADS_ONLY not in str(error):
+            raise
+        options.use_per_session_threads = False
+        options.intra_op_num_threads = 0  # else it warns that it does not look at the number
+        session = make()
+    session.disable_fallback()  # older versions do not take it from the argument
+    return session
+
+
+def usable_cpus(cgroups: str = _CGROUPS, own_cgroups: str = _OWN_CGROUPS) -> int:
+    """Return the number of CPUs that affinity and the quota of a container leave to this process, at least 1.
+
+    Args:
+        cgroups: Where Linux mounts the control groups.
+        own_cgroups: The file in which it lists those of this process.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for folder in _cgroup_folders(Path(cgroups), Path(own_cgroups)) if (quota := _quota(folder))]
+    return max(1, min([affinity, *map(math.ceil, quotas)]))
+
+
+def _cgroup_folders(cgroups: Path, own_cgroups: Path) -> list[Path]:
+    """Return the process's control groups and those above them, in version 2 and in version 1 of Linux's."""
+    try:
+        lines = own_cgroups.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = cgroups / "cpu" if controllers else cgroups
+        names = path.strip("/").split("/")
+        folders += [root.joinpath(*names[:depth]) for depth in range(len(names), -1, -1)]
+    return folders
+
+
+def _quota(folder: Path) -> float | None:
+    """Return how many CPUs' worth of time a control group allows; `None` for no limit."""
+    try:
+        if (both := folder / "cpu.max").is_file():
+            quota, period = both.read_text(encoding="utf-8").split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+            )
+        return None if quota.strip() in {"max", "-1"} else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
 def _checked_session(onnxruntime: ModuleType, graph: bytes, file: str, execution: Execution) -> Any:
     """Make a session that has all providers that were asked for."""
     names = [name for name, _ in execution.providers or ()]
     for name in names:
-        if (obstacle := _obstacle(onnxruntime, name)) is not None:
+        if (obstacle := obstacle_of(onnxruntime, name)) is not None:
             raise _error(name, obstacle)
     try:
         session = _session(onnxruntime, graph, execution)
@@ -114,7 +327,7 @@ def _checked_session(onnxruntime: ModuleType, graph: bytes, file: str, execution
             wanted = f", or its options {dict(options)} ask for what is not here" if options else ""
             raise _error(
                 name,
-                f"ONNX Runtime lists {name.removesuffix(SUFFIX)} but could not load it: {missing} libraries are "
+                f"ONNX Runtime lists {name.removesuffix(_SUFFIX)} but could not load it: {missing} libraries are "
                 f"missing, or of a version that it was not built for{wanted}{remedy}",
             )
     return session
@@ -124,14 +337,14 @@ def _error(name: str, obstacle: str) -> ProviderError:
     return ProviderError(f"provider {short_name(name)!r} does not work here: {obstacle}; or choose provider='cpu'")
 
 
-def _obstacle(onnxruntime: ModuleType, name: str) -> str | None:
-    """What keeps a provider from working, as far as can be told without a session."""
+def obstacle_of(onnxruntime: ModuleType, name: str) -> str | None:
+    """Return what keeps a provider from working, as far as can be told without a session; `None` for nothing."""
     available = onnxruntime.get_available_providers()
     if name not in available:
         has = ", ".join(short_name(other) for other in available)
-        remedy = _INSTALL.get(short_name(name), _BUILD)
-        return f"the installed ONNX Runtime is built without {name.removesuffix(SUFFIX)}, it has {has}; {remedy}"
-    if short_name(name) in _NEED_CUDA and _cuda_device_count() == 0:
+        remedy = _INSTALL_PROVIDER.get(short_name(name), _BUILD)
+        return f"the installed ONNX Runtime is built without {name.removesuffix(_SUFFIX)}, it has {has}; {remedy}"
+    if short_name(name) in _NEED_CUDA and cuda_device_count() == 0:
         return "there is no CUDA device, or NVIDIA's driver is not installed"
     return None
 
@@ -148,7 +361,7 @@ def _session(onnxruntime: ModuleType, graph: bytes, execution: Execution) -> Any
     if options is None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = execution.threads
-        options.log_severity_level = _SILENT  # what goes wrong is raised, not logged
+        options.log_severity_level = _LOG_FATAL  # what goes wrong is raised, not logged
         options.add_session_config_entry(_SPIN_DURATION, _SPIN_US)
         if any(short_name(name) != CPU for name, _ in execution.providers or ()):
             options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
@@ -175,11 +388,11 @@ def _quiet_loading(onnxruntime: ModuleType, providers: Sequence[str]) -> Iterato
     if not set(providers).isdisjoint(_NEED_CUDA) and hasattr(onnxruntime, "preload_dlls"):
         with _PRELOADING, contextlib.redirect_stdout(io.StringIO()):  # which is the whole process's
             _preload(onnxruntime)
-    onnxruntime.set_default_logger_severity(_SILENT)
+    onnxruntime.set_default_logger_severity(_LOG_FATAL)
     try:
         yield
     finally:
-        onnxruntime.set_default_logger_severity(_WARNING)
+        onnxruntime.set_default_logger_severity(_LOG_WARNING)
 
 
 @functools.cache
@@ -188,8 +401,8 @@ def _preload(onnxruntime: ModuleType) -> None:
 
 
 @functools.cache
-def _cuda_device_count() -> int:
-    """Number of CUDA devices that NVIDIA's driver sees; 0 without a driver."""
+def cuda_device_count() -> int:
+    """Return the number of CUDA devices that NVIDIA's driver sees; 0 without a driver."""
     import ctypes
 
     try:

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parent.parent
 FOLDERS = {"edgevae": "runtime", "edgevae.train": "train", "edgevae.export": "export"}
 MAY_IMPORT = {"runtime": set(), "train": {"edgevae"}, "export": {"edgevae", "edgevae.train"}}
 RUNTIME_PACKAGES = {"numpy", "onnxruntime", "msgspec"}
-OPTIONAL_PACKAGES = {"runtime/cli/": {"click"}, "runtime/images.py": {"PIL"}, "runtime/trust.py": {"cryptography"}}
+OPTIONAL_PACKAGES = {"runtime/cli/": {"click"}, "runtime/images.py": {"PIL"}, "runtime/bundle.py": {"cryptography"}}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .. import InputError, Latents, ModelSpec, PreprocessingSpec
 from .. import inputs as _inputs
-from ..observations import Observations
+from ..inputs import Observations
 from .idx import is_idx, open_idx
 from .terminal import printable
 

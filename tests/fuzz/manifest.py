@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from edgevae import BundleError, Manifest
-from edgevae.signature import check_signatures
+from edgevae.manifest import check_signatures
 from tests.fuzz.target import Target
 
 MODELS = Path(__file__).parents[2] / "models"

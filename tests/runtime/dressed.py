@@ -93,6 +93,7 @@ LAYOUTS: dict[str, Callable[[Array], Any]] = {
 
 FLOATS: dict[str, Callable[[Array], Any]] = {
     "float64": lambda plain: plain.astype(np.float64),
+    "longdouble": lambda plain: plain.astype(np.longdouble),
     "big-endian float64": lambda plain: plain.astype(">f8"),
     "backwards float64": lambda plain: backwards(plain.astype(np.float64)),
     "lists": lambda plain: plain.tolist() if plain.size else plain,
@@ -111,10 +112,7 @@ def not_finite(plain: Array, value: float) -> Array:
 
 
 REFUSED: dict[str, Callable[[Array], Any]] = {
-    **{
-        kind: as_type(kind)
-        for kind in ("f2", "longdouble", "c8", "c16", "O", "S8", "U8", "m8[s]", "M8[s]", "V8", "bool")
-    },
+    **{kind: as_type(kind) for kind in ("c8", "c16", "O", "S8", "U8", "m8[s]", "M8[s]", "V8", "bool")},
     "masked": lambda plain: np.ma.masked_array(plain, mask=True),
     "masked, nothing masked": np.ma.masked_array,
     "list of masked": lambda plain: [np.ma.masked_array(row, mask=True) for row in plain],

@@ -146,7 +146,7 @@ CALLS = {
     ),
 }
 TAKEN = {
-    (NORMAL, "x"): ["bool"],  # 0 and 1, where a model takes any number
+    **{(bundle, "x"): ["bool"] for bundle in (PLAIN, LEVELS, NORMAL)},  # 0 and 1
     (LABELS, "y"): ["a number"],  # for all rows
     (MIXTURE, "component"): ["a number"],
     (PLAIN, "span"): ["one more column"],

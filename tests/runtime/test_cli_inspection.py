@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from edgevae import MANIFEST_FILE, PARTS, Manifest, Model, Report
 from edgevae.cli import main
-from edgevae.diagnosis import diagnose
+from edgevae.doctor import diagnose
 from edgevae.export import Source, export_bundle
 
 MODELS = Path(__file__).parents[2] / "models"

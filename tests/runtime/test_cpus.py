@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevae.cpus import usable_cpus
+from edgevae.providers import usable_cpus
 
 
 @pytest.fixture(autouse=True)

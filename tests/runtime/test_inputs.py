@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
-from edgevae import InputError, Model
-from edgevae.inputs import MANY, all_within
+from edgevae import InputError, Manifest, Model, Score, load
+from edgevae.inputs import LARGE_SIZE, Observations, all_within
+from tests.conftest import REPOSITORY
 
+MANIFEST = REPOSITORY / "models" / "digits-mlp" / "manifest.json"
 SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 8\), got "
 
 
@@ -22,12 +28,17 @@ SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 
     [
         (np.zeros(64), SHAPES + r"\(64,\); add a batch axis with x\[None\]"),
         (np.zeros((1, 8, 8), np.uint8)[0], SHAPES + r"\(8, 8\); add a batch axis"),
-        (np.zeros((2, 63)), SHAPES + r"\(2, 63\)"),
-        (np.zeros((2, 8, 8, 1)), SHAPES + r"\(2, 8, 8, 1\)"),
+        (np.zeros((8, 8, 1)), SHAPES + r"\(8, 8, 1\); add a batch axis"),
+        (np.zeros((2, 63)), SHAPES + r"\(2, 63\)$"),
+        (np.zeros((2, 8, 8, 3)), SHAPES + r"\(2, 8, 8, 3\); these are colour images and the model's are grey"),
+        (np.zeros((2, 3, 8, 8)), SHAPES + r"\(2, 3, 8, 8\); these are colour images and the model's are grey"),
+        (np.zeros((2, 1, 9, 8)), SHAPES + r"\(2, 1, 9, 8\); resize the images to 8 high and 8 wide"),
         (np.float32(0), SHAPES + r"\(\)"),
-        (np.zeros((2, 64), np.int64), "got dtype int64"),
-        (np.zeros((2, 64), np.float16), "got dtype float16"),
-        (np.zeros((2, 64), bool), "got dtype bool"),
+        (
+            np.zeros((2, 64), np.int64),
+            r"got dtype int64; integers may mean either: pass pixels of 0 to 255 as np.asarray\(x, np.uint8\)",
+        ),
+        ([[0, 255] * 32], r"floats in \[0, 1\], or uint8 pixels in \[0, 255\], got dtype int64; integers may mean"),
         (np.zeros((2, 64), complex), "got dtype complex128"),
         (np.full((2, 64), "a"), "got dtype <U1"),
         (np.full((2, 64), None), "array of numbers"),
@@ -36,11 +47,30 @@ SHAPES = r"x must have shape \(batch, 64\) or \(batch, 1, 8, 8\) or \(batch, 8, 
         (torch.zeros(2, 64, dtype=torch.bfloat16), "array of numbers, got Tensor"),
         (np.ma.masked_array(np.zeros((2, 64)), mask=True), "must not be a masked array"),
         ([np.ma.masked_array(np.zeros(64), mask=True)], "x must not hold masked arrays"),
-        (np.full((2, 64), 255.0), r"in \[0, 1\], got values from 255 to 255; divide pixels"),
-        (np.full((2, 64), -0.1), r"in \[0, 1\], got values from -0.1"),
+        (
+            np.full((2, 64), 255.0),
+            r"in \[0, 1\], got values from 255 to 255, .* row 0; divide pixels of 0 to 255",
+        ),
+        (
+            np.full((2, 64), 1.0000001, np.float32),
+            r"to 1.0000001, .* rounding errors: np.clip\(x, 0, 1\)",
+        ),
+        (
+            np.full((2, 64), -0.1),
+            r"values from -0.1 to -0.1, .*; values in \[-1, 1\] .* \(x \+ 1\) / 2",
+        ),
+        (np.full((2, 64), -3.0), r"in \[0, 1\], got values from -3 to -3, .*; scale them as the training data were"),
         (np.full((2, 64), np.inf), r"in \[0, 1\], got values from inf"),
         (np.full((2, 64), 1e300), r"in \[0, 1\], got values from inf"),
-        (np.array([[0.0] * 64, [0.0] * 63 + [np.nan]]), "NaN in row 1"),
+        (np.array([[0.0] * 64, [0.0] * 63 + [2.0]]), r"got values from 0 to 2, the first outside in row 1"),
+        (np.array([[0.0] * 64, [0.0] * 63 + [np.nan]]), "NaN in row 1; drop the row, or fill in what is missing"),
+        ("images/a.png", r"got text, 'images/a.png'; read the file first, .* edgevae.images.read_image"),
+        (Path("a.npy"), r"got a path, 'a.npy'; read the file first, with np.load"),
+        (Image.new("RGB", (8, 8)), r"x must be an image of mode L, got mode RGB; image.convert\('L'\)"),
+        (
+            Image.new("L", (9, 8)),
+            r"8 wide and 8 high, got 9 wide and 8 high; image.resize\(\(8, 8\)\)",
+        ),
     ],
 )
 def test_observations_that_do_not_fit_are_refused(model: Model, x: Any, message: str) -> None:
@@ -54,7 +84,8 @@ def test_observations_that_do_not_fit_are_refused(model: Model, x: Any, message:
     [
         (np.zeros(5), r"z must have shape \(batch, 5\), got \(5,\); add a batch axis with z\[None\]"),
         (np.zeros((2, 6)), r"z must have shape \(batch, 5\), got \(2, 6\)"),
-        (np.zeros((2, 5), np.int32), "z must be float32 or float64, got dtype int32"),
+        (np.zeros((2, 5), bool), "z must be numbers, got dtype bool"),
+        ("z.npz", "z must be an array of numbers, got text, 'z.npz'; read the file first, with edgevae.Latents.load"),
         (np.array([[0.0] * 5, [np.nan] * 5]), "z must be finite, got NaN or infinity in row 1"),
         (np.full((2, 5), 1e300), "z must be finite"),
     ],
@@ -62,6 +93,88 @@ def test_observations_that_do_not_fit_are_refused(model: Model, x: Any, message:
 def test_latents_that_do_not_fit_are_refused(model: Model, z: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.decode(z)
+
+
+def test_what_can_only_mean_one_thing_is_taken(model: Model) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), np.uint8)
+    expected = model.encode(pixels).z_loc
+    images = [Image.fromarray(image) for image in pixels]
+    np.testing.assert_array_equal(model.encode(images).z_loc, expected)
+    np.testing.assert_allclose(model.encode(images[0]).z_loc, expected[:1], atol=1e-6)
+    np.testing.assert_array_equal(model.encode(pixels[..., None]).z_loc, expected)
+    bits = pixels > 127
+    np.testing.assert_array_equal(model.encode(bits).z_loc, model.encode(bits.astype(np.float32)).z_loc)
+    np.testing.assert_array_equal(
+        model.encode([Image.fromarray(image) for image in bits]).z_loc, model.encode(bits).z_loc
+    )
+    half = (pixels / 255).astype(np.float16)
+    np.testing.assert_array_equal(model.encode(half).z_loc, model.encode(half.astype(np.float32)).z_loc)
+    np.testing.assert_array_equal(model.decode([[0, 1, 2, 3, 4]]), model.decode([[0.0, 1.0, 2.0, 3.0, 4.0]]))
+
+
+def test_a_posterior_in_the_place_of_latents_says_what_to_take_of_it(model: Model) -> None:
+    with pytest.raises(InputError, match=r"z must be .*, got a Posterior; take its z_loc, or sample\(seed=0\)"):
+        model.decode(model.encode(np.zeros((1, 64))))  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([0.0, 1.0], r"y must be integers, got dtype float64; y.astype\(np.int64\) makes integers of them"),
+        ([[0], [1]], r"y must be one integer or have shape \(2,\), got \(2, 1\); drop the last axis with y\[:, 0\]"),
+        (np.eye(10)[:2], r"y must be .* got \(2, 10\); one-hot labels become integers with y.argmax\(1\)"),
+        ([0, 10], "y must be from 0 to 9, got 0 to 10"),
+        (None, "y is needed: this model sees labels, integers from 0 to 9"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(y: Any, message: str) -> None:
+    with (
+        load(REPOSITORY / "models" / "mnist-conditional", provider="cpu", threads=1) as model,
+        pytest.raises(InputError, match=message),
+    ):
+        model.encode(np.zeros((2, 784)), y=y)
+
+
+def test_a_missing_seed_says_what_a_seed_is(model: Model) -> None:
+    x = np.zeros((1, 64))
+    calls: list[Callable[[], object]] = [
+        lambda: model.generate(1),
+        lambda: model.posterior_predictive(x, 1),
+        lambda: model.elbo(x),
+        lambda: model.log_likelihood(x),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="a seed is needed, an integer like seed=0"):
+            call()
+
+
+def test_colour_models_say_where_channels_belong() -> None:
+    spec = msgspec.structs.replace(Manifest.decode(MANIFEST.read_bytes()).model, data_shape=(3, 8, 8))
+    observations = Observations(spec, None)
+    for x, remedy in (
+        (np.zeros((2, 8, 8, 3)), r"the channels come first: np.moveaxis\(x, -1, 1\)"),
+        (np.zeros((2, 8, 8)), "these are grey images and the model's have 3 channels: repeat the channel"),
+        (Image.new("L", (8, 8)), r"mode RGB, got mode L; image.convert\('RGB'\)"),
+    ):
+        with pytest.raises(InputError, match=remedy):
+            observations.scaled(x)
+    pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    found = observations.scaled(Image.fromarray(pixels))
+    np.testing.assert_array_equal(found, observations.scaled(np.moveaxis(pixels, -1, 0)[None]))
+
+
+def test_results_become_json(model: Model) -> None:
+    x = np.random.default_rng(0).random((2, 64))
+    posterior, score = model.encode(x), model.score(x)
+    found = json.loads(json.dumps(posterior.to_dict()))
+    assert found["latent_space_id"] == model.latent_space_id
+    np.testing.assert_array_equal(np.array(found["z_scale"], np.float32), posterior.z_scale)
+    assert (found["upper"], found["component_probs"]) == ([], None)
+    assert json.loads(json.dumps(posterior.sample(seed=0).to_dict())).keys() == {"z", "latent_space_id"}
+    assert json.loads(json.dumps(score.to_dict())) == {
+        name: getattr(score, name).tolist() for name in ("elbo", "reconstruction", "kl")
+    }
+    assert Score(*[np.array([np.nan])] * 3).to_dict() == {"elbo": [None], "reconstruction": [None], "kl": [None]}
 
 
 def test_noise_must_fit_the_batch(model: Model) -> None:
@@ -155,4 +268,4 @@ def test_all_numbers_are_within_their_range_whatever_their_bits(bits: list[int],
     values = np.array(bits, np.uint32).view(np.float32)
     expected = bool(((values >= low) & (values <= 1)).all())
     assert all_within(values, low, 1.0) == expected
-    assert all_within(np.resize(values, MANY), low, 1.0) == expected
+    assert all_within(np.resize(values, LARGE_SIZE), low, 1.0) == expected

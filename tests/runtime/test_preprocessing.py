@@ -15,8 +15,9 @@ from PIL import Image
 
 from edgevae import BundleError, InputError, Manifest, ModelSpec, PreprocessingSpec, values_text
 from edgevae.images import read_image
-from edgevae.observations import Observations
+from edgevae.inputs import Observations
 from edgevae.train import Preprocessing
+from edgevae.train.data.arrays import open_array
 from edgevae.train.data.pictures import open_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def test_raw_values_are_those_of_which_a_scale_makes_what_was_given() -> None:
 def test_values_out_of_the_scale_are_refused_with_the_range() -> None:
     spec = PreprocessingSpec(scale=(0.0, 16.0))
     for value in (-0.5, 17, np.inf):
-        with pytest.raises(InputError, match=r"x must be in \[0, 16\], got .*; the model was fitted to these"):
+        with pytest.raises(InputError, match=r"x must be in \[0, 16\], got .*; the model was fitted to values in"):
             Observations(IMAGES, spec).scaled(np.full((2, 60), value))
     with pytest.raises(InputError, match=r"x must be in \[0, 16\], got values from 255 to 255"):
         Observations(IMAGES, spec).scaled(np.full((2, 60), 255, np.uint8))
@@ -105,6 +106,18 @@ def test_integers_need_a_scale_where_values_must_lie_in_0_and_1() -> None:
     assert Observations(IMAGES, PreprocessingSpec(scale=(0, 1))).scaled(ones.astype(bool)).max() == 1
     assert Observations(ANY_RANGE, None).scaled(ones * 7).max() == 7
     assert Observations(ANY_RANGE, None).scaled(ones.astype(np.uint8)).max() == np.float32(1) / np.float32(255)
+
+
+def test_uint8_are_numbers_where_the_model_was_fitted_to_numbers_without_a_scale(tmp_path: Path) -> None:
+    numbers = np.linspace(0, 255, 120).astype(np.uint8).reshape(2, 60)
+    for stored, divided in ((numbers.astype(np.float32), False), (numbers / np.float32(255), True), (numbers, True)):
+        np.save(tmp_path / "data.npy", stored)
+        preprocessing = open_array(tmp_path / "data.npy", None, labels=False).rows.preprocessing
+        assert preprocessing.divide_uint8 == divided
+        spec = PreprocessingSpec(divide_uint8=preprocessing.divide_uint8)
+        expected = numbers / np.float32(255) if divided else numbers.astype(np.float32)
+        np.testing.assert_array_equal(Observations(ANY_RANGE, spec).scaled(numbers), expected)
+    assert PreprocessingSpec(divide_uint8=False).text == "uint8 are taken as numbers"
 
 
 def test_channels_may_be_last_where_they_were_in_training() -> None:

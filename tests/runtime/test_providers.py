@@ -14,12 +14,11 @@ import onnxruntime
 import pytest
 
 from edgevae import EdgeVAEError, InputError, InstallError, ProviderError, load
-from edgevae import graph as _graph
-from edgevae import ort as _onnxruntime
 from edgevae import providers as _providers
+from edgevae import session as _session
 
 HAS_CUDA_WHEEL = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-HAS_CUDA_DEVICE = _providers._cuda_device_count() > 0
+HAS_CUDA_DEVICE = _providers.cuda_device_count() > 0
 
 
 class OnTheCPU(onnxruntime.InferenceSession):  # type: ignore[misc]  # ONNX Runtime has no types
@@ -31,9 +30,9 @@ class OnTheCPU(onnxruntime.InferenceSession):  # type: ignore[misc]  # ONNX Runt
 
 @pytest.fixture(autouse=True)
 def _fresh_caches() -> Iterator[None]:
-    _onnxruntime.import_onnxruntime.cache_clear()
+    _providers.import_onnxruntime.cache_clear()
     yield
-    _onnxruntime.import_onnxruntime.cache_clear()
+    _providers.import_onnxruntime.cache_clear()
 
 
 @pytest.mark.skipif(not HAS_CUDA_WHEEL, reason="needs the wheel onnxruntime-gpu")
@@ -52,7 +51,7 @@ def test_cuda_that_is_listed_but_cannot_be_loaded_is_an_error_and_silent_on_the_
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # As on a machine with a driver but without the CUDA libraries: ONNX Runtime tries, fails, and takes the CPU.
-    monkeypatch.setattr(_providers, "_cuda_device_count", lambda: 1)
+    monkeypatch.setattr(_providers, "cuda_device_count", lambda: 1)
     with pytest.raises(ProviderError, match=r"lists CUDA but could not load it.*onnxruntime-gpu\[cuda,cudnn\]"):
         load(bundle, provider="cuda")
     assert load(bundle, provider="auto").provider == "cpu"
@@ -91,7 +90,7 @@ def test_a_session_that_took_another_provider_is_not_believed(bundle: Path, monk
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(_providers, "obstacle_of", lambda _onnxruntime, _name: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Liar)
     with pytest.raises(ProviderError, match="could not load it"):
         load(bundle, provider="cuda")
@@ -117,7 +116,7 @@ def test_a_provider_that_runs_none_of_the_nodes_is_refused(
         def get_provider_graph_assignment_info(self) -> list[Assigned]:
             return [Assigned("CPUExecutionProvider"), Assigned(runs_on)]
 
-    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(_providers, "obstacle_of", lambda _onnxruntime, _name: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Elsewhere)
     if refused:
         with pytest.raises(
@@ -150,7 +149,7 @@ def test_a_providers_own_complaint_is_passed_on(bundle: Path, monkeypatch: pytes
                 raise RuntimeError("device_type FOO is not supported")
             super().__init__(graph, options)
 
-    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(_providers, "obstacle_of", lambda _onnxruntime, _name: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Strict)
     with pytest.raises(ProviderError, match=r"'openvino' does not work here: .*says: device_type FOO is not supported"):
         load(bundle, providers=[("OpenVINOExecutionProvider", {"device_type": "FOO"})])
@@ -243,13 +242,13 @@ def test_auto_chooses_once_for_all_graphs(bundle: Path, monkeypatch: pytest.Monk
         def get_providers(self) -> list[str]:
             return ["CUDAExecutionProvider"]
 
-    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(_providers, "obstacle_of", lambda _onnxruntime, _name: None)
     monkeypatch.setattr(_providers, "check_runs", lambda *_arguments: None)
-    monkeypatch.setattr(_graph, "check_runs", lambda *_arguments: None)
+    monkeypatch.setattr(_session, "check_runs", lambda *_arguments: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Cuda)
     model = load(bundle)
     assert model.provider == "cuda"
-    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: "its memory is full")
+    monkeypatch.setattr(_providers, "obstacle_of", lambda _onnxruntime, _name: "its memory is full")
     with pytest.raises(ProviderError, match="its memory is full"):
         model.generate(1, seed=0)
 
@@ -263,8 +262,8 @@ def test_auto_takes_the_cpu_where_cuda_would_run_nothing(bundle: Path, monkeypat
         if provider == "cuda":
             raise ProviderError(f"provider 'cuda' runs nothing of {file}")
 
-    monkeypatch.setattr(_providers, "_obstacle", lambda _onnxruntime, _name: None)
-    monkeypatch.setattr(_graph, "check_runs", nothing_runs)
+    monkeypatch.setattr(_providers, "obstacle_of", lambda _onnxruntime, _name: None)
+    monkeypatch.setattr(_session, "check_runs", nothing_runs)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Idle)
     assert load(bundle).provider == "cpu"
     with pytest.raises(ProviderError, match="runs nothing"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from edgevae import InputError, Model
-from edgevae.streaming import _pairs, _rows
+from edgevae.streaming import paired, row_batches
 
 ROWS = 2500
 
@@ -86,10 +87,11 @@ def as_it_is(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def test_labels_must_be_as_many_as_rows(x: NDArray[np.float32]) -> None:
+    batches = functools.partial(row_batches, batch_size=10, check=as_it_is)
     for count, word in ((10, "fewer"), (30, "more")):
         with pytest.raises(InputError, match=f"as many rows, and y has {word}"):
-            list(_pairs(_rows("x", x[:20], 10, as_it_is), _rows("y", np.zeros(count, np.int64), 10, as_it_is)))
-    pairs = list(_pairs(_rows("x", [x[:7], x[7:20]], 10, as_it_is), _rows("y", np.arange(20), 10, as_it_is)))
+            list(paired(batches("x", x[:20]), batches("y", np.zeros(count, np.int64))))
+    pairs = list(paired(batches("x", [x[:7], x[7:20]]), batches("y", np.arange(20))))
     assert [label.tolist() for _, label in pairs] == [list(range(10)), list(range(10, 20))]
 
 

@@ -25,6 +25,7 @@ class Preprocessing:
         resize: `(height, width)` to which image files were resized, with Pillow's bilinear filter.
         grey: Whether image files in colour were made grey, as Pillow does (ITU-R 601-2 luma).
         channels_last: Whether the data were an array of images with the channels behind height and width.
+        divide_uint8: Whether the runtime divides uint8 by 255; not where the data were other numbers, beyond [0, 1].
 
     Raises:
         ConfigError: `scale` is no range in float32, or `resize` no size.
@@ -34,6 +35,7 @@ class Preprocessing:
     resize: tuple[int, int] | None = None
     grey: bool = False
     channels_last: bool = False
+    divide_uint8: bool = True
 
     def __post_init__(self) -> None:
         if self.scale is not None:

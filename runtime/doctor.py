@@ -11,18 +11,25 @@ import warnings
 import msgspec
 import numpy as np
 
-from .cpus import usable_cpus
+from . import __version__
 from .errors import EdgeVAEError, InstallError
-from .execution import Execution, short_name
-from .ort import INSTALL, WHEELS, import_onnxruntime
-from .providers import check_runs, create_session
+from .providers import (
+    INSTALL,
+    WHEELS,
+    Execution,
+    check_runs,
+    create_session,
+    import_onnxruntime,
+    short_name,
+    usable_cpus,
+)
 
-_PACKAGES = ("edgevae", "numpy", "msgspec", "click", "pillow")
-_PROBE = base64.b64decode(  # an ONNX graph, z = Relu(x I) with x of shape (1, 2): small, and known to every provider
+_PACKAGES = ("numpy", "msgspec", "click", "pillow")
+PROBE = base64.b64decode(  # an ONNX graph, z = Relu(x I) with x of shape (1, 2): small, and known to every provider
     "CAgSADpvChEKAXgKAXcSAWgiBk1hdE11bAoMCgFoEgF6IgRSZWx1EgVwcm9iZSobCAIIAhABQgF3ShAAAIA/AAAAAAAAAAAAAIA/WhMKAXgS"
     "DgoMCAESCAoCCAEKAggCYhMKAXoSDgoMCAESCAoCCAEKAggCQgQKABAS"
 )
-_PROBE_INPUT = np.array([[-1, 2]], np.float32)
+PROBE_INPUT = np.array([[-1, 2]], np.float32)
 
 
 class ProviderCheck(msgspec.Struct, frozen=True):
@@ -77,7 +84,8 @@ def diagnose() -> Diagnosis:
     except InstallError as error:
         problems.append(str(error))
     problems += [f"{check.name}: {check.obstacle}" for check in providers if check.name == "cpu" and not check.works]
-    versions = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
+    found = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
+    versions = {"edgevae": __version__, **found}
     if "pillow" not in versions:
         problems.append("pictures need Pillow; pip install pillow")
     system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
@@ -87,9 +95,9 @@ def diagnose() -> Diagnosis:
 def _try(name: str) -> ProviderCheck:
     """Run the probe on a provider."""
     try:
-        session, _ = create_session(_PROBE, "a graph to try", Execution.of(name, 1, None, None))
+        session, _ = create_session(PROBE, "a graph to try", Execution.of(name, 1, None, None))
         check_runs(session, name, "a graph to try")
-        (found,) = session.run(None, {"x": _PROBE_INPUT})
+        (found,) = session.run(None, {"x": PROBE_INPUT})
     except EdgeVAEError as error:
         told = (
             str(error)
@@ -99,7 +107,7 @@ def _try(name: str) -> ProviderCheck:
         return ProviderCheck(name, False, told)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base, and each is an answer
         return ProviderCheck(name, False, f"it fails: {error}")
-    right = np.allclose(found, np.maximum(_PROBE_INPUT, 0))
+    right = np.allclose(found, np.maximum(PROBE_INPUT, 0))
     return ProviderCheck(name, right, "" if right else f"it computes wrong numbers: {found.tolist()}")
 
 

@@ -1,29 +1,124 @@
-"""Verification: a model's outputs beside what Pyro computed, in absolute differences and in nats."""
+"""Verification: a model's outputs beside what Pyro computed, which `reference.npz` holds, noise included."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from . import nats as _nats
 from .bundle import Bundle
 from .errors import BundleError
-from .manifest import GraphName, Tolerances
-from .reference import Reference
+from .manifest import GraphName, ReducedPrecision, TensorSpec, Tolerances
+from .npz import Npz, damaged
 
 BATCH_SIZES = (1, 2, 7, 256)
 
 FloatArray = NDArray[np.float32]
+_Floats = NDArray[np.floating[Any]]
 
+_CASE = "case"
+_SAMPLE = "sample"
+_CASES = (_SAMPLE, "zeros", "ones")
+_MAX_ROWS = 1024  # the exporter writes 256
+_VALUE_BYTES, _TEXT_BYTES, _OVERHEAD_BYTES = 8, 64, 2**16
 _ROUNDING = 1e-6
 """Of an ELBO, eight times float32's own: networks that know nothing yet give ten thousand nats and more."""
 _MAX_SHIFT = 0.03
 """How far all values may be off on average, of what one may: rounding goes both ways, and leaves a twentieth of it."""
 _IN_DATA_UNITS = ("decoder", "reconstruct", "observation")
+
+
+class Reference(msgspec.Struct, frozen=True, eq=False):
+    """The inputs of all graphs and Pyro's outputs for them, by their names; a row each.
+
+    Args:
+        case: What each row is: `sample`, `zeros` or `ones`; shape `(rows,)`.
+        arrays: float32 or int64, shape `(rows, ...)` each: all that goes in and out of the graphs, by the names there;
+            `z` = z_loc + z_scale * eps, and `log_px_z`, `log_pz` and `log_qz_x` of Pyro's own traces, in nats.
+    """
+
+    case: NDArray[np.str_]
+    arrays: Mapping[str, NDArray[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return an array.
+
+        Raises:
+            BundleError: The reference has none of this name.
+        """
+        if name not in self.arrays:
+            raise BundleError(f"reference.npz holds no {name}; export the model again")
+        return self.arrays[name]
+
+    @property
+    def elbo(self) -> NDArray[np.float64]:
+        """log_px_z + log_pz - log_qz_x of each row, in nats."""
+        return self["log_px_z"].astype(np.float64) + self["log_pz"] - self["log_qz_x"]
+
+    def only(self, names: Collection[str]) -> Reference:
+        """Return the reference with these arrays only."""
+        return Reference(self.case, {name: array for name, array in self.arrays.items() if name in names})
+
+    def encode(self) -> bytes:
+        """Return the content of `reference.npz`."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{_CASE: self.case, **self.arrays})  # type: ignore[arg-type]  # names are not options
+        return buffer.getvalue()
+
+    @staticmethod
+    def of(bundle: Bundle) -> Reference:
+        """Read a bundle's reference.
+
+        Raises:
+            BundleError: It is missing, changed or damaged, or does not fit the manifest.
+        """
+        graphs = bundle.manifest.graphs.values()
+        tensors = {spec.name: spec for graph in graphs for spec in (*graph.inputs, *graph.outputs)}
+        reference = bundle.manifest.reference
+        row_bytes = sum(_TEXT_BYTES + math.prod(spec.row_shape) * _VALUE_BYTES for spec in tensors.values())
+        if tensors and reference.size_bytes > _MAX_ROWS * row_bytes + _OVERHEAD_BYTES:
+            raise damaged(f"it has {reference.size_bytes} bytes, more than what goes in and out of the graphs")
+        return Reference.decode(bundle.read(reference), tensors)
+
+    @staticmethod
+    def decode(content: bytes, tensors: Mapping[str, TensorSpec] | None = None) -> Reference:
+        """Read `reference.npz`.
+
+        Args:
+            content: The file.
+            tensors: What goes in and out of the graphs, by name: there may be nothing else. Without it, and where it is
+                empty, there may be anything.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        npz = Npz(content)
+        case = npz.entries.pop(_CASE, None)
+        if case is None or len(case.shape) != 1 or case.dtype.kind != "U" or not 0 < case.shape[0] <= _MAX_ROWS:
+            raise damaged(f"it must say for 1 to {_MAX_ROWS} rows which case each of them is")
+        for name, entry in npz.entries.items():
+            spec = (tensors or {}).get(name)
+            if entry.dtype.kind == "U" or entry.shape[0] != case.shape[0]:
+                raise damaged(
+                    f"{name!a} must be float32 or int64 with {case.shape[0]} rows, got {entry.dtype} of shape "
+                    f"{entry.shape}"
+                )
+            if tensors and (spec is None or (entry.dtype.name, entry.shape[1:]) != (spec.dtype, spec.row_shape)):
+                expected = "nothing of this name" if spec is None else f"{spec.dtype} with rows of {spec.row_shape}"
+                raise damaged(f"{name!a} must be {expected}, got {entry.dtype} of shape {entry.shape}")
+        cases = npz.read_entry(_CASE, case)
+        if not np.isin(cases, _CASES).all() or _SAMPLE not in cases:
+            raise damaged(f"each row must be one of {', '.join(_CASES)}, and one at least a {_SAMPLE}")
+        arrays = {name: npz.read_entry(name, entry) for name, entry in npz.entries.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise damaged(f"{name!a} holds NaN or infinity")
+        return Reference(cases, arrays)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -131,6 +226,33 @@ def verify_graphs(
     return Report(format_name, len(reference.case), tuple(checks))
 
 
+def verify_reduced(bundle: Bundle, precision: ReducedPrecision, graphs: Mapping[GraphName, RunnableGraph]) -> Report:
+    """Run a bundle's graphs of a precision on its reference, and compare the mean ELBO of its samples with Pyro's.
+
+    Args:
+        bundle: Holds the reference, and what may be lost.
+        precision: That of the graphs.
+        graphs: All of the model's.
+
+    Raises:
+        BundleError: The reference is missing, changed, or damaged.
+    """
+    reference = Reference.of(bundle)
+    spec = bundle.manifest.precisions[precision]
+    checks = [
+        _difference(reference, name, output, run_rows(graphs[name], reference.arrays, BATCH_SIZES[-1])[output])
+        for name in spec.graphs
+        for output in graphs[name].outputs
+    ]
+    samples = reference.case == "sample"
+    losses = [float((reference.elbo - _elbo(reference, graphs, size))[samples].mean()) for size in BATCH_SIZES]
+    # The size at which the most is lost; where a loss is NaN, that one.
+    size, worst = max(zip(BATCH_SIZES, losses, strict=True), key=lambda pair: np.nan_to_num(pair[1], nan=np.inf))
+    passed = all(loss <= spec.limit_nats for loss in losses)
+    checks.append(Check("model", "mean ELBO lost, nats", worst, spec.limit_nats, f"batch {size}", passed))
+    return Report(f"onnx {precision}", len(reference.case), tuple(checks))
+
+
 def run_rows(graph: RunnableGraph, arrays: Mapping[str, NDArray[Any]], batch_size: int) -> dict[str, FloatArray]:
     """Run a graph on all rows, in batches of one size."""
     missing = [name for name in graph.inputs if name not in arrays]
@@ -152,7 +274,7 @@ def _kl(reference: Reference, here: Mapping[str, NDArray[Any]]) -> NDArray[np.fl
     """Return KL(q_pyro ‖ q_here) of each row, summed over the levels."""
     levels = [(name, name.replace("loc", "scale")) for name in here if name.startswith("z_loc")]
     with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
-        kls = [_nats.normal_kl(reference[loc], reference[scale], here[loc], here[scale]) for loc, scale in levels]
+        kls = [normal_kl(reference[loc], reference[scale], here[loc], here[scale]) for loc, scale in levels]
     return np.sum(kls, axis=0)
 
 
@@ -242,3 +364,35 @@ def _check(
         worst=place,
         passed=not failed.any(),
     )
+
+
+def _elbo(reference: Reference, graphs: Mapping[GraphName, RunnableGraph], batch_size: int) -> NDArray[np.float64]:
+    """Return the ELBO of each row with the reference's noise, the graphs fed from one another as in use."""
+    arrays: dict[str, NDArray[Any]] = {
+        name: array for name, array in reference.arrays.items() if name in {"x", "y"} or name.startswith("eps")
+    }
+    with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
+        arrays |= run_rows(graphs["encoder"], arrays, batch_size)
+        arrays["z"] = arrays["z_loc"] + arrays["z_scale"] * arrays["eps"]
+        arrays |= run_rows(graphs["decoder"], arrays, batch_size)
+        terms = run_rows(graphs["elbo"], arrays, batch_size)
+        elbo: NDArray[np.float64] = terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"]
+    return elbo
+
+
+def _difference(reference: Reference, graph: str, output: str, found: NDArray[np.float32]) -> Check:
+    """Say how far an output is from Pyro's; any distance will do that is finite."""
+    diff = np.abs(found.astype(np.float64) - reference[output])
+    row, *value = (int(axis) for axis in np.unravel_index(np.argmax(np.nan_to_num(diff, nan=np.inf)), diff.shape))
+    place = f"{reference.case[row]} row {row}{f' {value}' if value else ''}, batch {BATCH_SIZES[-1]}"
+    return Check(graph, output, float(diff[(row, *value)]), np.inf, place, bool(np.isfinite(diff).all()))
+
+
+def normal_kl(p_loc: _Floats, p_scale: _Floats, q_loc: _Floats, q_scale: _Floats) -> NDArray[np.float64]:
+    """Return KL(N(p_loc, p_scale²) ‖ N(q_loc, q_scale²)) summed over the last axis, in nats, computed in float64."""
+    p_loc, p_scale, q_loc, q_scale = (array.astype(np.float64) for array in (p_loc, p_scale, q_loc, q_scale))
+    # (r² - 1)/2 - log r with r = p_scale / q_scale, by log1p: near r = 1 the plain form loses all its digits.
+    excess = (p_scale - q_scale) / q_scale
+    shape_part = 0.5 * excess * (2 + excess) - np.log1p(excess)
+    divergence: NDArray[np.float64] = shape_part + 0.5 * ((p_loc - q_loc) / q_scale) ** 2
+    return divergence.sum(-1)

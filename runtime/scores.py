@@ -1,24 +1,57 @@
-"""Draws of the posterior: the terms of the ELBO of each, and new observations."""
+"""Monte Carlo estimates over draws of the posterior: the ELBO's terms, scores, and new observations."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import inputs as _inputs
 from .errors import InputError
-from .graph import Arrays
-from .graphs import Graphs
+from .manifest import level_names
 from .model_spec import ModelSpec
 from .noise import Noise, stream_of
 from .posterior import zero_noise
-from .signature import level_names
+from .session import Arrays, Graphs
 
-MOST_DRAWS = 2**31
-_ROWS = 512  # at a time, so that memory does not grow with the batch
+Nats = NDArray[np.float64]
+Eps: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
+
+MAX_DRAWS = 2**31
+_ROWS = 512
+"""Rows whose particles are computed together, so that memory does not grow with the batch."""
+
+
+class Score(msgspec.Struct, frozen=True, eq=False):
+    """How well a model explains each observation, in nats, shape `(batch,)` each.
+
+    NaN where float32 does not hold the model's numbers for a row: one that is far from what the model was fitted to,
+    where the likelihood takes any range.
+
+    Args:
+        elbo: Estimated E_q[log p(x|z)] - KL(q(z|x) ‖ p(z)); the higher, the more usual.
+        reconstruction: Its first part, E_q[log p(x|z)].
+        kl: Its second part, KL(q(z|x) ‖ p(z)), estimated from the same draws; a hierarchy's is of all levels.
+    """
+
+    elbo: Nats
+    reconstruction: Nats
+    kl: Nats
+
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """Return the fields as lists of floats, for `json.dumps`; NaN, which JSON does not have, as `None`."""
+        return {
+            name: [None if math.isnan(value) else value for value in getattr(self, name).tolist()]
+            for name in self.__struct_fields__
+        }
+
+    def below(self, threshold: float) -> NDArray[np.bool_]:
+        """Return which rows' ELBO is not at least `threshold` nats, shape `(batch,)`: also those that have none."""
+        return ~(self.elbo >= threshold)
 
 
 class Terms(NamedTuple):
@@ -26,6 +59,9 @@ class Terms(NamedTuple):
 
     log_px_z: NDArray[np.float64]
     kl: NDArray[np.float64]
+
+    def __add__(self, other: Terms) -> Terms:  # type: ignore[override]  # not the tuple's
+        return Terms(self.log_px_z + other.log_px_z, self.kl + other.kl)
 
     @property
     def log_weight(self) -> NDArray[np.float64]:
@@ -71,13 +107,15 @@ def particle_noise(
     Raises:
         InputError: An argument is out of range, or not one of `seed` and `eps` was given.
     """
-    num_particles = _inputs.count("num_particles", num_particles, MOST_DRAWS)
+    num_particles = _inputs.count("num_particles", num_particles, MAX_DRAWS)
     if num_particles == 0:
         raise InputError("num_particles must be at least 1, got 0")
     if (seed is None) == (eps is None):
-        raise InputError(f"give one of seed and eps, got {'neither' if seed is None else 'both'}")
+        if seed is None:
+            raise InputError("a seed is needed, an integer like seed=0, or eps; give one of seed and eps, got neither")
+        raise InputError("give one of seed and eps, got both")
     if eps is None:
-        stream = stream_of(seed)  # type: ignore[arg-type]  # one of the two was given
+        stream = stream_of(seed)
         return ([stream.standard_normal((batch, size)) for size in model.z_dims] for _ in range(num_particles))
     levels = [eps] if len(model.z_dims) == 1 else eps
     if not isinstance(levels, (list, tuple)) or len(levels) != len(model.z_dims):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from collections.abc import Iterator
 
@@ -11,17 +12,21 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from edgevae import diagnosis as _diagnosis
-from edgevae import ort as _onnxruntime
+import edgevae
+from edgevae import doctor as _doctor
 from edgevae import providers as _providers
-from edgevae.diagnosis import diagnose
+from edgevae.doctor import diagnose
+
+
+def not_installed(package: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(package)
 
 
 @pytest.fixture(autouse=True)
 def _fresh_caches() -> Iterator[None]:
-    _onnxruntime.import_onnxruntime.cache_clear()
+    _providers.import_onnxruntime.cache_clear()
     yield
-    _onnxruntime.import_onnxruntime.cache_clear()
+    _providers.import_onnxruntime.cache_clear()
 
 
 def test_the_cpu_works_and_cuda_is_tried_not_believed() -> None:
@@ -29,7 +34,7 @@ def test_the_cpu_works_and_cuda_is_tried_not_believed() -> None:
     checks = {check.name: check for check in found.providers}
     assert checks["cpu"].works
     assert checks["cpu"].obstacle == ""
-    if _providers._cuda_device_count() == 0:
+    if _providers.cuda_device_count() == 0:
         assert not checks["cuda"].works
         assert checks["cuda"].obstacle
         assert "does not work here" not in checks["cuda"].obstacle
@@ -40,9 +45,9 @@ def test_the_cpu_works_and_cuda_is_tried_not_believed() -> None:
 
 
 def test_the_probe_is_a_valid_graph_whose_answer_tells_right_from_wrong() -> None:
-    graph = onnx.load_from_string(_diagnosis._PROBE)
+    graph = onnx.load_from_string(_doctor.PROBE)
     onnx.checker.check_model(graph, full_check=True)
-    (expected,) = ReferenceEvaluator(graph).run(None, {"x": _diagnosis._PROBE_INPUT})
+    (expected,) = ReferenceEvaluator(graph).run(None, {"x": _doctor.PROBE_INPUT})
     np.testing.assert_array_equal(expected, [[0, 2]])
 
 
@@ -70,9 +75,10 @@ def test_a_provider_that_fails_while_it_runs_does_not_work(monkeypatch: pytest.M
 
 def test_without_onnx_runtime_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(_diagnosis, "_version", lambda _package: None)
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
     found = diagnose()
     assert found.providers == ()
+    assert found.versions == {"edgevae": edgevae.__version__}
     assert found.wheels == {}
     assert found.problems[0].startswith("ONNX Runtime is not installed; pip install 'edgevae[cpu]'")
     assert found.problems[1] == "pictures need Pillow; pip install pillow"
@@ -80,7 +86,7 @@ def test_without_onnx_runtime_it_says_what_to_install(monkeypatch: pytest.Monkey
 
 def test_wheels_that_overwrite_each_other_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.0", "pillow": "11"}
-    monkeypatch.setattr(_diagnosis, "_version", versions.get)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or not_installed(name))
     found = diagnose()
     assert found.wheels == {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.0"}
     (problem,) = found.problems
