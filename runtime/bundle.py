@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, InputError
+from .files import read_regular_file, regular_file_chunks
 from .manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Manifest
-from .regular_file import pieces_of_regular_file, read_regular_file
 from .trust import check_signature, read_public_key
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Bundle:
             BundleError: The file is missing, or its content is not what the manifest says.
         """
         size_bytes, digest = 0, hashlib.sha256()
-        for piece in pieces_of_regular_file(self._path(entry), entry.size_bytes):
+        for piece in regular_file_chunks(self._path(entry), entry.size_bytes):
             size_bytes += len(piece)
             digest.update(piece)
         self._compare(entry, size_bytes, digest.hexdigest())

@@ -57,13 +57,13 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         """
         from pathlib import Path
 
-        from .whole import writing, written_whole  # what no other call needs
+        from .files import replace_file, write_errors  # what no other call needs
 
         arrays: dict[str, NDArray[Any]] = {_Z: np.asarray(self)}
         if self.latent_space_id is not None:
             arrays[_SPACE] = np.array(self.latent_space_id)
         path = Path(path)
-        with written_whole(path) as part, writing(path), part.open("wb") as file:  # given a path, NumPy adds a suffix
+        with replace_file(path) as part, write_errors(path), part.open("wb") as file:  # NumPy adds a suffix to a path
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names are not options
 
     def __array_finalize__(self, source: NDArray[Any] | None) -> None:

@@ -9,8 +9,8 @@ import os
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, InputError, InstallError, SignatureError
+from .files import read_regular_file
 from .manifest import MANIFEST_FILE
-from .regular_file import read_regular_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

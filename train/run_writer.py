@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from edgevae.files import replace_folder
+
 from .binarization import binarize_once
 from .checkpoint import Checkpoint, run_errors, write_whole
 from .errors import RunError
@@ -42,9 +44,8 @@ from .run import (
     read_metrics,
 )
 from .trainer import WEIGHTS
-from .whole import whole_folder
 
-_LEFTOVERS = ".*.part"  # what somebody who was killed had not finished
+_LEFTOVERS = ".*.part*"  # what somebody who was killed had not finished
 _LOGS = {"tensorboard", "mlflow_run_id"}
 _OF_A_RUN = {
     *(CONFIG_FILE, SETTINGS_FILE, SAMPLES_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE),
@@ -160,7 +161,7 @@ class RunWriter:
             with run_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    with whole_folder(self.path.resolve(), replace=self._overwrite) as folder:
+                    with replace_folder(self.path.resolve(), replace=self._overwrite) as folder:
                         self._write_head(folder)
                         yield folder
                 except RunError as error:  # of a file in a folder that nobody knows
