@@ -22,7 +22,6 @@ from .bundle import Bundle
 from .errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
 from .estimation import Score
 from .execution import ProviderOptions
-from .graph_check import GraphVersions, check_graph
 from .latents import Latents
 from .loading import load
 from .manifest import (
@@ -44,9 +43,10 @@ from .model import Model
 from .model_spec import ModelSpec
 from .noise import Noise
 from .posterior import Level, Posterior
-from .preprocessing import PreprocessingSpec, values_text
+from .preprocessing import Preprocessing, values_text
 from .signature import PARTS, Part, Signature, graphs_of, level_names, part_of, signatures, tensor
 from .trust import SIGNATURE_FILE
+from .untrusted import GraphVersions, check_graph
 
 if TYPE_CHECKING:
     from .reference import Reference
@@ -82,7 +82,7 @@ __all__ = [
     "Posterior",
     "Precision",
     "PrecisionSpec",
-    "PreprocessingSpec",
+    "Preprocessing",
     "ProviderError",
     "ProviderOptions",
     "ReducedPrecision",

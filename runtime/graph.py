@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from .bundle import Bundle
 from .errors import BundleError, EdgeVAEError
 from .execution import Execution
-from .graph_check import check_graph
 from .inputs import FLOAT32, LARGEST, MANY
 from .lanes import ALONE, Lanes
 from .manifest import MODEL_PROPERTY, FileEntry, GraphName, Manifest, TensorSpec
 from .ort import run_of
 from .providers import check_runs, create_session, has_own_threads
+from .untrusted import check_graph
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]

@@ -37,15 +37,16 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
             InputError: The file cannot be read, or holds no latents.
         """
         arrays: dict[str, NDArray[Any]] = {}
+        from .arrays import open_npz
+
         try:
-            with open(os.fspath(path), "rb") as file:
-                content = np.load(file, allow_pickle=False)
-                if not isinstance(content, np.ndarray):
-                    arrays = {name: content[name] for name in (_Z, "z_loc", _SPACE) if name in content}
-        except Exception as error:  # on damaged files NumPy and zipfile raise errors of many unrelated classes
+            arrays, _ = open_npz(path, _Z, "z_loc", _SPACE)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)} {error}") from error
+        except OSError as error:
             raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
         z = arrays.get(_Z, arrays.get("z_loc"))
-        if not isinstance(z, np.ndarray):  # what is no array by its first bytes comes as bytes
+        if z is None:
             raise InputError(f"{os.fspath(path)} must be an .npz file with an array z or z_loc in it")
         return cls.of(z, str(arrays[_SPACE]) if _SPACE in arrays else None)
 

@@ -18,10 +18,9 @@ import click
 from click.core import ParameterSource
 
 from .config import TrainingConfig
-from .data import DataConfig, Dataset, load_data
+from .data import DataConfig, Dataset, Images, load_data
 from .errors import DatasetError, FirstFailedError, TrainError
 from .fitting import fit
-from .images import Images
 from .model_for import model_for
 from .observer import Observer
 from .options import data_options, model_options, run_options, training_options

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -18,9 +19,9 @@ from edgevae.files import replace_folder
 
 from .binarization import binarize_once
 from .checkpoint import Checkpoint, run_errors, write_whole
+from .data import Images
 from .errors import RunError
 from .evaluation import Evaluation
-from .images import Images
 from .report import REPORT_FILES
 from .run import (
     CHECKPOINT_FILE,
@@ -186,7 +187,7 @@ class RunWriter:
 
     def _write_head(self, folder: Path) -> None:
         """Write what stands there from the beginning."""
-        content = json.dumps(dataclasses.asdict(self._config), indent=2).encode()
+        content = json.dumps(msgspec.to_builtins(self._config), indent=2).encode()
         write_whole(folder / CONFIG_FILE, content + b"\n")
         if self._settings:
             write_whole(folder / SETTINGS_FILE, self._settings.encode())

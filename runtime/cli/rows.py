@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..latents import Latents
 from ..model_spec import ModelSpec
 from ..observations import Observations
-from ..preprocessing import PreprocessingSpec
+from ..preprocessing import Preprocessing
 from .sources import Source, open_array_source, open_observations_source, read_labels
 
 FloatArray = NDArray[np.float32]
@@ -116,7 +116,7 @@ def open_observations(
     model: ModelSpec,
     y: int | None,
     labels: Path | None,
-    preprocessing: PreprocessingSpec | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Rows:
     """Open files and folders as observations, shape `(rows, data_dim)`, with labels where the model sees labels.
 

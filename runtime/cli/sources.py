@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +10,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import is_idx_name, open_idx, open_npy, open_npz
 from ..errors import InputError
-from ..preprocessing import PreprocessingSpec
-from .idx import is_idx, open_idx
+from ..preprocessing import Preprocessing
 
-_NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK"
+_MAX_UNPACKED_BYTES = 2**30
 _LATENT_SPACE_ID = "latent_space_id"
 
 
@@ -40,7 +37,7 @@ class Source(msgspec.Struct, frozen=True, eq=False):
 
 
 def open_observations_source(
-    path: Path, data_shape: tuple[int, ...], preprocessing: PreprocessingSpec | None = None
+    path: Path, data_shape: tuple[int, ...], preprocessing: Preprocessing | None = None
 ) -> Source:
     """Return the observations in a file, or in a folder of images.
 
@@ -53,8 +50,9 @@ def open_observations_source(
     """
     if path.is_dir():
         return _images(_files_of(path), data_shape, preprocessing, named=True)
-    if is_idx(path):
-        return _mapped(lambda: open_idx(path)) if path.suffix.lower() != ".gz" else _array(open_idx(path))
+    if is_idx_name(path):
+        idx = open_idx(path, _MAX_UNPACKED_BYTES)
+        return _mapped(lambda: open_idx(path)) if isinstance(idx, np.memmap) else _array(idx)
     if path.suffix.lower() in {".npy", ".npz"}:
         source = open_array_source(path, ("x",))
         if preprocessing is None or not source.is_reference:
@@ -71,15 +69,9 @@ def open_array_source(path: Path, names: Sequence[str]) -> Source:
         InputError: It cannot be read, or has no such array.
         OSError: It cannot be read.
     """
-    with path.open("rb") as file:
-        magic = file.read(len(_NPY_MAGIC))
-    if magic == _NPY_MAGIC:
-        return _mapped(lambda: _map_npy(path))
-    if not magic.startswith(_ZIP_MAGIC):
-        raise InputError(f"cannot be read: it is no .npy or .npz file, and begins with {magic!r}")
-    with _numpy_errors(), path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-        there = content.files
-        arrays = {name: content[name] for name in (*names, "y", _LATENT_SPACE_ID) if name in there}
+    if path.suffix.lower() == ".npy":
+        return _mapped(lambda: open_npy(path))
+    arrays, there = open_npz(path, *names, "y", _LATENT_SPACE_ID)
     found = next((name for name in names if name in arrays), None)
     if found is None:
         raise InputError(f"must hold an array {' or '.join(names)}, got {', '.join(there) or 'nothing'}")
@@ -97,26 +89,12 @@ def read_labels(path: Path) -> NDArray[Any]:
         InputError: It cannot be read, or is of another kind.
         OSError: It cannot be read.
     """
-    if is_idx(path):
-        return open_idx(path)
+    if is_idx_name(path):
+        return open_idx(path, _MAX_UNPACKED_BYTES)
     if path.suffix.lower() != ".npy":
         raise InputError("labels are read from .npy, or from IDX (-ubyte, .idx, .gz)")
     source = open_array_source(path, ("y",))
     return source.read(0, source.shape[0])
-
-
-def _map_npy(path: Path) -> NDArray[Any]:
-    with _numpy_errors():
-        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return mapped
-
-
-@contextlib.contextmanager
-def _numpy_errors() -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"cannot be read: {error}") from error
 
 
 def _array(array: NDArray[Any]) -> Source:
@@ -131,7 +109,7 @@ def _mapped(mapped: Callable[[], NDArray[Any]]) -> Source:
 
 
 def _images(
-    files: Sequence[Path], data_shape: tuple[int, ...], preprocessing: PreprocessingSpec | None, *, named: bool
+    files: Sequence[Path], data_shape: tuple[int, ...], preprocessing: Preprocessing | None, *, named: bool
 ) -> Source:
     """Images of one observation each, as floats: those of a folder may have different depths."""
     from ..images import read_image  # Pillow, which only pictures need

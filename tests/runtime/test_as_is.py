@@ -14,7 +14,7 @@ from edgevae import Latents, Model, load
 from edgevae.graph import Graph, _rows_taken
 from edgevae.inputs import MANY
 from edgevae.observations import Observations
-from edgevae.preprocessing import PreprocessingSpec
+from edgevae.preprocessing import Preprocessing
 from tests.conftest import REPOSITORY
 
 BUNDLES = REPOSITORY / "tests" / "fixtures" / "bundles" / "v1"
@@ -79,7 +79,7 @@ def test_many_values_are_looked_at_in_the_way_that_is_quicker_for_them(bundle: P
 
 
 def test_observations_in_another_scale_are_never_taken_as_they_are(small: Model) -> None:
-    done = PreprocessingSpec(scale=(0.0, 16.0))
+    done = Preprocessing(scale=(0.0, 16.0))
     manifest = msgspec.structs.replace(small.manifest, preprocessing=done)
     for name in ("encoder", "reconstruct"):
         assert _rows_taken(manifest.graphs[name].inputs, small.manifest)
