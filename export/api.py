@@ -7,7 +7,6 @@ from .bundle_writer import FORMATS, Format, export_bundle, latent_space_id
 from .errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
 from .onnx_format import DEFAULT_OPSET
 from .precision import LIMITS_NATS
-from .preprocessing import preprocessing_spec
 from .reference import make_reference
 from .sign import SigningKey
 from .source import Source
@@ -31,5 +30,4 @@ __all__ = [
     "latent_space_id",
     "load_state_dict",
     "make_reference",
-    "preprocessing_spec",
 ]

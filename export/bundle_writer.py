@@ -31,6 +31,7 @@ from edgevae.train import VAE
 
 from .card import write_card
 from .errors import VerificationError
+from .files import bundle_folder
 from .lint import lint_program
 from .onnx_format import DEFAULT_OPSET, to_onnx
 from .pictures import draw_pictures, what_is_generated
@@ -41,7 +42,6 @@ from .release import check_license, check_version
 from .sign import SigningKey
 from .source import Source
 from .torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
-from .whole import whole_bundle
 
 Format = Literal["onnx", "torchscript", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -101,7 +101,7 @@ def export_bundle(
         license=check_license(source.license) if source.license else "",
     )
     options = _Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
-    with whole_bundle(out, overwrite) as folder:
+    with bundle_folder(out, overwrite) as folder:
         reports = _write(folder, source, options)
         if sign is not None:
             sign.sign_bundle(folder)

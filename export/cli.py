@@ -23,6 +23,7 @@ from edgevae.train.numbers import Sizes
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
+from .files import check_writable
 from .onnx_format import DEFAULT_OPSET
 from .precision import LIMITS_NATS
 from .release import check_license, check_version
@@ -30,7 +31,6 @@ from .sign import SigningKey
 from .source import source_of_run, source_of_state_dict
 from .state_dict import load_state_dict
 from .wheel import build_wheel, wheel_file
-from .whole import check_writable
 
 _RUNS = Path("runs")
 _MODELS = Path("models")

@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgevae import DatasetSpec, PreprocessingSpec
+from edgevae import DatasetSpec, Preprocessing
 from edgevae.train import VAE, DatasetName, load_dataset, load_run
 
 from .errors import ExportError
-from .preprocessing import preprocessing_spec
 
 _PRIOR_DRAWS = 254
 _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
@@ -49,7 +48,7 @@ class Source:
     training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
     version: str = "1.0.0"
     license: str = ""
-    preprocessing: PreprocessingSpec | None = None
+    preprocessing: Preprocessing | None = None
     train_samples: Tensor | None = None
     train_labels: Tensor | None = None
 
@@ -77,7 +76,7 @@ def source_of_run(path: Path, name: str) -> Source:
     source = Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
     return dataclasses.replace(
         source,
-        preprocessing=preprocessing_spec(info.preprocessing),
+        preprocessing=None if info.preprocessing == Preprocessing() else info.preprocessing,
         train_samples=run.train_samples,
         train_labels=run.train_labels,
     )

@@ -19,8 +19,8 @@ import edgevae
 from edgevae import MANIFEST_FILE, SIGNATURE_FILE, Bundle, FileEntry, Manifest
 
 from .errors import ExportError
+from .files import write_file
 from .release import check_spelling
-from .whole import write_whole
 
 _OURS = "edgevae"
 _NOT_RUNTIME = ("train", "export")  # which an installed package holds beside its own modules
@@ -152,7 +152,7 @@ def build_wheel(bundle: Path, folder: Path) -> Path:
     record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in sorted(files.items())]
     files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
     path = folder / wheel_file(manifest.name, manifest.version)
-    write_whole(path, _zipped(files))
+    write_file(path, _zipped(files))
     return path
 
 

@@ -11,6 +11,7 @@ from .data import (
     DataConfig,
     Dataset,
     DatasetName,
+    Images,
     Preprocessing,
     Rows,
     check_range,
@@ -35,7 +36,6 @@ from .errors import (
 from .evaluation import Evaluation, evaluate
 from .first_calls import make_first_calls
 from .fitting import fit
-from .images import Images
 from .importance import importance_weighted_bound
 from .labels import check_label_values
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent

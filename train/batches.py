@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .images import Images
+from .data import Images
 from .processes import ALONE, Processes
 
 

@@ -16,7 +16,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from . import whole as _whole
+from edgevae.files import WriteError, write_file
+
 from .errors import RunError
 
 _NOTES = "notes"
@@ -69,7 +70,7 @@ def write_whole(path: Path, content: bytes) -> None:
         RunError: It could not be written; nothing of it is left.
     """
     with run_errors(path):
-        _whole.write_whole(path, content)
+        write_file(path, content)
 
 
 @contextlib.contextmanager
@@ -82,7 +83,8 @@ def run_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason, remedy = error.strerror or str(error), "Make room, or see to the folder's permissions"
+        reason = error.reason if isinstance(error, WriteError) else error.strerror or str(error)
+        remedy = "Make room, or see to the folder's permissions"
         if not path.parent.is_dir():
             reason, remedy = f"the folder {path.parent} is not there any more", "See to it that it stays"
         raise RunError(

@@ -20,10 +20,9 @@ from click.core import ParameterSource
 from edgevae.cli.sections import SectionedCommand
 
 from .config import TrainingConfig
-from .data import DataConfig, Dataset, load_data
+from .data import DataConfig, Dataset, Images, load_data
 from .errors import DatasetError, FirstFailedError, TrainError
 from .fitting import fit
-from .images import Images
 from .model_for import model_for
 from .observer import Observer
 from .options import data_options, model_options, run_options, training_options

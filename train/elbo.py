@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .data import Images
 from .device import forked_rng
 from .errors import ConfigError
-from .images import Images
 from .kl import kl_of_dims
 from .labels import check_label_values
 from .terms import elbo_terms

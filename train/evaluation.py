@@ -7,9 +7,9 @@ import dataclasses
 from torch import Tensor
 
 from .config import Binarize
+from .data import Images
 from .elbo import EachEvaluated, evaluate_each
 from .errors import DatasetError
-from .images import Images
 from .importance import importance_weighted_bound
 from .vae import VAE
 

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from .binarization import binarize_once
 from .config import Binarize
-from .data import Dataset
+from .data import Dataset, Images
 from .elbo import evaluate_each
 from .evaluation import Evaluation, evaluate
-from .images import Images
 from .importance import importance_weighted_bound
 from .vae import VAE
 

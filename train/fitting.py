@@ -14,11 +14,10 @@ import torch
 from .binarization import binarize_once
 from .checkpoint import Checkpoint
 from .config import ModelConfig, TrainingConfig
-from .data import Dataset
+from .data import Dataset, Images
 from .elbo import evaluate_elbo
 from .errors import ConfigError, DivergedError
 from .final import final_evaluations
-from .images import Images
 from .observer import Observer
 from .processes import ALONE, Processes
 from .report import write_report

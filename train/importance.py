@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .data import Images
 from .device import forked_rng
 from .elbo import check_particles, device_of, evaluating, slices
-from .images import Images
 from .labels import check_label_values
 from .likelihoods import Bernoulli, Likelihood
 from .vae import VAE

@@ -7,9 +7,8 @@ from typing import Any
 
 from .binarization import binarize_once
 from .config import ModelConfig, TrainingConfig
-from .data import Dataset, check_range, standardisation_of
+from .data import Dataset, Images, check_range, standardisation_of
 from .errors import LabelError
-from .images import Images
 from .likelihoods import LIKELIHOODS
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .data import Dataset
-from .images import Images
+from .data import Dataset, Images
 from .run import EpochMetrics
 from .vae import VAE
 

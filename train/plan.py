@@ -9,8 +9,7 @@ import torch
 
 from .checkpoint import Checkpoint
 from .config import ModelConfig, TrainingConfig
-from .data import Dataset
-from .images import Images
+from .data import Dataset, Images
 from .run import CHECKPOINT_FILE, WEIGHTS_FILE
 from .vae import VAE
 

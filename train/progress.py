@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from .data import Dataset
-from .images import Images
+from .data import Dataset, Images
 from .observer import Observer
 from .run import EpochMetrics
 from .vae import VAE

@@ -25,10 +25,9 @@ import safetensors.torch
 from torch import Tensor
 
 from .config import ModelConfig, TrainingConfig
-from .data import Dataset, Preprocessing, digest_of
+from .data import Dataset, Images, Preprocessing, digest_of
 from .errors import RunError
 from .evaluation import Evaluation
-from .images import Images
 from .vae import VAE
 
 SCHEMA_VERSION = 1

@@ -10,15 +10,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from edgevae.files import replace_folder
+
 from .binarization import binarize_once
 from .checkpoint import Checkpoint, run_errors, write_whole
+from .data import Images
 from .errors import RunError
 from .evaluation import Evaluation
-from .images import Images
 from .report import REPORT_FILES
 from .run import (
     CHECKPOINT_FILE,
@@ -42,9 +45,8 @@ from .run import (
     read_metrics,
 )
 from .trainer import WEIGHTS
-from .whole import whole_folder
 
-_LEFTOVERS = ".*.part"  # what somebody who was killed had not finished
+_LEFTOVERS = ".*.part*"  # what somebody who was killed had not finished
 _LOGS = {"tensorboard", "mlflow_run_id"}
 _OF_A_RUN = {
     *(CONFIG_FILE, SETTINGS_FILE, SAMPLES_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE),
@@ -160,7 +162,7 @@ class RunWriter:
             with run_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    with whole_folder(self.path.resolve(), replace=self._overwrite) as folder:
+                    with replace_folder(self.path.resolve(), replace=self._overwrite) as folder:
                         self._write_head(folder)
                         yield folder
                 except RunError as error:  # of a file in a folder that nobody knows
@@ -185,7 +187,7 @@ class RunWriter:
 
     def _write_head(self, folder: Path) -> None:
         """Write what stands there from the beginning."""
-        content = json.dumps(dataclasses.asdict(self._config), indent=2).encode()
+        content = json.dumps(msgspec.to_builtins(self._config), indent=2).encode()
         write_whole(folder / CONFIG_FILE, content + b"\n")
         if self._settings:
             write_whole(folder / SETTINGS_FILE, self._settings.encode())

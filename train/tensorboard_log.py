@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .binarization import binarize_once
-from .data import Dataset
+from .data import Dataset, Images
 from .errors import InstallError
-from .images import Images
 from .observer import Observer
 from .report import generation as _generation
 from .report.tiles import Shades, Tiles, is_picture

@@ -15,12 +15,12 @@ from .batches import batches
 from .binarization import binarize
 from .checkpoint import Checkpoint
 from .config import ModelConfig, TrainingConfig
+from .data import Images
 from .device import check_bf16, float32_products, forked_rng
 from .elbo import evaluating
 from .errors import DatasetError, RunError
 from .finite import FiniteLosses
 from .generators import Generators
-from .images import Images
 from .labels import check_label_values
 from .objective import beta_at
 from .position import Position

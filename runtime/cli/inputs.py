@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import InputError, Latents, ModelSpec, PreprocessingSpec
+from .. import InputError, Latents, ModelSpec, Preprocessing
 from .. import inputs as _inputs
+from ..arrays import is_idx_name, open_idx, open_npy, open_npz
 from ..inputs import Observations
-from .idx import is_idx, open_idx
 from .terminal import printable
 
 FloatArray = NDArray[np.float32]
 
-_NPY_MAGIC, _ZIP_MAGIC = b"\x93NUMPY", b"PK"
+_MAX_UNPACKED_BYTES = 2**30  # a compressed file is unpacked into memory; a plain one is mapped
 _LATENT_SPACE_ID = "latent_space_id"
 
 
@@ -159,7 +157,7 @@ def open_observations(
     model: ModelSpec,
     y: int | None,
     labels: Path | None,
-    preprocessing: PreprocessingSpec | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Rows:
     """Open files and folders as observations, shape `(rows, data_dim)`, with labels for a conditional model.
 
@@ -206,20 +204,21 @@ def read_labels(path: Path) -> NDArray[Any]:
         InputError: It cannot be read, or is of another kind.
         OSError: It cannot be read.
     """
-    if is_idx(path):
-        return open_idx(path)
+    if is_idx_name(path):
+        return open_idx(path, _MAX_UNPACKED_BYTES)
     if path.suffix.lower() != ".npy":
         raise InputError("labels are read from .npy, or from IDX (-ubyte, .idx, .gz)")
     source = _open_array(path, ("y",))
     return source.read(0, source.shape[0])
 
 
-def _open_observations(path: Path, data_shape: tuple[int, ...], preprocessing: PreprocessingSpec | None) -> Source:
+def _open_observations(path: Path, data_shape: tuple[int, ...], preprocessing: Preprocessing | None) -> Source:
     """Open one input. Images are resized as `preprocessing` says, and 0 to 255 becomes its range of values."""
     if path.is_dir():
         return _open_images(_images_in(path), data_shape, preprocessing, in_folder=True)
-    if is_idx(path):
-        return _mapped(lambda: open_idx(path)) if path.suffix.lower() != ".gz" else _in_memory(open_idx(path))
+    if is_idx_name(path):
+        idx = open_idx(path, _MAX_UNPACKED_BYTES)
+        return _mapped(lambda: open_idx(path)) if isinstance(idx, np.memmap) else _in_memory(idx)
     if path.suffix.lower() in {".npy", ".npz"}:
         source = _open_array(path, ("x",))
         if preprocessing is None or not source.is_reference:
@@ -231,17 +230,9 @@ def _open_observations(path: Path, data_shape: tuple[int, ...], preprocessing: P
 
 def _open_array(path: Path, names: Sequence[str]) -> Source:
     """Open the array of a `.npy` file, memory-mapped, or the first of some names in a `.npz` file."""
-    with path.open("rb") as file:
-        magic = file.read(len(_NPY_MAGIC))
-    if magic == _NPY_MAGIC:
-        return _mapped(lambda: _map_npy(path))
-    if not magic.startswith(_ZIP_MAGIC):
-        raise InputError(
-            f"cannot be read: it is named {path.suffix} but is not a NumPy file; write it with np.save or np.savez"
-        )
-    with _numpy_errors(), path.open("rb") as file, np.load(file, allow_pickle=False) as content:
-        there = content.files
-        arrays = {name: content[name] for name in (*names, "y", _LATENT_SPACE_ID) if name in there}
+    if path.suffix.lower() == ".npy":
+        return _mapped(lambda: open_npy(path))
+    arrays, there = open_npz(path, *names, "y", _LATENT_SPACE_ID)
     found = next((name for name in names if name in arrays), None)
     if found is None:
         raise InputError(f"must hold an array {' or '.join(names)}, got {', '.join(there) or 'nothing'}")
@@ -250,20 +241,6 @@ def _open_array(path: Path, names: Sequence[str]) -> Source:
     return msgspec.structs.replace(
         _in_memory(arrays[found]), y=arrays.get("y"), latent_space_id=space, is_reference=is_reference
     )
-
-
-def _map_npy(path: Path) -> NDArray[Any]:
-    with _numpy_errors():
-        mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        return mapped
-
-
-@contextlib.contextmanager
-def _numpy_errors() -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"cannot be read: {error}") from error
 
 
 def _in_memory(array: NDArray[Any]) -> Source:
@@ -278,7 +255,7 @@ def _mapped(open_map: Callable[[], NDArray[Any]]) -> Source:
 
 
 def _open_images(
-    files: Sequence[Path], data_shape: tuple[int, ...], preprocessing: PreprocessingSpec | None, *, in_folder: bool
+    files: Sequence[Path], data_shape: tuple[int, ...], preprocessing: Preprocessing | None, *, in_folder: bool
 ) -> Source:
     """Open image files, one a row, as float32: 8-bit and 16-bit images may stand side by side."""
     from ..images import read_image  # needs Pillow

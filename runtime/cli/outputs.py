@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from .. import InputError
-from ..whole import writing, written_whole
+from ..files import replace_file, write_errors
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -49,16 +49,16 @@ def rows_file(path: Path, count: int, others: Arrays | None = None) -> Iterator[
         RuntimeError: Another number of rows was written.
     """
     kinds: dict[str, Callable[..., _File]] = {".npy": _Npy, ".npz": _Npz, ".csv": _Csv, ".json": _Json}
-    with written_whole(path) as unfinished, contextlib.ExitStack() as stack:
-        with writing(path):
+    with replace_file(path) as unfinished, contextlib.ExitStack() as stack:
+        with write_errors(path):
             file = kinds[path.suffix.lower()](unfinished, count, stack)
 
         def append(**columns: NDArray[Any]) -> None:
-            with writing(path):
+            with write_errors(path):
                 file.append(**columns)
 
         yield append
-        with writing(path):
+        with write_errors(path):
             file.finish(others or {})
 
 
@@ -85,7 +85,7 @@ def save_picture(path: Path, values: FloatArray, data_shape: tuple[int, ...], co
     """Draw images, shape `(count, data_dim)`, side by side."""
     from ..images import save_grid  # needs Pillow
 
-    with written_whole(path) as unfinished, writing(path):
+    with replace_file(path) as unfinished, write_errors(path):
         save_grid(unfinished, values, data_shape, columns)
 
 

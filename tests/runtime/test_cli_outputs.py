@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevae import InputError
 from edgevae.cli.outputs import check_picture, rows_file, save_rows
-from edgevae.whole import written_whole
+from edgevae.files import replace_file
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])
@@ -87,7 +87,7 @@ def test_rows_that_are_not_images_are_not_drawn() -> None:
 def test_a_link_still_leads_to_the_file_that_was_written(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "x.txt")
-    with written_whole(tmp_path / "link.txt") as unfinished:
+    with replace_file(tmp_path / "link.txt") as unfinished:
         unfinished.write_text("text")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real" / "x.txt").read_text() == "text"

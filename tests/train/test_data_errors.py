@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from edgevae.train import DataConfig, DatasetError, load_data
-from edgevae.train.data import values as _values
-from edgevae.train.data.arrays import open_array
-from edgevae.train.data.pictures import open_folder
+from edgevae.train.data import rows
+from edgevae.train.data.sources import open_array, open_folder
 
 X = np.zeros((20, 6, 5), np.float32)
 
@@ -43,7 +42,7 @@ def refused(path: Path, message: str, *, labels: bool = False, **options: object
 def test_the_first_row_that_is_no_number_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, at_once: int
 ) -> None:
-    monkeypatch.setattr(_values, "_VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(rows, "VALUES_AT_ONCE", at_once)
     x = X.astype(np.float64)
     x[17, 3, 2] = x[19, 0, 0] = value
     refused(save(tmp_path / "x.npy", x), r"x\.npy: row 17 \(counted from 0\) holds NaN, infinity, or a number")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
-import json
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgevae.train import VAE, Dataset, EpochMetrics, ModelConfig, TrainingConfig, run_config
@@ -66,7 +65,7 @@ def folder(tmp_path: Path, digits: Dataset) -> Path:
     path = tmp_path / "my-run"
     path.mkdir()
     config = run_config(ModelConfig((1, 8, 8), z_dim=3), TrainingConfig(), DatasetInfo.of(digits))
-    (path / CONFIG_FILE).write_text(json.dumps(dataclasses.asdict(config)))
+    (path / CONFIG_FILE).write_text(msgspec.json.encode(config).decode())
     (path / WEIGHTS_FILE).write_bytes(b"weights")
     (path / "checkpoint.safetensors").write_bytes(b"large")
     return path

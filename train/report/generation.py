@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..data import Images
 from ..device import forked_rng
 from ..elbo import ACTIVE, device_of, evaluating
-from ..images import Images
 from ..vae import VAE
 
 _SEED = 0

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..checkpoint import write_whole
+from ..data import Images
 from ..evaluation import Evaluation
-from ..images import Images
 from ..vae import VAE
 from . import features as _features
 from . import generation as _generation

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgevae.protobuf import bytes_field
+from edgevae.untrusted.protobuf import bytes_field
 from tests.runtime.hostile.case import Case, Folder, graph
 from tests.runtime.hostile.operators import sizes, through
 

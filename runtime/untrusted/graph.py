@@ -13,11 +13,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from .graph_growth import MAX_SIZE, SIZED, check_growth
-from .graph_outline import FEW, Node, Outline, Value
-from .graph_weights import Weight
-from .model_spec import MAX_VALUES
+from ..model_spec import MAX_VALUES
+from .growth import MAX_SHAPE_VALUES, MAX_SIZE, SIZED, Node, Outline, Value, check_growth
 from .protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_field, integer_field, shown
+from .weights import Weight
 
 _MAX_NODES = 10_000
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -151,7 +150,7 @@ class _Check:
             raise message.error(f"has more than {_MAX_NODES} nodes")
         for field in fields.get(_WEIGHTS, ()):
             weight = Weight(message, field)
-            content = message.bytes_of(field) if weight.count <= FEW else None
+            content = message.bytes_of(field) if weight.count <= MAX_SHAPE_VALUES else None
             self.weights.append(Value(weight.name, weight.onnx_type, weight.dims, content))
             self._integers[weight.name] = weight.integers
         for field in fields.get(_INPUTS, ()):
@@ -200,11 +199,15 @@ class _Check:
         steps = self._integers.get(takes[4], []) if operator == "Slice" and len(takes) > 4 and takes[4] else [1]
         if min(steps, default=0) < 1:  # backwards through nothing, ONNX Runtime ends the process
             raise message.error("Slice must have constant steps, 1 or more; take what is in another order with Gather")
-        gives = [name for field in fields.get(_GIVES, ()) if (name := message.text_of(field))]
+        gives = [message.text_of(field) for field in fields.get(_GIVES, ())]
         found = integers.get("value", []) + integers.get("value_ints", []) + integers.get("value_int", [])
-        self._integers.update(dict.fromkeys(gives, found if operator == "Constant" else []))
+        self._integers.update(dict.fromkeys(filter(None, gives), found if operator == "Constant" else []))
         start, end = (integers.get(name, [None])[0] for name in ("start", "end"))
-        self.nodes.append(Node(operator, takes, gives, message.bytes_of(node), slice(start, end)))
+        kept = (_OPERATOR, _ATTRIBUTES, _DOMAIN)
+        content = b"".join(
+            bytes_field(number, message.bytes_of(part)) for number in kept for part in fields.get(number, ())
+        )
+        self.nodes.append(Node(operator, takes, gives, content, slice(start, end)))
 
     def operator(self, operator: str, domain: str) -> None:
         """Refuse operators that no graph of ours has."""

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from .errors import BundleError
-from .graph_outline import FEW
+from ..errors import BundleError
+from .growth import MAX_SHAPE_VALUES
 from .protobuf import BYTES, VARINT, Field, Message, Schema, shown
 
 _MAX_AXES = 64
@@ -83,7 +83,12 @@ class Weight:
     @property
     def integers(self) -> list[int]:
         """Its numbers, if they are a few integers; none of more, and of other numbers."""
-        if self._store is None or self.count > FEW or self._dtype.kind not in "iu" or self.onnx_type in _INFINITY:
+        if (
+            self._store is None
+            or self.count > MAX_SHAPE_VALUES
+            or self._dtype.kind not in "iu"
+            or self.onnx_type in _INFINITY
+        ):
             return []
         tag, start, _ = self._store
         if tag >> 3 in _VARINTS:

@@ -1,21 +1,25 @@
-"""Data sets that everybody knows, whole in memory."""
+"""Data sets: training, validation and test images, and the sets that everybody knows."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Generic, Literal, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import TypeVar
+
+from edgevae import InputError, Preprocessing
+from edgevae.arrays import open_idx
 
 from ..errors import DatasetError
-from .dataset import Dataset
-from .idx import read_idx
+from .rows import Images, Rows
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASET_NAMES: tuple[DatasetName, ...] = get_args(DatasetName)
@@ -32,6 +36,102 @@ _TEST_PIXELS = {
     "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161": "mnist",
     "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a": "fashion-mnist",
 }
+
+ImagesT_co = TypeVar("ImagesT_co", bound=Images, default=Tensor, covariant=True)
+_NOTHING = Preprocessing()
+_MAX_MEMORY_SHARE = 0.5  # of a device's free memory, for what is trained on
+_DIGEST_ROWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset(Generic[ImagesT_co]):
+    """Observations, float32 in [0, 1] unless the data have another range. Without a type argument they are tensors.
+
+    Args:
+        name: What the set is called in files and tables.
+        train: Training images, shape `(num_train, *data_shape)`.
+        test: Test images, shape `(num_test, *data_shape)`.
+        train_labels: Their classes, int64 from 0, shape `(num_train,)`; `None` where they were not asked for.
+        test_labels: Those of the test images, shape `(num_test,)`.
+        validation: Images that are neither trained nor tested on, to steer a training with; `None` for none.
+        validation_labels: Their classes.
+        preprocessing: What was done to the stored data.
+        class_names: The classes' names, in the order of their numbers; empty where they have none.
+    """
+
+    name: str
+    train: ImagesT_co
+    test: ImagesT_co
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    validation: ImagesT_co | None = None
+    validation_labels: Tensor | None = None
+    preprocessing: Preprocessing = _NOTHING
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one observation, `(channels, height, width)` for images."""
+        return tuple(self.train.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        every = (self.train_labels, self.test_labels, self.validation_labels)
+        return max((int(labels.max()) + 1 for labels in every if labels is not None), default=0)
+
+    def without_labels(self) -> Dataset[ImagesT_co]:
+        """Return the same set without its labels, as a model that is not conditional sees it."""
+        return dataclasses.replace(self, train_labels=None, test_labels=None, validation_labels=None)
+
+    def to(self, device: torch.device) -> Dataset[ImagesT_co]:
+        """Return the same set on `device`."""
+        labels = (self.train_labels, self.test_labels, self.validation_labels)
+        train_labels, test_labels, validation_labels = (None if part is None else part.to(device) for part in labels)
+        return dataclasses.replace(
+            self,
+            train=_moved(self.train, device),
+            test=_moved(self.test, device),
+            train_labels=train_labels,
+            test_labels=test_labels,
+            validation=None if self.validation is None else _moved(self.validation, device),
+            validation_labels=validation_labels,
+        )
+
+
+_T = TypeVar("_T", bound=Images)
+
+
+def _moved(images: _T, device: torch.device) -> _T:
+    """Images on the device; what has no room there, or is unknown here, stays, and its batches are moved one by one."""
+    if isinstance(images, Rows) and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        num_bytes = images.shape.numel() * images.dtype.itemsize
+        return images if num_bytes > _MAX_MEMORY_SHARE * free else cast("_T", images.to(device))
+    return cast("_T", images.to(device)) if isinstance(images, (Tensor, Rows)) else images
+
+
+def digest_of(dataset: Dataset[Images]) -> str:
+    """Return the SHA-256 of a data set's sizes, of up to 256 rows of each part, evenly spread, and of all labels.
+
+    Args:
+        dataset: Its rows as the model gets them: another split, scale or order gives another digest.
+    """
+    digest = hashlib.sha256()
+    for images, labels in (
+        (dataset.train, dataset.train_labels),
+        (dataset.validation, dataset.validation_labels),
+        (dataset.test, dataset.test_labels),
+    ):
+        if images is None:
+            continue
+        count = min(_DIGEST_ROWS, len(images))
+        picked = torch.arange(count) * len(images) // count
+        digest.update(f"{tuple(images.shape)}\n".encode())
+        digest.update(images[picked.to(images.device)].cpu().contiguous().numpy().tobytes())
+        if labels is not None:
+            digest.update(labels.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_dataset(name: DatasetName, data_dir: Path | None = None, *, labels: bool = False) -> Dataset:
@@ -60,7 +160,7 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None, *, labels: boo
     train_path, test_path, *label_paths = (
         _locate(name, data_dir, files) if data_dir is not None else _download(name, files)
     )
-    train, test = _images(train_path), _images(test_path)
+    train, test = _read_images(train_path), _read_images(test_path)
     found = _TEST_PIXELS.get(hashlib.sha256(test.tobytes()).hexdigest())
     if found not in (None, name):
         raise DatasetError(f"{test_path} holds {found}, not {name}: the files have the same names; give its own folder")
@@ -71,7 +171,7 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None, *, labels: boo
             f"training and test images must have one size, got {train.shape[1:]} in {train_path} "
             f"and {test.shape[1:]} in {test_path}"
         )
-    found_labels = [_labels(path, len(images)) for path, images in zip(label_paths, (train, test), strict=False)]
+    found_labels = [_read_labels(path, len(images)) for path, images in zip(label_paths, (train, test), strict=False)]
     return _dataset(name, [_to_tensor(train), _to_tensor(test)], found_labels)
 
 
@@ -133,15 +233,15 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(":.")
 
 
-def _images(path: Path) -> NDArray[np.uint8]:
-    images = read_idx(path)
+def _read_images(path: Path) -> NDArray[np.uint8]:
+    images = _read_idx(path)
     if images.ndim != 3 or len(images) == 0:
         raise DatasetError(f"{path} must hold images, shape (count, height, width), got shape {images.shape}")
     return images
 
 
-def _labels(path: Path, num_images: int) -> Tensor:
-    labels = read_idx(path)
+def _read_labels(path: Path, num_images: int) -> Tensor:
+    labels = _read_idx(path)
     if labels.shape != (num_images,):
         raise DatasetError(f"{path} must hold a label for each of {num_images} images, got shape {labels.shape}")
     return torch.from_numpy(labels.astype(np.int64))
@@ -149,3 +249,11 @@ def _labels(path: Path, num_images: int) -> Tensor:
 
 def _to_tensor(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images.astype(np.float32) / np.float32(255)).unsqueeze(1)
+
+def _read_idx(path: Path) -> NDArray[np.uint8]:
+    try:
+        return open_idx(path)
+    except InputError as error:
+        raise DatasetError(f"{path} {error}") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}; delete it and fetch it again") from error

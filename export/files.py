@@ -1,4 +1,4 @@
-"""Bundles and wheels that are written whole or not at all."""
+"""Bundles and wheels, written completely or not at all, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgevae import MANIFEST_FILE
-from edgevae.train import whole as _whole
+from edgevae import files as _files
 
 from .errors import ExportError
 
 
 def check_writable(out: Path, overwrite: bool) -> None:
     """Raise `ExportError` if a bundle cannot be written to `out` without losing what is there."""
-    with _errors(out):
+    with _export_errors(out):
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return
         if not (out / MANIFEST_FILE).is_file():
@@ -24,23 +24,21 @@ def check_writable(out: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def whole_bundle(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a folder beside `out` to write a bundle to; it takes the place of `out` when the block ends.
-
-    Whatever happens, a kill included, `out` holds what it held before, or the new bundle, or nothing if there was none.
+def bundle_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary folder to write a bundle to; it takes the place of `out` at the end of the block.
 
     Args:
-        out: The bundle's folder, an absolute path.
-        overwrite: Whether a bundle that is there may be replaced.
+        out: The bundle's folder, an absolute path. Its parents are made.
+        overwrite: Whether an existing bundle may be replaced.
 
     Raises:
         ExportError: `out` is in the way or cannot be written, or another export to it is under way.
     """
     check_writable(out, overwrite)
-    with _errors(out):
+    with _export_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with _whole.whole_folder(out, replace=overwrite) as folder:
-            check_writable(out, overwrite)  # again: nobody else writes it now
+        with _files.replace_folder(out, replace=overwrite) as folder:
+            check_writable(out, overwrite)  # again, now that nobody else can write it
             try:
                 yield folder
             except Exception as error:
@@ -49,25 +47,27 @@ def whole_bundle(out: Path, overwrite: bool) -> Iterator[Path]:
                 raise ExportError(f"{folder} was removed while the bundle was written there; export again") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it, so that it is never there in part.
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all; its folder is made.
 
     Raises:
         ExportError: It cannot be written; what was there before stays.
     """
-    with _errors(path):
+    with _export_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _whole.write_whole(path, content)
+        _files.write_file(path, content)
 
 
 @contextlib.contextmanager
-def _errors(out: Path) -> Iterator[None]:
+def _export_errors(out: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into an `ExportError`."""
     try:
         yield
-    except _whole.BusyError as error:
+    except _files.BusyError as error:
         raise ExportError(f"another export to {out} is under way; wait for it, or choose another --out") from error
     except OSError as error:
+        reason = error.reason if isinstance(error, _files.WriteError) else error
         raise ExportError(
-            f"{out} could not be written: {error}; what was there before stays. Make room, see to the folder's "
+            f"{out} could not be written: {reason}. What was there before is not lost. Make room, see to the folder's "
             "permissions, or choose another --out"
         ) from error

@@ -1,8 +1,9 @@
-"""What the command line writes: after a kill or a full disk at any step, the old file or the new one, whole."""
+"""Files and folders that are written: after a kill or a full disk at any step, the old content or the new, complete."""
 
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import shutil
@@ -18,12 +19,13 @@ from click.testing import CliRunner
 from edgevae import Latents
 from edgevae.cli import main
 from edgevae.cli.outputs import save_picture, save_rows
-from edgevae.whole import written_whole
-from tests.killing import DONE, contents, in_fork, killed_at_each_step, refused_at_each_step
+from edgevae.files import BusyError, replace_file, replace_folder, write_file
+from tests.killing import DONE, contents, fork, in_fork, killed_at_each_step, refused_at_each_step, wait
 
 BUNDLE = Path(__file__).parents[2] / "models" / "digits-mlp"
 ROWS = np.linspace(0, 1, 20, dtype=np.float32).reshape(5, 4)
 Write = Callable[[Path], object]
+OLD, NEW = {"a": b"old", "b": b"old"}, {"a": b"new", "b": b"new"}
 WRITERS: dict[str, Write] = {
     ".npy": lambda path: save_rows(path, a=ROWS),
     ".npz": lambda path: save_rows(path, {"name": np.array("x")}, a=ROWS, b=ROWS[:, 0]),
@@ -148,7 +150,7 @@ def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
     path.parent.mkdir()
 
     def write() -> None:
-        with written_whole(path):
+        with replace_file(path):
             shutil.rmtree(path.parent)
 
     with pytest.raises(OSError, match=r"the folder .*folder is not there any more; make it again"):
@@ -156,17 +158,17 @@ def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
 
 
 def test_an_error_of_something_else_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"^the input$"), written_whole(tmp_path / "x.txt"):
+    with pytest.raises(OSError, match=r"^the input$"), replace_file(tmp_path / "x.txt"):
         raise OSError("the input")
     assert names(tmp_path) == []
 
 
 def test_of_two_that_write_a_file_at_once_the_second_is_told(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "x.txt") as part:
+    with replace_file(tmp_path / "x.txt") as part:
         part.write_text("first")
         with (
             pytest.raises(OSError, match="another process is writing it; wait for it, or choose another name"),
-            written_whole(tmp_path / "x.txt"),
+            replace_file(tmp_path / "x.txt"),
         ):
             pytest.fail("both write it")
     assert contents(tmp_path) == {"x.txt": b"first"}
@@ -175,6 +177,144 @@ def test_of_two_that_write_a_file_at_once_the_second_is_told(tmp_path: Path) -> 
 def test_a_link_under_the_hidden_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / ".x.part.txt").symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match="could not be written"), written_whole(tmp_path / "x.txt"):
+    with pytest.raises(OSError, match="could not be written"), replace_file(tmp_path / "x.txt"):
         pytest.fail("the link was followed")
     assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that need not turn: what is killed here is a process, not the power."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+
+
+def write_folder(out: Path, content: bytes, *, replace: bool = True) -> None:
+    with replace_folder(out, replace=replace) as folder:
+        for name in ("a", "b"):
+            (folder / name).write_bytes(content)
+
+
+def fill(out: Path, content: bytes) -> None:
+    out.mkdir()
+    for name in ("a", "b"):
+        (out / name).write_bytes(content)
+
+
+def test_a_new_folder_is_there_completely_or_not_at_all_after_a_kill_at_any_step(tmp_path: Path, quick: None) -> None:
+    out, found = tmp_path / "out", []
+    for _ in killed_at_each_step(lambda: write_folder(out, b"new"), tmp_path):
+        found.append(contents(out))
+        write_folder(out, b"old")
+        assert names(tmp_path) == ["out"], "the next one takes over what a kill left"
+        shutil.rmtree(out)
+    assert len(found) >= 9
+    assert [state for state in found if state not in ({}, NEW)] == []
+
+
+def test_a_replaced_folder_is_old_or_new_after_a_kill_at_any_step_but_one(tmp_path: Path, quick: None) -> None:
+    out, found = tmp_path / "out", []
+    fill(out, b"old")
+    for _ in killed_at_each_step(lambda: write_folder(out, b"new"), tmp_path):
+        found.append(contents(out))
+        write_folder(out, b"old")
+        assert names(tmp_path) == ["out"], "the next one takes over what a kill left"
+    assert len(found) >= 12
+    assert [state for state in found if state not in (OLD, NEW)] == [{}], "between two renames, and nowhere else"
+    assert found[-1] == NEW, "what comes last is to remove the old one"
+
+
+def test_a_kill_between_the_two_renames_leaves_the_old_folder_for_the_next_one_to_put_back(
+    tmp_path: Path, quick: None
+) -> None:
+    out, missing = tmp_path / "out", 0
+    fill(out, b"old")
+    for _ in killed_at_each_step(lambda: write_folder(out, b"new"), tmp_path):
+        if not out.exists():
+            missing += 1
+            assert contents(tmp_path / ".out.old") == OLD
+        with pytest.raises(InterruptedError), replace_folder(out, replace=True):
+            raise InterruptedError
+        assert contents(out) in (OLD, NEW)
+        assert names(tmp_path) == ["out"]
+        write_folder(out, b"old")
+    assert missing == 1
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, quick: None, is_there: bool
+) -> None:
+    out = tmp_path / "out"
+    if is_there:
+        fill(out, b"old")
+    before = contents(tmp_path)
+    outcomes, moved = [], 0
+    for outcome in refused_at_each_step(lambda: write_folder(out, b"new"), tmp_path, errno.ENOSPC):
+        outcomes.append(outcome)
+        if outcome == DONE:  # the new one was in its place already
+            assert contents(tmp_path) == {"out/a": b"new", "out/b": b"new"}
+            shutil.rmtree(out)
+            if is_there:
+                fill(out, b"old")
+            continue
+        assert "No space left on device" in outcome
+        if ".out.old" in outcome:  # it could not be renamed back either
+            (tmp_path / ".out.old").rename(out)
+            moved += 1
+        assert contents(tmp_path) == before
+    assert len(outcomes) >= 9
+    assert moved == int(is_there)
+
+
+def test_what_is_flushed_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    flush = os.fsync
+
+    def flushed(descriptor: int) -> None:
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        flush(descriptor)
+
+    def noting(rename: Callable[..., None]) -> Callable[..., None]:
+        def renamed(source: str, target: str) -> None:
+            events.append("renamed")
+            rename(source, target)
+
+        return renamed
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to know which file a descriptor is of")
+    fill(tmp_path / "out", b"old")
+    monkeypatch.setattr("os.fsync", flushed)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, noting(getattr(os, name)))
+    write_file(tmp_path / "file", b"content")
+    assert events == [".file.part", "renamed", tmp_path.name]
+    events.clear()
+    write_folder(tmp_path / "out", b"new")
+    assert sorted(events[:2]) == ["a", "b"]
+    assert events[2:] == [".out.part", "renamed", "renamed", tmp_path.name, tmp_path.name]
+
+
+def test_of_two_that_write_a_folder_at_once_the_second_is_told(tmp_path: Path) -> None:
+    with replace_folder(tmp_path / "out", replace=False) as folder:
+        (folder / "a").write_bytes(b"first")
+        with pytest.raises(BusyError, match="another process is writing it"):
+            write_folder(tmp_path / "out", b"second")
+    assert contents(tmp_path) == {"out/a": b"first"}
+    with pytest.raises(OSError, match="not empty"):
+        write_folder(tmp_path / "out", b"third", replace=False)
+    assert contents(tmp_path) == {"out/a": b"first"}
+
+
+def test_of_many_that_write_a_file_at_once_one_wins_whole(tmp_path: Path) -> None:
+    def write(content: bytes) -> None:
+        for _ in range(50):
+            write_file(tmp_path / "file", content * 100_000)
+
+    children = [fork(functools.partial(write, content)) for content in (b"a", b"b", b"c")]
+    for _ in range(200):
+        if (tmp_path / "file").exists():
+            content = (tmp_path / "file").read_bytes()
+            assert (len(content), len(set(content))) == (100_000, 1)
+    assert [wait(child) for child in children] == [0, 0, 0]
+    assert names(tmp_path) == ["file"]

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .errors import BundleError
+from ..errors import BundleError
 
 Schema: TypeAlias = "Mapping[int, Literal[True, False] | str]"
 """The fields of a message by tag, `number << 3 | wire type`: whether there may be several, or why there may be none."""
