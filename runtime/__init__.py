@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from .bundle import SIGNATURE_FILE, Bundle
 from .errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
-from .untrusted import GraphVersions, check_graph
 from .manifest import (
     MANIFEST_FILE,
     MODEL_PROPERTY,
@@ -48,6 +47,7 @@ from .posterior import Latents, Level, Posterior
 from .preprocessing import Preprocessing, values_text
 from .providers import ProviderOptions
 from .scores import Score
+from .untrusted import GraphVersions, check_graph
 from .verify import BATCH_SIZES, Check, Reference, Report, RunnableGraph, verify_graphs
 
 __version__ = "0.1.0"

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import inputs as _inputs
+from .arrays import open_npz
 from .errors import InputError
+from .files import replace_file, write_errors
 from .manifest import level_names
 from .model_spec import ModelSpec
 from .noise import Noise, stream_of
 from .session import Graph
-from .arrays import open_npz
-from .files import replace_file, write_errors
 
 _Z, _SPACE = "z", "latent_space_id"
 

@@ -12,8 +12,8 @@ import numpy as np
 from click.shell_completion import get_completion_class
 
 from .. import BATCH_SIZES, Bundle, InputError, Manifest, Model, Noise, Precision, load, values_text
-from ..providers import usable_cpus
 from ..doctor import Diagnosis, diagnose
+from ..providers import usable_cpus
 from .options import (
     COMPUTED,
     bundle_argument,

@@ -81,12 +81,12 @@ def open_array(path: Path, scale: tuple[float, float] | None, labels: bool) -> S
         labels_path = _idx_labels(path) if labels else path
         y = _read(open_idx, labels_path) if labels else None
     stored, channels_last = _as_observations(path, _tensor(path, array))
+    known = stored.dtype == torch.uint8 and scale is None  # any uint8 will do, and none needs to be looked at
+    ends = (0.0, 255.0) if known else value_range(stored, path)
     in_unit = ends[0] >= 0 and ends[1] <= 1
     preprocessing = Preprocessing(
         scale=scale, channels_last=channels_last, divide_uint8=known or scale is not None or in_unit
     )
-    known = stored.dtype == torch.uint8 and scale is None  # any uint8 will do, and none needs to be looked at
-    ends = (0.0, 255.0) if known else value_range(stored, path)
     rows = Rows(stored, preprocessing, name=str(path), value_range=ends)
     return Source(path, rows, None if y is None else stored_labels(labels_path, y, len(rows)))
 
