@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_whole
 from .data import Dataset
 from .errors import InstallError
 from .images import Images
 from .observer import Observer
 from .report import REPORT_FILES
-from .run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config
+from .run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config, write_whole
 from .vae import VAE
 
 RUN_ID_FILE = "mlflow_run_id"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgevae.train import Dataset, DatasetError, ModelConfig, RunError, Trainer, TrainingConfig
-from edgevae.train.checkpoint import Checkpoint, write_whole
+from edgevae.train.run import Checkpoint, write_whole
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
 CPU = torch.device("cpu")

@@ -29,7 +29,7 @@ from edgevae.train import (
     newest_run,
     run_config,
 )
-from edgevae.train.checkpoint import Checkpoint
+from edgevae.train.run import Checkpoint
 
 SAMPLES = torch.rand(300, 1, 8, 8)
 
