@@ -195,11 +195,11 @@ def check_writable(path: Path, overwrite: bool) -> None:
         raise RunError(f"{path} is a file; --out must name a folder")
     if overwrite:
         return
-    if (path / CHECKPOINT_FILE).exists() or (path / WEIGHTS_FILE).exists():
-        raise RunError(
-            f"{path} already holds a run; go on with it by --resume, choose another --out, or give --force to replace "
-            "it"
-        )
+    remedy = "choose another --out, or give --force to replace it"
+    if (path / CHECKPOINT_FILE).exists():
+        raise RunError(f"{path} already holds a run; go on with it by --resume, {remedy}")
+    if (path / WEIGHTS_FILE).exists():
+        raise RunError(f"{path} already holds a run, without a checkpoint to go on from; {remedy}")
 
 
 def _is_replaceable(path: Path) -> bool:
