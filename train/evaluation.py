@@ -6,11 +6,10 @@ import dataclasses
 
 from torch import Tensor
 
-from .config import Binarize
-from .data import Images
-from .elbo import EachEvaluated, evaluate_each
+from .config import Binarize, TrainingConfig
+from .elbo import EachEvaluated, evaluate_each, importance_weighted_bound
 from .errors import DatasetError
-from .importance import importance_weighted_bound
+from .data import Images
 from .vae import VAE
 
 
@@ -91,3 +90,25 @@ def evaluate(
     each = evaluate_each(vae, images, labels, num_particles)
     bounds = importance_weighted_bound(vae, images, labels, iw_particles) if iw_particles else None
     return Evaluation.of(each, bounds, iw_particles)
+
+
+def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | None:
+    """Say what to try if the posterior has collapsed: few latent units carry information about x.
+
+    Args:
+        evaluation: Of the trained model.
+        training: How it was trained; advice that it followed already is left out.
+
+    Returns:
+        A sentence, or `None` if a quarter of the units are active, or ten.
+    """
+    units = len(evaluation.kl_per_dim_nats)
+    if evaluation.num_images < 2 or evaluation.active_units >= min(10, units / 4):
+        return None
+    remedies = ["--beta-warmup 20"] * (not training.beta_warmup and not training.jit)
+    remedies += ["--free-bits 0.1"] * (not training.free_bits and not training.jit)
+    remedies += ["a smaller --batch-size", "more epochs"]
+    return (
+        f"{evaluation.active_units} of {units} latent units are active: the posterior has collapsed onto the prior for "
+        f"the others; try {', '.join(remedies[:-1])} or {remedies[-1]}"
+    )

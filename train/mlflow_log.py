@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from .checkpoint import write_whole
-from .data import Dataset, Images
+from .data import Dataset
 from .errors import InstallError
+from .data import Images
 from .observer import Observer
 from .report import REPORT_FILES
-from .run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config
+from .run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config, write_whole
 from .vae import VAE
 
 RUN_ID_FILE = "mlflow_run_id"
@@ -84,9 +82,7 @@ class MlflowLog(Observer):
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested options with names such as `model.z_dim`."""
     for name, value in content.items():
-        if isinstance(value, msgspec.Struct):
-            yield from _flat(msgspec.structs.asdict(value), f"{prefix}{name}.")
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -14,9 +14,8 @@ from pyro.nn.module import PyroModule, PyroParam
 from torch.distributions.constraints import positive
 
 from edgevae.train import VAE, ConfigError, Dataset, DatasetError, LabelError, elbo_of_each, elbo_terms, objective_of
-from edgevae.train.elbo import evaluate_each, evaluating
+from edgevae.train.elbo import evaluate_each, evaluating, importance_weighted_bound
 from edgevae.train.evaluation import Evaluation, evaluate
-from edgevae.train.importance import importance_weighted_bound
 from tests.train.models import LATENTS, SMALL, spread
 
 

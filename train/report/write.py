@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..checkpoint import write_whole
-from ..data import Images
 from ..evaluation import Evaluation
+from ..data import Images
+from ..run import write_whole
 from ..vae import VAE
 from . import features as _features
 from . import generation as _generation

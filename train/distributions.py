@@ -1,4 +1,7 @@
-"""The normal densities that a fit scores: Pyro's, with log-probabilities that take fewer operations."""
+"""Pyro's normal and Bernoulli distributions, with log-probabilities of fewer operations and hand-written gradients.
+
+They equal Pyro's to rounding. Training scores these; evaluation and export score Pyro's own.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class Gaussian(dist.Normal):
         """Return the log-density in nats, as PyTorch's, to rounding; its gradient is the same."""
         if self._validate_args:
             self._validate_sample(value)
-        log_prob: Tensor = _LogProb.apply(*broadcast_all(value, self.loc, self.scale))
+        log_prob: Tensor = _NormalLogProb.apply(*broadcast_all(value, self.loc, self.scale))
         return log_prob
 
 
@@ -50,7 +53,7 @@ class _Standard(dist.Normal):
         return value.square().mul_(-0.5).sub_(_LOG_NORMALISER)
 
 
-class _LogProb(torch.autograd.Function):
+class _NormalLogProb(torch.autograd.Function):
     """-t²/2 - log(scale) - log(2 pi)/2, where t = (value - loc) / scale.
 
     The gradient is written out: autograd would go back through each operation of PyTorch's density, and there are nine.
@@ -74,3 +77,31 @@ class _LogProb(torch.autograd.Function):
             by_loc if of_loc else None,
             by_loc * t - gradient / scale if of_scale else None,
         )
+
+
+class BernoulliOfLogits(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
+    """Pyro's, with a log-probability that takes a third of the time; to be made of logits."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability of values from 0 to 1, as PyTorch's, to rounding; its gradient is the same."""
+        log_prob: Tensor = _BernoulliLogProb.apply(*broadcast_all(self.logits, value))
+        return log_prob
+
+
+class _BernoulliLogProb(torch.autograd.Function):
+    """x l - softplus(l), where softplus(l) = max(l, 0) - log(sigmoid(|l|)): PyTorch's own is not vectorized on the CPU.
+
+    The gradient is written out, x - sigmoid(l), because that of the absolute value would be wrong at a logit of 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, value)
+        return logits.abs().sigmoid_().log_().addcmul_(logits, value).sub_(logits.relu())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits, value = ctx.saved_tensors
+        (gradient,) = gradients
+        of_value = gradient * logits if ctx.needs_input_grad[1] else None
+        return (value - logits.sigmoid()).mul_(gradient), of_value

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from edgevae.train.gaussian import Gaussian, diagonal_normal, standard_normal
+from edgevae.train.distributions import Gaussian, diagonal_normal, standard_normal
 
 Shapes = tuple[tuple[int, ...], ...]
 
