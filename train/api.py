@@ -32,7 +32,7 @@ from .errors import (
     RunError,
     TrainError,
 )
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, collapse_advice, evaluate
 from .first_calls import make_first_calls
 from .fitting import fit
 from .images import Images
@@ -40,15 +40,13 @@ from .importance import importance_weighted_bound
 from .labels import check_label_values
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from .likelihoods import LIKELIHOODS, Likelihood
-from .mlflow_log import MlflowLog
 from .model_for import model_for
 from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
 from .objective import objective_of
-from .observer import Observer
+from .observers import MlflowLog, Observer, TensorBoardLog
 from .processes import Processes
 from .run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
 from .run_writer import RunWriter
-from .tensorboard_log import TensorBoardLog
 from .terms import ElboTerms, GivenNoise, elbo_terms
 from .torchrun import joined
 from .trainer import Trainer
@@ -108,6 +106,7 @@ __all__ = [
     "binarize_once",
     "check_label_values",
     "check_range",
+    "collapse_advice",
     "elbo_of_each",
     "elbo_terms",
     "evaluate",

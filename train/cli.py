@@ -23,11 +23,10 @@ from .errors import DatasetError, FirstFailedError, TrainError
 from .fitting import fit
 from .images import Images
 from .model_for import model_for
-from .observer import Observer
+from .observers import Observer, ProgressDisplay
 from .options import data_options, model_options, run_options, training_options
 from .plan import plan_of
 from .processes import Processes
-from .progress import Shown
 from .run import CHECKPOINT_FILE, SETTINGS_FILE
 from .run_writer import check_writable
 from .settings import config_option, dump_settings, settings_for
@@ -145,7 +144,7 @@ def _say_nothing(_text: str) -> None:
 
 def _shown(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
     first = processes.is_first
-    return Shown(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
+    return ProgressDisplay(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
 
 
 def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:
@@ -189,11 +188,11 @@ def _as_begun(ctx: click.Context, out: Path, options: Mapping[str, Any]) -> dict
 def _loggers(*, tensorboard: bool, mlflow: bool) -> list[Observer]:
     loggers: list[Observer] = []
     if tensorboard:
-        from .tensorboard_log import TensorBoardLog
+        from .observers import TensorBoardLog
 
         loggers.append(TensorBoardLog())
     if mlflow:
-        from .mlflow_log import MlflowLog
+        from .observers import MlflowLog
 
         loggers.append(MlflowLog())
     return loggers

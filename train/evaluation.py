@@ -1,4 +1,4 @@
-"""The numbers that papers report of a model on a set of images."""
+"""How good a model is on a set of observations: the ELBO, its parts, and whether the posterior has collapsed."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import dataclasses
 
 from torch import Tensor
 
-from .config import Binarize
+from .config import Binarize, TrainingConfig
 from .elbo import EachEvaluated, evaluate_each
 from .errors import DatasetError
 from .images import Images
 from .importance import importance_weighted_bound
 from .vae import VAE
 
+_ENOUGH_UNITS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A model on a set of images: means over the images, in nats an image. elbo = reconstruction - kl.
+    """A model on a set of observations: means in nats an observation. elbo = reconstruction - kl.
 
     Args:
         elbo_nats: The evidence lower bound; higher is better.
         reconstruction_nats: E_q[log p(x|z)].
         kl_nats: KL(q(z|x) ‖ p(z)), of all levels, estimated from the same draws as the ELBO.
-        kl_per_dim_nats: What each dimension of z's first level costs; for a `normal` latent the closed form, whose sum
-            is `kl_nats` without the noise of the draws. `_kl` says what it is for the other latents; its sum is
-            not the whole KL there.
+        kl_per_dim_nats: The KL of each dimension of z's first level, see `edgevae.train.kl`. For a `normal` latent it
+            is the closed form, and the sum is `kl_nats` without the noise of the draws. For the other latents the sum
+            is not the whole KL.
         active_units: Dimensions of z's first level with Var_x(E_q(z|x)[z]) > 0.01 (Burda et al., 2016).
-        num_images: How many images there were.
-        num_particles: Draws of z an image, of which the mean is taken.
-        iw_bound_nats: The importance-weighted bound on log p(x), at least the ELBO; `None` where it was not asked for.
-        iw_particles: Draws of z an image in that bound, 0 where it was not asked for.
-        num_in_set: How many images the set has, where these are only the first of them; else 0.
-        binarize: What was made of grey values before, once: `none`, `threshold` or `stochastic`.
+        num_images: Number of observations.
+        num_particles: Draws of z an observation, over which the means are taken.
+        iw_bound_nats: The importance-weighted bound on log p(x), at least the ELBO; `None` if it was not asked for.
+        iw_particles: Draws of z an observation in that bound, 0 if it was not asked for.
+        num_in_set: Size of the whole set if only its first `num_images` were evaluated; else 0.
+        binarize: How grey values were binarized beforehand: `none`, `threshold` or `stochastic`.
     """
 
     elbo_nats: float
@@ -48,12 +50,12 @@ class Evaluation:
 
     @classmethod
     def of(cls, each: EachEvaluated, iw_bounds: Tensor | None = None, iw_particles: int = 0) -> Evaluation:
-        """Return the means of what was found of each image.
+        """Return the means over all images.
 
         Args:
-            each: Of at least one image.
+            each: The terms of each image, at least one.
             iw_bounds: The importance-weighted bound of each, shape `(num_images,)`.
-            iw_particles: The draws in it.
+            iw_particles: Draws of z an image in it.
         """
         elbo, reconstruction = float(each.elbo.mean()), float(each.reconstruction.mean())
         return cls(
@@ -72,7 +74,7 @@ class Evaluation:
 def evaluate(
     vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 1, iw_particles: int = 0
 ) -> Evaluation:
-    """Evaluate a model on images, with the noise of a fixed seed; nothing of the model or the process is touched.
+    """Evaluate a model on images, with the noise of a fixed seed; the model and the generators are left as they were.
 
     Args:
         vae: The model.
@@ -91,3 +93,20 @@ def evaluate(
     each = evaluate_each(vae, images, labels, num_particles)
     bounds = importance_weighted_bound(vae, images, labels, iw_particles) if iw_particles else None
     return Evaluation.of(each, bounds, iw_particles)
+
+
+def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | None:
+    """Say what to try if the posterior has collapsed: q(z|x) equals the prior in almost all latent dimensions.
+
+    Args:
+        evaluation: Of the trained model, on a set that it was not trained on.
+        training: How it was trained; advice that it followed already is left out.
+
+    Returns:
+        A sentence, or `None` if enough units are active: a quarter of them, or `_ENOUGH_UNITS` where there are more
+        than the data need.
+    """
+    units = len(evaluation.kl_per_dim_nats)
+    if evaluation.num_images < 2 or evaluation.active_units >= min(_ENOUGH_UNITS, units / 4):
+        return None
+    return "TODO"

@@ -19,7 +19,7 @@ from .elbo import evaluate_elbo
 from .errors import ConfigError, DivergedError
 from .final import final_evaluations
 from .images import Images
-from .observer import Observer
+from .observers import Observer
 from .processes import ALONE, Processes
 from .report import write_report
 from .run import DatasetInfo, EpochMetrics, Run, load_run, run_config
