@@ -14,6 +14,7 @@ from .importance import importance_weighted_bound
 from .vae import VAE
 
 _ENOUGH_UNITS = 8
+_MIN_KL_NATS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,15 +99,31 @@ def evaluate(
 def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | None:
     """Say what to try if the posterior has collapsed: q(z|x) equals the prior in almost all latent dimensions.
 
+    That is so if fewer than a quarter of the units are active and fewer than 8 (a model with more dimensions than the
+    data need leaves some inactive, which is no fault), or if z carries less than half a nat about x.
+
     Args:
-        evaluation: Of the trained model, on a set that it was not trained on.
-        training: How it was trained; advice that it followed already is left out.
+        evaluation: Of the trained model; best on data that it was not trained on.
+        training: How it was trained; remedies that do not apply to it are left out.
 
     Returns:
-        A sentence, or `None` if enough units are active: a quarter of them, or `_ENOUGH_UNITS` where there are more
-        than the data need.
+        A sentence, or `None` if the posterior has not collapsed, or if a single observation cannot tell.
     """
-    units = len(evaluation.kl_per_dim_nats)
-    if evaluation.num_images < 2 or evaluation.active_units >= min(_ENOUGH_UNITS, units / 4):
+    units, active = len(evaluation.kl_per_dim_nats), evaluation.active_units
+    few_active = active < min(_ENOUGH_UNITS, units / 4)
+    if evaluation.num_images < 2 or not (few_active or evaluation.kl_nats < _MIN_KL_NATS):
         return None
-    return "TODO"
+    found = f"{active} of {units} latent units {'is' if active == 1 else 'are'} active"
+    if not few_active:
+        found += f", and the KL is only {evaluation.kl_nats:.2f} nats"
+    where = " for the others" if active and few_active else ""
+    remedies = ["more epochs", "a smaller --batch-size"]
+    if training.beta > 1:
+        remedies.append("--beta 1")
+    if not training.jit:  # compiled steps allow neither of these
+        remedies += [] if training.beta_warmup else [f"--beta-warmup {max(1, training.epochs // 2)}"]
+        remedies += [] if training.free_bits else ["--free-bits 0.1 (normal latent only)"]
+    if active and few_active:
+        remedies.append("a smaller --z-dims if the data need no more")
+    *first, last = remedies
+    return f"{found}: the posterior has collapsed onto the prior{where}; try {', '.join(first)} or {last}"

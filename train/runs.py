@@ -1,4 +1,4 @@
-"""List trained runs without reading their weights: `python -m edgevae.train.runs`, in a checkout `python -m train.runs`."""
+"""List trained runs without reading their weights: `python -m edgevae.train.runs list`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Absolute imports: started as `python -m train.runs`, relative ones would load the package again under the name `train`.
+# Absolute imports: in `python -m train.runs`, relative ones would load the package again under the name `train`.
 from edgevae.train.config import ModelConfig
 from edgevae.train.errors import RunError
 from edgevae.train.evaluation import Evaluation
@@ -234,9 +234,11 @@ def _as_json(run: RunSummary) -> dict[str, Any]:
 def _show(runs: Sequence[RunSummary]) -> None:
     """Print the runs as a table, and what is wrong with the damaged ones below it."""
     console = Console()
-    if not console.is_terminal:
+    if console.is_terminal:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    else:
         console = Console(width=_PIPE_WIDTH)
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False)
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     validated = any(run.validation_elbo_nats is not None for run in runs)
     table.add_column("run", no_wrap=True, overflow="fold")
     table.add_column("data and model")

@@ -31,7 +31,7 @@ from edgevae.train import (
 from edgevae.train import (
     final as _final,
 )
-from edgevae.train.runs.reading import read_runs
+from edgevae.train.runs import read_runs
 
 
 def fit_small(

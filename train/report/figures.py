@@ -32,6 +32,9 @@ DPI = 160
 GRID_COLUMNS = 12
 """Images in a row of a grid."""
 
+FEATURES_SHOWN = 9
+"""Features that have a plot of their own, of data that are not images."""
+
 _FIGURE_WIDTH = 8.0  # inches; all figures are as wide as the page
 _STYLE: Any = {  # Any: older matplotlib types its options as plain str
     "font.size": 9.0,
@@ -68,7 +71,6 @@ _TSNE_SEED = 0
 _TSNE_PERPLEXITY = 30.0
 _TSNE_MIN_POINTS, _TSNE_MAX_POINTS = 10, 1000
 
-_FEATURES_SHOWN = 9
 _FEATURES_IN_MAP = 20
 _PANEL_COLUMNS = 3
 _HISTOGRAM_BINS = 30
@@ -109,11 +111,12 @@ def loss_figure(metrics: Sequence[EpochMetrics]) -> Figure:
     late = [line for line in metrics if line.epoch > metrics[-1].epoch // 4]
     zoomed = len(metrics) >= _ZOOM_EPOCHS and len(late) > 1
     figure, axes = _new_figure(3.4, columns=2 if zoomed else 1)
-    _plot_losses(axes[0], metrics)
+    marker = _marker(metrics)
+    _plot_losses(axes[0], metrics, marker)
     axes[0].set(title="Loss", ylabel="loss = −ELBO (nats)")
     axes[0].legend()
     if zoomed:
-        _plot_losses(axes[1], late)
+        _plot_losses(axes[1], late, marker)
         axes[1].set(title=f"From epoch {late[0].epoch}")
     return figure
 
@@ -129,13 +132,13 @@ def schedule_figure(metrics: Sequence[EpochMetrics]) -> Figure | None:
         return None
     figure, panels = _new_figure(2.6, columns=len(changed))
     for axes, (name, points) in zip(panels, changed.items(), strict=True):
-        axes.plot(*zip(*points, strict=True), color=_GREY, marker=_marker(points), markersize=3)
+        axes.plot(*zip(*points, strict=True), color=_GREY, marker=_marker(metrics), markersize=3)
         axes.set(ylabel=name, ylim=(0, None))
         _set_epoch_axis(axes)
     return figure
 
 
-def _plot_losses(axes: Axes, metrics: Sequence[EpochMetrics]) -> None:
+def _plot_losses(axes: Axes, metrics: Sequence[EpochMetrics], marker: str | None) -> None:
     curves: list[tuple[str, str, str, Callable[[EpochMetrics], float | None]]] = [
         ("training", _BLUE, "-", lambda line: line.train_loss_nats),
         ("validation", _GREEN, "--", lambda line: _negative(line.validation_elbo_nats)),
@@ -146,7 +149,7 @@ def _plot_losses(axes: Axes, metrics: Sequence[EpochMetrics]) -> None:
         if points:
             label = f"{name}, finally {points[-1][1]:.2f}".replace("-", "−")
             epochs, values = zip(*points, strict=True)
-            axes.plot(epochs, values, color=colour, linestyle=style, marker=_marker(points), markersize=3, label=label)
+            axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=3, label=label)
     _set_epoch_axis(axes)
 
 
@@ -157,8 +160,8 @@ def _points(
     return [(epoch, value) for epoch, value in values if value is not None]
 
 
-def _marker(points: Sequence[object]) -> str | None:
-    return "o" if len(points) <= _MARKER_EPOCHS else None
+def _marker(metrics: Sequence[EpochMetrics]) -> str | None:
+    return "o" if len(metrics) <= _MARKER_EPOCHS else None
 
 
 def _negative(value: float | None) -> float | None:
@@ -167,7 +170,7 @@ def _negative(value: float | None) -> float | None:
 
 def _set_epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(visible=True)
 
 
@@ -433,7 +436,7 @@ def feature_reconstructions_figure(x: Tensor, loc_img: Tensor) -> Figure:
         loc_img: Their reconstructions, shape `(count, data_dim)`.
     """
     true, found = _floats(x), _floats(loc_img)
-    shown = _of_largest_variance(true, _FEATURES_SHOWN)
+    shown = _of_largest_variance(true, FEATURES_SHOWN)
     figure, panels = _panels(len(shown))
     for axes, feature in zip(panels, shown, strict=True):
         low, high = true[:, feature].min(), true[:, feature].max()
@@ -448,7 +451,7 @@ def feature_reconstructions_figure(x: Tensor, loc_img: Tensor) -> Figure:
 def feature_samples_figure(x: Tensor, samples: Samples) -> Figure:
     """Plot histograms of features, in the data and in draws from the model."""
     true, drawn = _floats(x), _floats(samples.drawn.flatten(0, 1))
-    shown = _of_largest_variance(true, _FEATURES_SHOWN)
+    shown = _of_largest_variance(true, FEATURES_SHOWN)
     figure, panels = _panels(len(shown))
     for axes, feature in zip(panels, shown, strict=True):
         both = np.concatenate([true[:, feature], drawn[:, feature]])

@@ -20,6 +20,7 @@ _SEED = 0
 _MAX_ROWS = 20
 _UNNAMED_ROWS = 6  # of samples, where neither classes nor components tell rows apart
 _SPAN = 3.0  # standard deviations to either side
+_VISIBLE = 0.02  # smallest share of the largest change (a variance) that a traversal shows
 _BATCH_SIZE = 1024
 
 
@@ -138,5 +139,7 @@ def traverse(vae: VAE, z_loc: Tensor, y: Tensor | None, dimensions: int, steps: 
             z = z_loc[0].repeat(steps, 1)
             z[:, dimension] = centre[dimension] + at * spread[dimension]
             decoded[dimension] = vae.decoder(z.to(device), label).cpu()
-    shown = sorted(candidates, key=lambda dimension: -float(decoded[dimension].var(0).mean()))[:dimensions]
+    change = {dimension: float(loc_img.var(0).mean()) for dimension, loc_img in decoded.items()}
+    visible = [dimension for dimension in candidates if change[dimension] >= _VISIBLE * max(change.values())]
+    shown = sorted(visible, key=lambda dimension: -change[dimension])[:dimensions]
     return Traversals(torch.stack([decoded[dimension] for dimension in shown]), tuple(shown), at)

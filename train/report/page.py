@@ -88,7 +88,7 @@ def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they a
     """
     sections = []
     with figures.styled():
-        for section, figure in _sections(vae, images, labels, metrics, evaluations, class_names):
+        for section, figure in _sections(vae, images, labels, metrics, evaluations, class_names=class_names):
             png = figures.png_of(figure)
             write_whole(folder / section.file, png)
             sections.append({"title": section.title, "caption": section.caption, "png": base64.b64encode(png).decode()})
@@ -121,6 +121,7 @@ def _sections(
     labels: Tensor | None,
     metrics: Sequence[EpochMetrics],
     evaluations: Mapping[str, Evaluation],
+    *,
     class_names: Sequence[str],
 ) -> Iterator[tuple[_Section, Figure]]:
     """Draw one figure after the other."""
