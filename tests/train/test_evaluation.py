@@ -178,7 +178,7 @@ def test_an_evaluation_with_the_bound_says_its_particles(digits: Dataset, vae: V
 def evaluation_of(active_units: int, units: int, **choices: Any) -> Evaluation:
     numbers = {"elbo_nats": -100.0, "reconstruction_nats": -90.0, "kl_nats": 10.0, "num_images": 100}
     kl = (1.0,) * active_units + (0.0,) * (units - active_units)
-    return Evaluation(**(numbers | {"num_particles": 10} | choices), kl_per_dim_nats=kl, active_units=active_units)  # type: ignore[arg-type]
+    return Evaluation(**(numbers | {"num_particles": 10} | choices), kl_per_dim_nats=kl, active_units=active_units)
 
 
 def test_a_collapsed_posterior_is_named_with_what_to_try() -> None:

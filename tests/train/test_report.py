@@ -102,9 +102,11 @@ def test_names_that_look_like_html_are_shown_as_they_are(tmp_path: Path) -> None
     names = ("<script>alert(1)</script>", *(f'"{number}' for number in range(9)))
     dataset = dataclasses.replace(digits, class_names=names)
     vae = model(num_classes=10)
-    evaluations = {"<i>": evaluate(vae, digits.test[:SIZE], digits.test_labels[:SIZE])}
+    assert digits.test_labels is not None
+    x, y = digits.test[:SIZE], digits.test_labels[:SIZE]
+    evaluations = {"<i>": evaluate(vae, x, y)}
     config = run_config(vae.config, TrainingConfig(), DatasetInfo.of(dataset))
-    write_report(folder, vae, digits.test[:SIZE], digits.test_labels[:SIZE], METRICS, evaluations, config, names)
+    write_report(folder, vae, x, y, METRICS, evaluations, config, names)
     page = Page(folder)
     assert not page.open
     assert page.tags.isdisjoint({"script", "b", "i"})

@@ -289,8 +289,8 @@ def _scatter(axes: Axes, points: Floats, classes: NDArray[np.intp], names: dict[
         centre = np.median(mine, axis=0)
         if not any(_overlap(np.abs(centre - other) / scale, len(name) + length) for other, length in placed):
             halo = [withStroke(linewidth=2.5, foreground="white")]
-            at = {"x": float(centre[0]), "y": float(centre[1]), "ha": "center", "va": "center"}
-            axes.text(s=name, color=colour, weight="bold", path_effects=halo, **at)
+            x, y = centre.tolist()
+            axes.text(x, y, name, color=colour, weight="bold", ha="center", va="center", path_effects=halo)
             placed.append((centre, len(name)))
 
 
