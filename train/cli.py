@@ -35,9 +35,9 @@ from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
 from .networks import ARCHITECTURES, networks_of
 from .numbers import Numbers, Sizes
-from .observer import Observer
+from .observers import Observer
 from .processes import Processes, joined, this_process
-from .progress import Shown
+from .observers import ProgressDisplay
 from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, read_config
 from .run_writer import check_writable
 from .vae import VAE
@@ -339,17 +339,17 @@ def _say_nothing(_text: str) -> None:
 
 def _progress(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
     first = processes.is_first
-    return Shown(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
+    return ProgressDisplay(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
 
 
 def _loggers(*, tensorboard: bool, mlflow: bool) -> list[Observer]:
     loggers: list[Observer] = []
     if tensorboard:
-        from .tensorboard_log import TensorBoardLog
+        from .observers import TensorBoardLog
 
         loggers.append(TensorBoardLog())
     if mlflow:
-        from .mlflow_log import MlflowLog
+        from .observers import MlflowLog
 
         loggers.append(MlflowLog())
     return loggers
