@@ -25,30 +25,26 @@ from edgevae import (
     Tolerances,
     graphs_of,
     load,
-    verify_graphs,
 )
 from edgevae.train import VAE
 
-from .card import write_card
+from .card import VaeDecoder, write_card
 from .errors import VerificationError
 from .lint import lint_program
-from .onnx_format import DEFAULT_OPSET, to_onnx
-from .pictures import draw_pictures, what_is_generated
 from .precision import add_precisions
 from .programs import Program, make_programs, model_spec
 from .reference import make_reference
-from .release import check_license, check_version
 from .sign import SigningKey
 from .source import Source
-from .torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
+from .to_onnx import DEFAULT_OPSET, to_onnx
+from .torch_formats import TORCH_PROGRAMS, TorchGraph, to_pt2, to_torchscript, verify_torch
+from .wheel import check_license, check_version
 from .whole import whole_bundle
 
 Format = Literal["onnx", "torchscript", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _REFERENCE_FILE = "reference.npz"
-_TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")  # PyTorch's users call the two networks
-_TORCH_SUFFIX = {"torchscript": ".ts", "pt2": ".pt2"}
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl", "onnx", "onnxscript")
 
 
@@ -137,9 +133,9 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
             model = to_onnx(name, program, traced, options.opset, spec, optimize=options.optimize)
             file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
             graphs[name] = _graph_spec(program, model, file)
-        if "torchscript" in formats and name in _TORCH_PROGRAMS:
+        if "torchscript" in formats and name in TORCH_PROGRAMS:
             torch_files[f"{name}.ts"] = write(f"{name}.ts", to_torchscript(program))
-        if "pt2" in formats and name in _TORCH_PROGRAMS:
+        if "pt2" in formats and name in TORCH_PROGRAMS:
             torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
     reference = make_reference(source.vae, source.samples, source.labels)
@@ -167,8 +163,15 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
     reports += tuple(load(folder, provider="cpu", precision=name).verify() for name in manifest.precisions)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
-    draw_pictures(folder, source.vae, reference)
-    write_card(folder, manifest, reports, source.samples_note, what_is_generated(source.vae))
+    write_card(
+        folder,
+        manifest,
+        reports,
+        reference,
+        VaeDecoder(source.vae),
+        samples_note=source.samples_note,
+        collapse_advice=source.collapse_advice,
+    )
     return reports
 
 
@@ -192,14 +195,9 @@ def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Fo
     """Verify one format by loading what was written, as its users will."""
     if format_name == "onnx":
         return load(folder, provider="cpu").verify()
-    load_program = {"torchscript": load_torchscript, "pt2": load_pt2}[format_name]
-    graphs = {
-        name: TorchGraph(programs[name], load_program(folder / f"{name}{_TORCH_SUFFIX[format_name]}"))
-        for name in _TORCH_PROGRAMS
-        if name in programs
-    }
-    elbo = TorchGraph(programs["elbo"], programs["elbo"].module) if "elbo" in programs else None
-    return verify_graphs(Bundle(folder), format_name, graphs, elbo)
+    signatures = {name: program.signature for name, program in programs.items()}
+    elbo = TorchGraph(signatures["elbo"], programs["elbo"].module) if "elbo" in programs else None
+    return verify_torch(Bundle(folder), format_name, signatures, elbo)
 
 
 def latent_space_id(vae: VAE) -> str:

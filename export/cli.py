@@ -22,13 +22,12 @@ from edgevae.train.numbers import Sizes
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
-from .onnx_format import DEFAULT_OPSET
 from .precision import LIMITS_NATS
-from .release import check_license, check_version
 from .sign import SigningKey
 from .source import source_of_run, source_of_state_dict
 from .state_dict import load_state_dict
-from .wheel import build_wheel, wheel_file
+from .to_onnx import DEFAULT_OPSET
+from .wheel import build_wheel, check_license, check_version, wheel_file
 from .whole import check_writable
 
 _RUNS = Path("runs")

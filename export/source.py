@@ -38,6 +38,7 @@ class Source:
         train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, for int8 to round
             weights and scale convolutions by; `None` leaves convolutions, and products of the latent, in float32.
         train_labels: Their classes, for a conditional model.
+        collapse_advice: A sentence for the card where the posterior has collapsed; else empty.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Source:
     preprocessing: PreprocessingSpec | None = None
     train_samples: Tensor | None = None
     train_labels: Tensor | None = None
+    collapse_advice: str = ""
 
 
 def source_of_run(path: Path, name: str) -> Source:

@@ -13,13 +13,14 @@ import zipfile
 from pathlib import Path
 
 import msgspec
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
 
 import edgevae
 from edgevae import MANIFEST_FILE, SIGNATURE_FILE, Bundle, FileEntry, Manifest
 
 from .errors import ExportError
-from .release import check_spelling
 from .whole import write_whole
 
 _OURS = "edgevae"
@@ -77,6 +78,33 @@ def load(
         public_key=public_key,
     )
 '''
+
+
+def check_version(version: str) -> str:
+    """Return a version in its normal form, like `1.0.0`.
+
+    Raises:
+        ExportError: It is not a version of a Python package (PEP 440).
+    """
+    try:
+        return str(Version(version))
+    except InvalidVersion as error:
+        raise ExportError(f"the model's version must be like 1.0.0, got {version!r}") from error
+
+
+def check_license(expression: str) -> str:
+    """Return a license expression in its normal form.
+
+    Raises:
+        ExportError: It is not an SPDX license expression.
+    """
+    try:
+        return str(canonicalize_license_expression(expression))
+    except InvalidLicenseExpression as error:
+        raise ExportError(
+            f"the model's license must be an SPDX expression like Apache-2.0 or CC-BY-SA-4.0, or LicenseRef- and a "
+            f"name of your own, got {expression!r}"
+        ) from error
 
 
 def import_name(name: str) -> str:
@@ -138,7 +166,7 @@ def build_wheel(bundle: Path, folder: Path) -> Path:
     if not manifest.graphs:
         raise ExportError(f"{bundle} has no ONNX graphs, and a wheel runs nothing else; export it with --format onnx")
     package = import_name(manifest.name)
-    check_spelling(manifest.version, manifest.license)
+    _check_normal_form(manifest.version, manifest.license)
     files = {f"{package}/{name}": content for name, content in _package_files(source, package).items()}
     info = f"{package}-{manifest.version}.dist-info"
     license_text = _our_license()
@@ -154,6 +182,26 @@ def build_wheel(bundle: Path, folder: Path) -> Path:
     path = folder / wheel_file(manifest.name, manifest.version)
     write_whole(path, _zipped(files))
     return path
+
+
+def _check_normal_form(version: str, license_: str) -> None:
+    """Refuse a version or license that is not in its normal form.
+
+    The parsers accept line breaks, which would start a new field of the wheel's metadata.
+
+    Args:
+        version: The model's version.
+        license_: The model's license, or empty.
+
+    Raises:
+        ExportError: One is not valid or not in its normal form.
+    """
+    for what, stated, normal in (
+        ("version", version, check_version(version)),
+        ("license", license_, check_license(license_) if license_ else ""),
+    ):
+        if stated != normal:
+            raise ExportError(f"the model's {what} must be written {normal!r}, got {stated!r}; export the model again")
 
 
 def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
