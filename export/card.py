@@ -25,7 +25,7 @@ _MAX_TRAVERSED = 8  # dimensions in traversal.png
 _SPAN = 3.0  # standard deviations of a dimension over the samples, to either side of its mean
 _SEED = 0
 _ACTIVE_VARIANCE = 0.01  # as in `Model.active_units`
-_VISIBLE = 0.1  # change of a value in a traversal, of the range from black to white
+_VISIBLE = 0.25  # units whose largest change of a value is below this share of the strongest unit's are not drawn
 _BINARIZED = {
     "none": "",
     "threshold": ", binarized at one half",
@@ -62,7 +62,7 @@ class VaeDecoder:
     @property
     def component_probs(self) -> FloatArray:
         """p(c) of a mixture's components, shape `(components,)`; empty for other latents."""
-        return np.asarray(self._vae.latent.component_probs, np.float32)
+        return np.asarray(self._vae.latent.component_probs.detach(), np.float32)
 
     @torch.no_grad()
     def decode(self, z: Any, *, y: Any = None) -> FloatArray:
@@ -237,7 +237,7 @@ def _draw_traversal(
 ) -> int:
     """Draw the first sample with one active unit a row moved; return how many units were drawn.
 
-    Units that change no value visibly are left out. Without any unit there is no picture.
+    Units with little effect compared with the strongest are left out. Without any active unit there is no picture.
     """
     rows = np.flatnonzero(reference.case == "sample")
     z_loc = reference["z_loc"][rows]
@@ -248,14 +248,14 @@ def _draw_traversal(
         z[:, unit] = z_loc[:, unit].mean() + np.linspace(-_SPAN, _SPAN, _COLUMNS) * z_loc[:, unit].std()
         decoded[f"z[{unit}]"] = decoder.decode(z, y=y)
     shown = _grey(model, reference["x"][rows], decoded)
-    most = sorted(shown, key=lambda name: -float(shown[name].var(axis=0).sum()))
-    visible = [name for name in most if np.ptp(shown[name].clip(0, 1), axis=0).max() > _VISIBLE]
-    drawn = {name: shown[name] for name in visible[:_MAX_TRAVERSED]}
-    if drawn:
-        save_grid(folder / TRAVERSAL_FILE, drawn, model.data_shape, _COLUMNS)
-    else:
+    if not shown:
         (folder / TRAVERSAL_FILE).unlink(missing_ok=True)
-    return len(drawn)
+        return 0
+    changes = {name: float(np.ptp(images.clip(0, 1), axis=0).max()) for name, images in shown.items()}
+    visible = [name for name, change in changes.items() if change >= _VISIBLE * max(changes.values())]
+    most = sorted(visible, key=lambda name: -float(shown[name].var(axis=0).sum()))[:_MAX_TRAVERSED]
+    save_grid(folder / TRAVERSAL_FILE, {name: shown[name] for name in most}, model.data_shape, _COLUMNS)
+    return len(most)
 
 
 def _grey(model: ModelSpec, samples: FloatArray, sets: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
