@@ -46,19 +46,6 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
 
 @click.command(cls=SectionedCommand, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("run", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_option("Output", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
-@_option("Output", "--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
-@_option("Output", "--model-version", default="1.0.0", help="The model's version.")
-@_option("Output", "--license", "license_", default="", help="The model's license: an SPDX expression, Apache-2.0.")
-@_option(
-    "Output",
-    "--sign",
-    "sign_with",
-    metavar="KEY",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Sign the bundle with this private key (Ed25519, PEM). The passphrase of an encrypted key is read from "
-    f"{_PASSPHRASE}, or asked for.",
-)
 @_option(
     "Formats",
     "--format",
@@ -77,19 +64,8 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     default=_ALL,
     help="The whole model, its encoder (observations to latents), or its decoder (latents to observations).",
 )
-@_option(
-    "Formats",
-    "--opset",
-    type=click.IntRange(18, onnx.defs.onnx_opset_version()),
-    default=DEFAULT_OPSET,
-    help="ONNX opset version.",
-)
-@_option(
-    "Formats",
-    "--no-optimize",
-    is_flag=True,
-    help="Skip the graph rewrites for speed. Those for accuracy are always applied.",
-)
+@_option("Output", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
+@_option("Output", "--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
 @_option(
     "Precision",
     "--precision",
@@ -105,6 +81,30 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     type=click.FloatRange(min=0),
     help="How much of the mean ELBO a lower precision may lose, nats a row.  "
     f"[default: {', '.join(f'{limit} for {name}' for name, limit in LIMITS_NATS.items())}]",
+)
+@_option("Release", "--model-version", default="1.0.0", help="The model's version.")
+@_option("Release", "--license", "license_", default="", help="The model's license: an SPDX expression, Apache-2.0.")
+@_option(
+    "Release",
+    "--sign",
+    "sign_with",
+    metavar="KEY",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Sign the bundle with this private key (Ed25519, PEM). The passphrase of an encrypted key is read from "
+    f"{_PASSPHRASE}, or asked for.",
+)
+@_option(
+    "ONNX graphs",
+    "--opset",
+    type=click.IntRange(18, onnx.defs.onnx_opset_version()),
+    default=DEFAULT_OPSET,
+    help="ONNX opset version.",
+)
+@_option(
+    "ONNX graphs",
+    "--no-optimize",
+    is_flag=True,
+    help="Skip the graph rewrites for speed. Those for accuracy are always applied.",
 )
 @_option("Verification", "--atol", type=click.FloatRange(min=0), default=Tolerances().atol, help="Absolute tolerance.")
 @_option("Verification", "--rtol", type=click.FloatRange(min=0), default=Tolerances().rtol, help="Relative tolerance.")
