@@ -157,7 +157,8 @@ def save_grid(
     columns = min(columns, max(map(len, pixels.values())))
     font = ImageFont.load_default()
     left = max((round(font.getlength(name)) + 2 * _LABEL_MARGIN for name in pixels if name), default=0)
-    tops, bottom = {}, 0
+    tops: dict[str, int] = {}
+    bottom = 0
     for name, images in pixels.items():
         tops[name] = bottom + (_SET_GAP if tops else 0)
         bottom = tops[name] + -(-len(images) // columns) * tile_height

@@ -88,7 +88,7 @@ def test_samples_stand_below_originals_and_their_reconstructions(labelled: Datas
     np.testing.assert_allclose(found[-130:], expected[-130:], atol=1)
 
 
-CHOICES = {
+CHOICES: dict[str, dict[str, Any]] = {
     "normal": {},
     "conditional": {"num_classes": 10},
     "hierarchical": {"latent": "hierarchical", "upper_dims": (2,)},
