@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -17,7 +17,7 @@ from .errors import InputError, InstallError
 from .inputs import array_of, count, finite
 
 try:
-    from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+    from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 except ModuleNotFoundError as error:
     raise InstallError("pictures need Pillow; pip install pillow") from error
 
@@ -31,6 +31,8 @@ MAX_PIXELS = 50_000_000
 
 _GAP = 1  # pixels of background between the images of a grid
 _GAP_GREY = 96
+_SET_GAP = 8  # pixels between sets of images with names
+_LABEL_MARGIN, _LABEL_HEIGHT = 6, 11  # pixels, of a set's name
 _SMALLEST_TILE = 56  # pixels; smaller images are enlarged by a whole factor
 _LARGEST_GREY = 255
 _LARGEST_16_BIT = 65535
@@ -178,44 +180,72 @@ def can_draw(data_shape: tuple[int, ...]) -> bool:
 
 
 def save_grid(
-    path: str | os.PathLike[str], values: NDArray[np.float32], data_shape: tuple[int, ...], columns: int = 8
+    path: str | os.PathLike[str],
+    values: NDArray[np.float32] | Mapping[str, NDArray[np.float32]],
+    data_shape: tuple[int, ...],
+    columns: int = 8,
 ) -> None:
-    """Save images side by side as one PNG, small ones enlarged so that pixels can be seen.
+    """Save images side by side as one PNG. Small images are enlarged by a whole factor.
 
     Args:
         path: The file; must end in `.png`.
-        values: Images, float32, shape `(count, data_dim)` or `(count, *data_shape)`, at least one; black is 0 and white
-            1, what lies outside is shown as these.
-        data_shape: Shape of one of them: `(width,)`, `(height, width)`, or `(channels, height, width)` with 1 or 3.
+        values: Images, float32, shape `(count, data_dim)` or `(count, *data_shape)`, at least one. Or several sets of
+            images by name: each begins a new row, with its name at the left and a gap above. 0 is black and 1 is
+            white; values outside are clipped.
+        data_shape: Shape of one image: `(width,)`, `(height, width)`, or `(channels, height, width)` with 1 or 3
+            channels.
         columns: Images in a row, at least 1.
 
     Raises:
-        InputError: There are no images, their shape is none of an image, they hold NaN or infinity, `columns` is not at
-            least 1, or `path` does not end in `.png`.
+        InputError: There are no images, their shape is not that of an image, they hold NaN or infinity, `columns` is
+            below 1, or `path` does not end in `.png`.
     """
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"a grid is saved as .png, got {path}")
+    columns = count("columns", columns)
+    if columns == 0:
+        raise InputError("columns must be at least 1, got 0")
+    sets = values if isinstance(values, Mapping) else {"": values}
+    pixels = {name: _pixels(each, data_shape) for name, each in sets.items()}
+    if not pixels:
+        raise InputError("values must hold at least one image, got none")
+    first = next(iter(pixels.values()))
+    gap = first.shape[1] // _image_shape(data_shape)[1] * _GAP
+    tile_height, tile_width = first.shape[1] + gap, first.shape[2] + gap
+    columns = min(columns, max(map(len, pixels.values())))
+    font = ImageFont.load_default()
+    left = max((round(font.getlength(name)) + 2 * _LABEL_MARGIN for name in pixels if name), default=0)
+    tops: dict[str, int] = {}
+    bottom = 0
+    for name, images in pixels.items():
+        tops[name] = bottom + (_SET_GAP if tops else 0)
+        bottom = tops[name] + -(-len(images) // columns) * tile_height
+    canvas = np.full((bottom + gap, left + columns * tile_width + gap, first.shape[3]), _GAP_GREY, np.uint8)
+    for name, images in pixels.items():
+        for index, image in enumerate(images):
+            y = tops[name] + gap + index // columns * tile_height
+            x = left + gap + index % columns * tile_width
+            canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
+    picture = Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
+    draw = ImageDraw.Draw(picture)
+    for name, top in tops.items():
+        middle = top + gap + first.shape[1] // 2 - _LABEL_HEIGHT // 2
+        draw.text((_LABEL_MARGIN, middle), name, fill="white", font=font)
+    picture.save(path, optimize=True)
+
+
+def _pixels(values: NDArray[np.float32], data_shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return images as they are drawn, shape `(count, height, width, channels)`."""
     channels, height, width = _image_shape(data_shape)
     values, size = finite("values", array_of("values", values)), math.prod(data_shape)
     if values.ndim < 2 or values.size != len(values) * size:
         raise InputError(f"values must have shape (count, {size}) or (count, *data_shape), got {values.shape}")
     if len(values) == 0:
         raise InputError("values must hold at least one image, got none")
-    columns = count("columns", columns)
-    if columns == 0:
-        raise InputError("columns must be at least 1, got 0")
+    grey = values.reshape(-1, channels, height, width).clip(0, 1)
     factor = max(1, -(-_SMALLEST_TILE // max(height, width)))
-    pixels = np.rint(values.reshape(-1, channels, height, width).clip(0, 1) * _LARGEST_GREY).astype(np.uint8)
-    pixels = pixels.transpose(0, 2, 3, 1).repeat(factor, axis=1).repeat(factor, axis=2)
-    gap = _GAP * factor
-    columns = min(columns, len(pixels))
-    rows = -(-len(pixels) // columns)
-    tile_height, tile_width = pixels.shape[1] + gap, pixels.shape[2] + gap
-    canvas = np.full((rows * tile_height + gap, columns * tile_width + gap, channels), _GAP_GREY, np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = gap + index // columns * tile_height, gap + index % columns * tile_width
-        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
-    Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(path, optimize=True)
+    pixels = np.rint(grey * _LARGEST_GREY).astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:

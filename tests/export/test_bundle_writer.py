@@ -27,7 +27,7 @@ from edgevae.export import (
 from edgevae.export import (
     bundle_writer as _bundle_writer,
 )
-from edgevae.export.onnx_format import to_onnx
+from edgevae.export.to_onnx import to_onnx
 from edgevae.train import VAE
 
 

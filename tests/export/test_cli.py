@@ -149,7 +149,7 @@ def test_int8_takes_the_training_images_of_a_data_set_and_says_where_there_are_n
         out = tmp_path / name
         result = export("--state-dict", tmp_path / "vae.pt", *options, "--precision", "int8", "--out", out)
         assert result.exit_code == 0, result.output
-        assert ("no training data for int8" in result.output) == (name == "without")
+        assert ("no training data to calibrate int8" in result.output) == (name == "without")
         operators = [node.op_type for node in onnx.load(out / "encoder.int8.onnx").graph.node]
         taken[name] = operators.count("MatMulInteger")
     assert taken == {"with": 2, "without": 1}

@@ -22,8 +22,7 @@ import pytest
 import edgevae
 from edgevae import BundleError, load
 from edgevae.export import ExportError, Source, build_wheel, export_bundle
-from edgevae.export.release import check_license, check_version
-from edgevae.export.wheel import import_name
+from edgevae.export.wheel import check_license, check_version, import_name
 from edgevae.train import VAE, Dataset
 
 USE = """

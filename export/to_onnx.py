@@ -1,4 +1,4 @@
-"""A traced program as an ONNX graph."""
+"""From a traced program to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ DEFAULT_OPSET = 20
 def to_onnx(
     name: str, program: Program, traced: ExportedProgram, opset: int, spec: ModelSpec, *, optimize: bool = True
 ) -> onnx.ModelProto:
-    """Return the ONNX graph of a traced program: checked, linted, and free of traces of this machine.
+    """Return the ONNX graph of a traced program: rewritten, checked, and without paths of this machine.
 
     Args:
-        name: What the graph is called.
+        name: The graph's name.
         program: Names its inputs and outputs.
         traced: The program, traced.
-        opset: Version of ONNX's operators.
-        spec: The model's choices, which the graph carries, so that a manifest cannot contradict them unseen.
-        optimize: Whether to rewrite the graph for speed; what keeps its numbers right is rewritten in any case.
+        opset: ONNX opset version.
+        spec: The model's choices. The graph stores them, so that a manifest that contradicts them is noticed.
+        optimize: Whether to rewrite the graph for speed; rewrites for accuracy are always applied.
 
     Raises:
-        GraphError: The program cannot be expressed in this opset, or the graph is refused by the lint.
+        GraphError: The program cannot be expressed in this opset, or `lint_onnx` refuses the graph.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints progress
             exported = torch.onnx.export(
                 traced,
                 dynamo=True,
@@ -68,7 +68,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 
 def _name_batch_axis(model: onnx.ModelProto) -> None:
-    """Call the one symbolic size `batch`; the exporter names it after a variable of its own."""
+    """Name the only symbolic size `batch`, in place of the exporter's generated name."""
     for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
@@ -76,7 +76,7 @@ def _name_batch_axis(model: onnx.ModelProto) -> None:
 
 
 def _strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of source files and stacks: they hold this machine's paths."""
+    """Remove the exporter's notes on source files and stacks, which contain paths of this machine."""
     for holder in [model, model.graph, *model.graph.node, *model.graph.value_info]:
         del holder.metadata_props[:]
     for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
