@@ -64,13 +64,14 @@ types: $(DEV)/installed
 pytest: $(DEV)/installed $(BARE)/installed $(OLDEST)/installed
 	EDGEVAE_BARE_PYTHON=$(CURDIR)/$(BARE)/bin/python EDGEVAE_OLDEST_PYTHON=$(CURDIR)/$(OLDEST)/bin/python $(PYTEST) -m 'not slow'
 
-# The runtime without PyTorch; on Windows, without make, run these commands by hand.
-RUNTIME_TESTS := .venv-runtime
+# The runtime without PyTorch, on Linux, macOS and Windows. Without make: the commands in CONTRIBUTING.md.
+RUNTIME := .venv-runtime
+RUNTIME_PYTHON := $(RUNTIME)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
 test-runtime:
-	$(PYTHON) -m venv $(RUNTIME_TESTS)
+	$(PYTHON) -m venv $(RUNTIME)
 	$(CLEAR_BUILD)
-	$(RUNTIME_TESTS)/bin/python -m pip install --quiet '.[cpu]' pytest
-	$(RUNTIME_TESTS)/bin/python -m pytest --noconftest tests/test_runtime_alone.py
+	$(RUNTIME_PYTHON) -m pip install --quiet '.[cpu]' pytest
+	$(RUNTIME_PYTHON) -m pytest --noconftest tests/test_runtime_alone.py
 
 # What takes longer than the default run may: all 48 combinations of the model space.
 slow: $(DEV)/installed
@@ -105,4 +106,4 @@ measure: $(DEV)/installed
 	$(DEV)/bin/python -m tests.measure
 
 clean:
-	rm -rf $(DEV) $(BARE) $(OLDEST) demo build dist *.egg-info
+	rm -rf $(DEV) $(BARE) $(OLDEST) $(RUNTIME) demo build dist *.egg-info
