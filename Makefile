@@ -5,10 +5,14 @@ BARE := .venv-bare
 # The oldest libraries that are supported have wheels for Python 3.10 to 3.12.
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-# Two processes, a file of tests in one of them, and a thread each.
+# All modules, sub-packages of two levels included.
+SOURCES := $(wildcard $(foreach folder,runtime train export,$(folder)/*.py $(folder)/*/*.py $(folder)/*/*/*.py))
+# setuptools copies everything that an older build left in build/lib into the next wheel.
+CLEAR_BUILD := rm -rf build/lib build/bdist.*
+# Two processes, each with one thread; a test file runs in one process.
 PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test slow fuzz audit bench lint types pytest clean
+.PHONY: demo test test-runtime slow fuzz audit bench lint types pytest wheel measure clean
 
 # The development environment: training, export, tests.
 $(DEV)/installed: pyproject.toml
@@ -17,15 +21,17 @@ $(DEV)/installed: pyproject.toml
 	touch $@
 
 # What a device has: the runtime alone, without PyTorch. Not editable, so that it is what users install.
-$(BARE)/installed: pyproject.toml $(wildcard runtime/*.py runtime/*/*.py train/*.py train/*/*.py export/*.py export/*/*.py)
+$(BARE)/installed: pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv $(BARE)
+	$(CLEAR_BUILD)
 	$(BARE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	$(BARE)/bin/python -m pip install --quiet '.[cpu]'
 	touch $@
 
 # The oldest of what pyproject.toml allows, likewise without PyTorch.
-$(OLDEST)/installed: pyproject.toml $(wildcard runtime/*.py runtime/*/*.py train/*.py train/*/*.py export/*.py export/*/*.py)
+$(OLDEST)/installed: pyproject.toml $(SOURCES)
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(CLEAR_BUILD)
 	$(OLDEST)/bin/python -m pip install --quiet 'numpy==1.26.0' 'onnxruntime==1.20.0' 'msgspec==0.19.0' 'click==8.1.0' 'pillow<=13.0.0'
 	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	touch $@
@@ -58,6 +64,15 @@ types: $(DEV)/installed
 pytest: $(DEV)/installed $(BARE)/installed $(OLDEST)/installed
 	EDGEVAE_BARE_PYTHON=$(CURDIR)/$(BARE)/bin/python EDGEVAE_OLDEST_PYTHON=$(CURDIR)/$(OLDEST)/bin/python $(PYTEST) -m 'not slow'
 
+# The runtime without PyTorch, on Linux, macOS and Windows. Without make: the commands in CONTRIBUTING.md.
+RUNTIME := .venv-runtime
+RUNTIME_PYTHON := $(RUNTIME)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
+test-runtime:
+	$(PYTHON) -m venv $(RUNTIME)
+	$(CLEAR_BUILD)
+	$(RUNTIME_PYTHON) -m pip install --quiet '.[cpu]' pytest
+	$(RUNTIME_PYTHON) -m pytest --noconftest tests/test_runtime_alone.py
+
 # What takes longer than the default run may: all 48 combinations of the model space.
 slow: $(DEV)/installed
 	$(PYTEST) -m slow
@@ -81,5 +96,14 @@ bench: $(DEV)/installed $(BARE)/installed
 	$(DEV)/bin/python -m benchmarks.start --python $(BARE)/bin/python --chart docs/start.svg
 	$(DEV)/bin/python -m benchmarks.training
 
+# What a release uploads: dist/edgevae-VERSION-py3-none-any.whl.
+wheel:
+	$(CLEAR_BUILD) dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Files, lines, and tests that use private names.
+measure: $(DEV)/installed
+	$(DEV)/bin/python -m tests.measure
+
 clean:
-	rm -rf $(DEV) $(BARE) $(OLDEST) demo build *.egg-info
+	rm -rf $(DEV) $(BARE) $(OLDEST) $(RUNTIME) demo build dist *.egg-info

@@ -29,8 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
-from benchmarks.chart import draw_bars
-from benchmarks.timing import rounds
+from benchmarks.timing import draw_bars, rounds
 from edgevae.train import (
     DATASET_NAMES,
     VAE,

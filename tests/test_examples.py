@@ -1,4 +1,4 @@
-"""Each example, run as a reader would; the HTTP service has files of its own."""
+"""Each example, run as a reader would; test_service.py tests the HTTP service."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_short_and_uses_only_what_the_runtime_offers(path: Path) -> None:
+def test_an_example_uses_only_what_the_runtime_offers(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 250
-    assert not re.search(r"\bruntime\._", text)
     assert path.stem in TRAINS or not re.search(r"\btorch\b|\bpyro\b", text)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgevae":

@@ -75,7 +75,7 @@ def test_mnist_is_as_good_as_pyros_example() -> None:
     assert dataset.test_elbo_nats >= -101.4
 
 
-@pytest.mark.skipif("EDGEVAE_DATA" not in os.environ, reason="EDGEVAE_DATA names no folder with MNIST's IDX files")
+@pytest.mark.skipif("EDGEVAE_DATA" not in os.environ, reason="EDGEVAE_DATA names no folder with mnist/")
 def test_reconstructions_of_all_mnist_test_images_are_pyros(tmp_path: Path) -> None:
     """The weights in the graphs, put back into PyTorch, give the same images from the same seed."""
     import onnx
@@ -92,7 +92,7 @@ def test_reconstructions_of_all_mnist_test_images_are_pyros(tmp_path: Path) -> N
     vae = VAE(ModelConfig((1, 28, 28)))
     vae.load_state_dict({name: weights[name] for name, _ in vae.named_parameters()})
 
-    x = load_dataset("mnist", Path(os.environ["EDGEVAE_DATA"])).test
+    x = load_dataset("mnist", Path(os.environ["EDGEVAE_DATA"], "mnist")).test
     model = edgevae.load(MODELS / "mnist-mlp", provider="cpu")
     with torch.random.fork_rng([]), torch.no_grad():
         pyro.set_rng_seed(0)
