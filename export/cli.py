@@ -24,13 +24,13 @@ from edgevae.train.numbers import Sizes
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
+from .files import check_writable
 from .precision import LIMITS_NATS
 from .sign import SigningKey
 from .source import source_of_run, source_of_state_dict
 from .state_dict import load_state_dict
 from .to_onnx import DEFAULT_OPSET
 from .wheel import build_wheel, check_license, check_version, wheel_file
-from .files import check_writable
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from edgevae import Bundle, GraphName, Report, TensorSpec, verify_graphs
-from edgevae.verification import RunnableGraph
+from edgevae.verify import RunnableGraph
 
 from .programs import Program
 

@@ -10,6 +10,7 @@ from .data import (
     DataConfig,
     Dataset,
     DatasetName,
+    Images,
     Preprocessing,
     Rows,
     check_range,
@@ -42,18 +43,15 @@ from .errors import (
 )
 from .evaluation import Evaluation, collapse_advice, evaluate
 from .fitting import check_training, fit, model_for
-from .data import Images
 from .labels import check_label_values
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from .likelihoods import LIKELIHOODS, Likelihood
-from .observers import MlflowLog
 from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder, architecture_of
 from .objective import objective_of
-from .observers import Observer
+from .observers import MlflowLog, Observer, TensorBoardLog
 from .processes import Processes, joined
 from .run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
 from .run_writer import RunWriter
-from .observers import TensorBoardLog
 from .trainer import Trainer
 from .vae import VAE
 

@@ -26,18 +26,16 @@ from click.core import ParameterSource
 from edgevae.cli.sections import SectionedCommand, SectionOption
 
 from .config import MAX_SEED, Binarize, ModelConfig, Precision, Schedule, TrainingConfig
-from .data import DATASET_NAMES, DataConfig, Dataset, load_data
+from .data import DATASET_NAMES, DataConfig, Dataset, Images, load_data
 from .errors import CollapseWarning, ConfigError, DatasetError, FirstFailedError, TrainError
 from .evaluation import collapse_advice
 from .fitting import check_training, fit, model_for
-from .data import Images
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
 from .networks import ARCHITECTURES, networks_of
 from .numbers import Numbers, Sizes
-from .observers import Observer
+from .observers import Observer, ProgressDisplay
 from .processes import Processes, joined, this_process
-from .observers import ProgressDisplay
 from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, read_config
 from .run_writer import check_writable
 from .vae import VAE

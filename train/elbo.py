@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.distributions import Normal as NormalDistribution
 from torch.nn import functional
 
+from .data import Images
 from .device import choose_mkl_kernels, forked_rng
 from .errors import ConfigError
-from .data import Images
 from .labels import check_label_values
 from .latents import COMPONENT_SITE, Hierarchical, Latent, Mixture, kl_to_standard_normal, site_names
 from .likelihoods import Bernoulli, Likelihood

@@ -7,9 +7,9 @@ import dataclasses
 from torch import Tensor
 
 from .config import Binarize, TrainingConfig
+from .data import Images
 from .elbo import EachEvaluated, evaluate_each, importance_weighted_bound
 from .errors import DatasetError
-from .data import Images
 from .vae import VAE
 
 _ENOUGH_UNITS = 8

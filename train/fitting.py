@@ -16,11 +16,10 @@ from torch import Tensor
 
 from .binarization import binarize_once
 from .config import Binarize, ModelConfig, TrainingConfig
-from .data import Dataset, check_range, standardisation_of
+from .data import Dataset, Images, check_range, standardisation_of
 from .elbo import evaluate_each, evaluate_elbo, importance_weighted_bound
 from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
 from .evaluation import Evaluation, collapse_advice, evaluate
-from .data import Images
 from .likelihoods import LIKELIHOODS
 from .observers import Observer
 from .processes import SINGLE, Processes

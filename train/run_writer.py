@@ -18,9 +18,9 @@ from torch import Tensor
 from edgevae.files import replace_folder
 
 from .binarization import binarize_once
+from .data import Images
 from .errors import RunError
 from .evaluation import Evaluation
-from .data import Images
 from .report import REPORT_FILES
 from .run import (
     CHECKPOINT_FILE,

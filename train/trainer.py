@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .binarization import binarize
 from .config import ModelConfig, TrainingConfig
+from .data import Images
 from .device import check_bf16, choose_mkl_kernels, float32_products, forked_rng
 from .elbo import device_of, elbo_terms, evaluating
 from .errors import DatasetError, DivergedError, RunError
-from .data import Images
 from .labels import check_label_values
 from .objective import ScaleLatent, objective_of
 from .processes import SINGLE, Processes

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-
 import importlib
 import importlib.util
-
 import sys
 import types
 from pathlib import Path

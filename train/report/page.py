@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..config import TrainingConfig
-from ..evaluation import Evaluation, collapse_advice
 from ..data import Images
+from ..evaluation import Evaluation, collapse_advice
 from ..run import write_whole
 from ..vae import VAE
 from . import figures, generation
