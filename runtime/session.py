@@ -124,7 +124,7 @@ class Graph:
         self._lock = threading.Lock()
         self._single_session: Any = None
         single = msgspec.structs.replace(execution.on(self.provider), threads=1)
-        self._make_single_session = lambda: create_session(bundle.read(entry), entry.file, single)[0]
+        self._make_single_session: Callable[[], Any] = lambda: create_session(bundle.read(entry), entry.file, single)[0]
         self._output_shapes = functools.lru_cache(_SHAPES_KEPT)(functools.partial(_shapes, self.spec.outputs))
 
     def _check_session(self, manifest: Manifest) -> None:
