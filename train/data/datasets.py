@@ -250,6 +250,7 @@ def _read_labels(path: Path, num_images: int) -> Tensor:
 def _to_tensor(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images.astype(np.float32) / np.float32(255)).unsqueeze(1)
 
+
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     try:
         return open_idx(path)

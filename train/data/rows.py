@@ -20,7 +20,6 @@ VALUES_AT_ONCE = 2**22
 """How many values are looked at in one step: enough to be quick, and few enough for any memory."""
 
 
-
 @runtime_checkable
 class Images(Protocol):
     """Observations by row. A float32 tensor of shape `(num_images, *data_shape)` is one."""
