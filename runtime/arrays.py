@@ -187,7 +187,9 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise InputError(f"cannot be read: it is no .npy or .npz file, and begins with {magic!r}")
     try:
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, ValueError, OverflowError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # likewise
         if "Python objects" in str(error):
             raise InputError(_OBJECTS) from error
         raise InputError(f"cannot be read: {error}; save it again") from error

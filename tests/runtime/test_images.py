@@ -196,22 +196,20 @@ TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 @pytest.mark.parametrize("orientation", TURNS)
-@pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp"])
-@pytest.mark.parametrize("kind", ["colour", "grey", "16 bit"])
-@pytest.mark.parametrize("size", [(16, 12), (12, 12)])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [*((suffix, kind) for suffix in (".png", ".tiff") for kind in ("colour", "grey", "16 bit")), (".webp", "colour")],
+)
 def test_an_image_is_turned_as_its_exif_orientation_says(
-    tmp_path: Path, orientation: int, suffix: str, kind: str, size: tuple[int, int]
+    tmp_path: Path, orientation: int, suffix: str, kind: str
 ) -> None:
-    if (kind, suffix) == ("16 bit", ".webp"):
-        pytest.skip("WebP has 8 bits")
+    size = (6, 5)
     channels, top = (3,) if kind == "colour" else (), 65536 if kind == "16 bit" else 256
     pixels = np.random.default_rng(0).integers(0, top, (*size, *channels), np.uint16 if top > 256 else np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = np.ascontiguousarray(TURNS[orientation](pixels))
-    Image.fromarray(stored).save(
-        tmp_path / f"x{suffix}", exif=exif, **({"lossless": True} if suffix == ".webp" else {})
-    )
+    file, options = tmp_path / f"x{suffix}", {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(np.ascontiguousarray(TURNS[orientation](pixels))).save(file, exif=exif, **options)
     shape = (3 if kind == "colour" else 1, *size)
     found = read_image(file, shape)
     expected = pixels.reshape(*size, shape[0]).transpose(2, 0, 1)
