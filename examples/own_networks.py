@@ -1,10 +1,10 @@
-"""Networks of one's own, from training to a bundle: `python examples/own_networks.py`.
+"""Your own networks, from training to a bundle: `python examples/own_networks.py`.
 
 The VAE of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5: one stochastic layer of
-50 units, two deterministic layers of 200 tanh units on each side of it, weights from the heuristic of Glorot & Bengio,
-2010, and pixels drawn as 0 or 1 anew in each epoch. Adam keeps its step size; the paper lowers it over 3,280 epochs.
+50 units, two deterministic layers of 200 tanh units on each side, weights initialised as by Glorot & Bengio, 2010, and
+pixels drawn as 0 or 1 in each epoch. Unlike the paper, the learning rate is constant.
 
-In this folder the commands do the same:
+The commands do the same, in this folder:
 
     python -m train --dataset mnist --architecture own_networks:TanhEncoder,TanhDecoder --hidden-dim 200 \
         --binarize stochastic --batch-size 100 --out runs/own
@@ -104,7 +104,7 @@ def main(name: DatasetName, epochs: int, out: Path) -> None:
     (report,) = export_bundle(source, out / "bundle", overwrite=True)
     print(report)
 
-    with edgevae.load(out / "bundle") as model:  # needs this file no more, nor PyTorch
+    with edgevae.load(out / "bundle") as model:  # needs neither this file nor PyTorch
         x = run.samples[:64].numpy()
         restored = model.reconstruct(x, seed=0).reshape(x.shape)
         elbo = model.elbo(x, seed=0).mean()

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of its own for each number of threads would take longer than all the rest."""
+    """Measure in this process: starting one for each number of threads takes too long."""
 
     def measure(threads: int, architecture: str, *others: object) -> inference.Measured:
         return inference.measure(architecture, threads, *others)  # type: ignore[arg-type]  # passed on
@@ -89,6 +89,7 @@ def test_calls_take_turns() -> None:
     assert "bbaa" in turns, "the order is another one now and then"
 
 
+@pytest.mark.slow  # exports twice
 @pytest.mark.usefixtures("in_this_process")
 def test_another_checkout_is_measured_beside_this_one() -> None:
     arguments = [*QUICK, "--precisions", "", "--peers", "session.run", "--beside", str(REPOSITORY)]
