@@ -1,12 +1,12 @@
-# Two commands are all that a fresh machine needs: `make demo` and `make test`. Python >= 3.10, make and pip.
+# A fresh machine needs Python >= 3.10, make and pip; then `make demo` and `make test`.
 PYTHON ?= python3
 DEV := .venv
 BARE := .venv-bare
-# The oldest libraries that are supported have wheels for Python 3.10 to 3.12.
+# The oldest supported libraries have wheels for Python 3.10 to 3.12.
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-# All modules, sub-packages of two levels included.
-SOURCES := $(wildcard $(foreach folder,runtime train export,$(folder)/*.py $(folder)/*/*.py $(folder)/*/*/*.py))
+# What is installed, with sub-packages of two levels and the report's template.
+SOURCES := $(wildcard $(foreach folder,runtime train export,$(folder)/*.py $(folder)/*/*.py $(folder)/*/*/*.py $(folder)/*/*.jinja))
 # setuptools copies everything that an older build left in build/lib into the next wheel.
 CLEAR_BUILD := rm -rf build/lib build/bdist.*
 # Two processes, each with one thread; a test file runs in one process.
@@ -20,7 +20,7 @@ $(DEV)/installed: pyproject.toml
 	$(DEV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# What a device has: the runtime alone, without PyTorch. Not editable, so that it is what users install.
+# The runtime alone, as on a device: without PyTorch, and installed as users install it.
 $(BARE)/installed: pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv $(BARE)
 	$(CLEAR_BUILD)
@@ -28,7 +28,7 @@ $(BARE)/installed: pyproject.toml $(SOURCES)
 	$(BARE)/bin/python -m pip install --quiet '.[cpu]'
 	touch $@
 
-# The oldest of what pyproject.toml allows, likewise without PyTorch.
+# The oldest versions that pyproject.toml allows, without PyTorch.
 $(OLDEST)/installed: pyproject.toml $(SOURCES)
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
 	$(CLEAR_BUILD)
@@ -54,7 +54,7 @@ lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 
-# mypy finds packages by folders: a folder of links shows it the installed names.
+# mypy finds packages by their folders: build/types shows it the installed names as links.
 TYPES := build/types
 types: $(DEV)/installed
 	rm -rf $(TYPES) && mkdir -p $(TYPES)/edgevae
@@ -73,23 +73,23 @@ test-runtime:
 	$(RUNTIME_PYTHON) -m pip install --quiet '.[cpu]' pytest
 	$(RUNTIME_PYTHON) -m pytest --noconftest tests/test_runtime_alone.py
 
-# What takes longer than the default run may: all 48 combinations of the model space.
+# Tests that take minutes: all 48 combinations of the model space among them.
 slow: $(DEV)/installed
 	$(PYTEST) -m slow
 
-# Bytes that nobody wrote on purpose, guided by coverage: every reader of what comes from outside.
+# Random and damaged bytes for every reader of files from elsewhere, guided by coverage.
 FUZZ_SECONDS ?= 20
 fuzz: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[fuzz]'
 	for target in arrays bundle graph images manifest noise reference; do \
 		$(DEV)/bin/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) --seed 1 || exit 1; done
 
-# Known vulnerabilities of what is installed; needs the network.
+# Known vulnerabilities of the installed packages; needs the network.
 audit: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet pip-audit
 	$(DEV)/bin/pip-audit --strict --skip-editable
 
-# What the project claims about speed, beside the other ways to run the same model; half an hour on two cores.
+# Speed beside other ways to run the same model; half an hour on two cores.
 bench: $(DEV)/installed $(BARE)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[bench]'
 	$(DEV)/bin/python -W ignore -m benchmarks.inference --json docs/inference.json --chart docs/inference.svg

@@ -2,9 +2,9 @@
 
     python -m benchmarks.streaming --rows 1000000
 
-The rows are the images of the model's reference, repeated, float32 in a `.npy` file. Ours is `reconstruct_batches`, with
-and without the noise of a seed; the bare loop runs the same graph in ONNX Runtime without noise and checks. Both write
-to a memory-mapped file, take turns of some thousand rows, and their medians are compared. Memory is the peak of
+The rows are the images of the model's reference, repeated, float32 in a `.npy` file. Ours is `reconstruct_batches`,
+with and without the noise of a seed; the bare loop runs the same graph in ONNX Runtime without noise and checks. They
+write to a memory-mapped file, take turns of some thousand rows, and their medians are compared. Memory is the peak of
 `vae-run reconstruct` in a process of its own, for all rows and for a hundredth of them.
 """
 

@@ -93,8 +93,8 @@ class TanhDecoder(AbstractDecoder):
 def main(name: DatasetName, epochs: int, out: Path) -> None:
     """Train the networks above, export them, and run them without PyTorch."""
     dataset, training = load_dataset(name), TrainingConfig(epochs=epochs, batch_size=100, binarize="stochastic")
-    # A run finds its networks by import: these by the name of this file. In a program that imports them from a module,
-    # architecture_of(TanhEncoder, TanhDecoder) is this name.
+    # A run imports its networks by this name. For classes that your program imports from a module,
+    # architecture_of(TanhEncoder, TanhDecoder) returns it.
     architecture = "own_networks:TanhEncoder,TanhDecoder"
     config = model_for(dataset, training, architecture=architecture, hidden_dim=200)
     run = fit(dataset, out / "run", config, training, overwrite=True, report=False)

@@ -144,7 +144,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, dict[str, Any], int, str]] = 
     "a number": (lambda: npy(np.float32(1)), NPY, {}, 422, f"{SHAPES} ()"),
     "another shape": (lambda: npy(X[0]), NPY, {}, 422, f"{SHAPES} (784,); add a batch axis with x[None]"),
     "out of range": (lambda: npy(X[:1] * 255), NPY, {}, 422, "x must be in [0, 1], got values from 0 to 2"),
-    "integers": (lambda: npy(X[:1].astype(np.int64)), NPY, {}, 422, "x must be float32 or float64 in [0, 1]"),
+    "integers": (lambda: npy(X[:1].astype(np.int64)), NPY, {}, 422, "x must be float"),
     "no image": (lambda: b"hello", "image/png", {}, 422, "the body is not image/png"),
     "an image of another kind": (lambda: png(X[0], kind="GIF"), "image/png", {}, 422, "the body is not image/png"),
     "an image cut off": (truncated_png, "image/png", {}, 422, "it cannot be read as an image"),

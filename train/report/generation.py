@@ -20,7 +20,7 @@ _SEED = 0
 _MAX_ROWS = 20
 _UNNAMED_ROWS = 6  # of samples, where neither classes nor components tell rows apart
 _SPAN = 3.0  # standard deviations to either side
-_VISIBLE = 0.02  # smallest share of the largest change (a variance) that a traversal shows
+_VISIBLE = 0.05  # smallest share of the largest change (a variance) that a traversal shows
 _BATCH_SIZE = 1024
 
 
