@@ -75,7 +75,7 @@ class Observations:
             InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
         """
         values = self.unscaled(x)
-        return values if self._scale is None or self._preprocessing is None else self._preprocessing.scaled(values)
+        return values if self._preprocessing is None else self._preprocessing.scaled(values)
 
     def unscaled(self, x: ArrayLike) -> FloatArray:
         """Return `x` checked, as float32 of shape `(batch, data_dim)`, in the scale that callers use.
@@ -386,7 +386,9 @@ def all_within(values: FloatArray, low: float, high: float) -> bool:
 
 def is_ready(value: ArrayLike) -> TypeGuard[FloatArray]:
     """Return whether a value is float32 in the layout that graphs take; its shape and range are not looked at."""
-    return type(value) is np.ndarray and value.dtype is _FLOAT32 and _is_laid_out(value)
+    return (
+        type(value) is np.ndarray and value.dtype is _FLOAT32 and (flags := value.flags).c_contiguous and flags.aligned
+    )
 
 
 def _is_laid_out(array: NDArray[Any]) -> bool:

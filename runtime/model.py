@@ -274,7 +274,8 @@ class Model:
         """
         check_latent_space(z, self.latent_space_id)
         latents = _inputs.latents(z, self.z_dim)
-        given = {"z": latents, **_inputs.labels(y, len(latents), self._spec)}
+        given = _inputs.labels(y, len(latents), self._spec)
+        given["z"] = latents
         return self._loc_img("decoder", given, len(latents), out)
 
     def reconstruct(

@@ -170,7 +170,7 @@ class Graph:
             BundleError: An output has another shape than the manifest says.
             EdgeVAEError: The provider failed.
         """
-        inputs = {name: arrays[name] for name in self.inputs}
+        inputs = arrays if len(arrays) == len(self.inputs) else {name: arrays[name] for name in self.inputs}
         batch = len(inputs[self.inputs[0]])
         if out is None and 0 < batch <= self._max_rows:
             return self._run(self._session, inputs, batch)
@@ -248,9 +248,10 @@ class Graph:
             values = session.run(self.outputs, inputs)
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
-        outputs = dict(zip(self.outputs, values, strict=True))
-        for name, shape in self._output_shapes(batch):
-            if (value := outputs[name]).shape != shape:  # ONNX Runtime does not check the shapes that a graph declares
+        outputs = {}
+        for index, (name, shape) in enumerate(self._output_shapes(batch)):
+            value = outputs[name] = values[index]
+            if value.shape != shape:  # ONNX Runtime does not check the shapes that a graph declares
                 raise BundleError(
                     f"{self.file} does not fit its manifest: {name} must have shape {shape}, got {value.shape}; "
                     "export the model again"

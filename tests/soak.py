@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgevae
-from edgevae import Model, Precision, Reference
+from edgevae import Bundle, Model, Precision, Reference
 from tests.held import left_open, memory_bytes, pool_of
 
 REPOSITORY = Path(__file__).parent.parent
@@ -50,14 +50,15 @@ def chooser_of(seed: int) -> random.Random:
     return random.Random(seed)  # noqa: S311 - no secret is made of it
 
 
-def methods(model: Model, rng: random.Random) -> dict[str, Answer]:
+def methods(path: Path, model: Model, rng: random.Random) -> dict[str, Answer]:
     """Return calls of the methods with random rows and seeds, by name.
 
     Args:
-        model: Has rows in its reference, and says whether there are labels.
+        path: The bundle's, whose reference has the rows.
+        model: The bundle, loaded.
         rng: Chooses.
     """
-    reference = Reference.decode(model._bundle.read(model.manifest.reference)).arrays
+    reference = Reference.of(Bundle(path)).arrays
     batch = int(_MAX_ROWS ** rng.random())
     rows = [rng.randrange(len(reference["x"])) for _ in range(batch)]
     x, z, seed = reference["x"][rows], reference["z"][rows], rng.randrange(2**64)
@@ -120,7 +121,7 @@ def plan(path: Path, model: Model, rng: random.Random) -> list[Call]:
     """Return calls of a model with their answers."""
     calls = []
     for _ in range(_CALLS):
-        name, answer = rng.choice(list(methods(model, rng).items()))
+        name, answer = rng.choice(list(methods(path, model, rng).items()))
         calls.append(Call(f"{path.name} {model.precision} {name}", answer, digest(answer(model))))
     return calls
 

@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused_before_any_row_is_read(
     np.save(tmp_path / "good.npy", pixels)
     for name, array, message in (
         ("wide.npy", np.zeros((3, 7)), r"wide.npy: x must have shape .*, got \(3, 7\)"),
-        ("long.npy", np.zeros((3, 8, 8), np.int64), "long.npy: x must be float32 or float64 in .*, got dtype int64"),
+        ("long.npy", np.zeros((3, 8, 8), np.int64), "long.npy: x must be floats in .*, got dtype int64"),
         ("flat.npy", np.zeros(64, np.uint8), r"flat.npy: x must have shape .*, got \(64,\); add a batch axis"),
         ("one.npy", np.zeros((), np.uint8), "one.npy: must hold rows, got a single value"),
         ("none.npy", np.zeros((0, 64), np.uint8), "none.npy: expected at least one row, got none"),

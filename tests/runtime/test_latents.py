@@ -186,7 +186,7 @@ def test_models_without_them_have_no_levels_above_and_no_components(model: Model
         ([3], r"y must be one integer or have shape \(2,\), got \(1,\)"),
         ([[3], [4]], r"y must be one integer or have shape \(2,\), got \(2, 1\)"),
         (3.0, "y must be integers, got dtype float64"),
-        ("3", "y must be integers, got dtype <U1"),
+        ("3", "y must be an array of numbers, got text, '3'"),
         (True, "y must be integers, got dtype bool"),
     ],
 )

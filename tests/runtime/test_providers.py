@@ -170,16 +170,19 @@ def test_providers_and_options_in_onnx_runtimes_own_words_are_used(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 3
     given: list[dict[str, object]] = []
+    used: list[int] = []
 
     class Watched(OnTheCPU):
         def __init__(self, graph: bytes, options: object, **choices: object) -> None:
             given.append(choices)
             super().__init__(graph, options)
+            if "provider_options" in choices:
+                used.append(self.get_session_options().intra_op_num_threads)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Watched)
     model = load(bundle, providers=[("CPUExecutionProvider", {"use_arena": "0"})], session_options=options)
     assert model.provider == "cpu"
-    assert model._graphs["reconstruct"]._session.get_session_options().intra_op_num_threads == 3
+    assert used == [3]
     with_options = [choices for choices in given if "provider_options" in choices]
     asked = {"providers": ["CPUExecutionProvider"], "provider_options": [{"use_arena": "0"}], "enable_fallback": 0}
     assert with_options == [asked]

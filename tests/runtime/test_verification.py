@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from edgevae import Bundle, BundleError, GraphName, Model, Reference, Report, RunnableGraph, verify_graphs
 from edgevae.export import Source, export_bundle
+from edgevae.providers import Execution
+from edgevae.session import Graphs
 from edgevae.train import VAE, Dataset, ModelConfig
 from tests.fuzz.reference import npy, npz
 
@@ -33,8 +35,13 @@ class Changed:
         return {name: self._change(name, output.copy()) for name, output in self._graph(arrays).items()}
 
 
+def opened(path: Path) -> Graphs:
+    return Graphs(Bundle(path), Execution.of("cpu", 1, None, None))
+
+
 def verify(bundle: Path, model: Model, graph: GraphName, change: Change) -> Report:
-    changed: dict[GraphName, RunnableGraph] = {**model._graphs, graph: Changed(model._graphs[graph], change)}
+    graphs = opened(bundle)
+    changed: dict[GraphName, RunnableGraph] = {**graphs, graph: Changed(graphs[graph], change)}
     return verify_graphs(Bundle(bundle), "onnx", changed)
 
 
@@ -124,7 +131,7 @@ def test_each_weight_tensor_off_by_a_thousandth_is_caught(bundle: Path, model: M
         weight = onnx.numpy_helper.from_array((values * np.float32(1.001)).astype(np.float32), initializer.name)
         mutated.graph.initializer[index].CopyFrom(weight)
         session = onnxruntime.InferenceSession(mutated.SerializeToString(), providers=["CPUExecutionProvider"])
-        graphs: dict[GraphName, RunnableGraph] = {**model._graphs, "reconstruct": _Session(session)}
+        graphs: dict[GraphName, RunnableGraph] = {**opened(bundle), "reconstruct": _Session(session)}
         caught[initializer.name] = not verify_graphs(Bundle(bundle), "onnx", graphs).passed
     assert len(caught) == 8  # the two heads are one product
     assert all(caught.values()), caught
