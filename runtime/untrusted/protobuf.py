@@ -56,7 +56,7 @@ class Message:
                 tag, position = self._varint(position - 1)
             if tag not in schema:
                 raise self.error(
-                    f"this graph was not exported by EdgeVAE, or is damaged (field {tag >> 3}, type {tag & 7})"
+                    f"this is no ONNX graph from EdgeVAE's export, or it is damaged (field {tag >> 3}, type {tag & 7})"
                 )
             wire = tag & 7
             value = data[position]  # of a varint; of bytes, how many there are
