@@ -117,12 +117,14 @@ def read_image_header(file: str | os.PathLike[str] | BinaryIO) -> ImageHeader:
 @contextlib.contextmanager
 def _open_image(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
     """Open an image; whatever goes wrong with it in the block is an `InputError` that names the file."""
-    is_path = isinstance(file, (str, os.PathLike))
-    what = f"{os.fspath(file)} cannot be read as an image" if is_path else "the image cannot be read"
+    if isinstance(file, (str, os.PathLike)):
+        what = f"{os.fspath(file)} cannot be read as an image"
+    else:
+        what = "the image cannot be read"
     try:
         with contextlib.ExitStack() as stack:
             # Not by its name: Pillow would map an uncompressed file, and gets the size of a turned one wrong.
-            opened: Any = stack.enter_context(Path(file).open("rb")) if is_path else file
+            opened = stack.enter_context(Path(file).open("rb")) if isinstance(file, (str, os.PathLike)) else file
             yield stack.enter_context(Image.open(opened, formats=FORMATS))
     except InputError:
         raise

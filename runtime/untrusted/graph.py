@@ -1,9 +1,7 @@
-"""What must not be in an ONNX graph, looked for in its bytes before ONNX Runtime sees them.
+"""`check_graph`: refuses an ONNX graph by its bytes, before ONNX Runtime reads them.
 
-A graph is a program. One that the exporter wrote computes the same from the same inputs, in steps that end, and is all
-in one file. Of one from anywhere else that is found out here, from its bytes: nothing is computed.
-
-Only then ONNX Runtime is asked how large all of its values become.
+The graphs of the exporter are deterministic, terminate, and stand in one file. Whether that holds for a graph from
+anywhere else is checked here, from its bytes. Only then does ONNX Runtime infer the sizes of its values (`growth`).
 """
 
 from __future__ import annotations
@@ -19,19 +17,26 @@ from .protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_fiel
 from .weights import Weight
 
 _MAX_NODES = 10_000
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-_GRAPHS_WITHIN = {"If", "Loop", "Scan", "SequenceMap"}
-_SIZES = {
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
+_SUBGRAPH_OPERATORS = {"If", "Loop", "Scan", "SequenceMap"}
+_SIZE_ATTRIBUTES = {
     *("pads", "strides", "dilations", "kernel_shape", "output_shape", "output_padding", "output_height"),
     *("output_width", "sampling_ratio", "hidden_size", "scales", "height_scale", "width_scale"),
 }
-"""Attributes that say how large something is to be."""
-_STANDARD = {"", "ai.onnx"}
-_ORT_FORMAT = slice(4, 8), b"ORTM"
+"""Attributes that are sizes."""
+_STANDARD_DOMAINS = {"", "ai.onnx"}
+_ORT_MARK = slice(4, 8), b"ORTM"  # of ONNX Runtime's own format, which it would read without a look at this one
 
-_SPARSE = "holds sparse numbers, as no graph of ours does"
-_WITHIN = "holds graphs within the graph; write out what they compute"
-_OWN = "defines operators of its own; a graph must be made of ONNX's"
+_SPARSE = "holds sparse tensors, which no exported graph does"
+_SUBGRAPH = "holds graphs within the graph; write out what they compute"
+_OWN = "defines operators of its own; use those of ONNX"
 
 
 def _schema(
@@ -41,7 +46,14 @@ def _schema(
     varints: Sequence[int] = (),
     refused: Mapping[int, str] | None = None,
 ) -> Schema:
-    """The fields of a message by their numbers: of bytes, one or several; of an integer; and those that are refused."""
+    """Return the schema of a message, from the numbers of its fields.
+
+    Args:
+        one: Bytes fields that may occur once.
+        several: Bytes fields that may occur several times.
+        varints: Integer fields.
+        refused: Bytes fields that must not occur, with the reason.
+    """
     return {
         **{number << 3 | BYTES: False for number in one},
         **{number << 3 | BYTES: True for number in several},
@@ -68,7 +80,7 @@ _NODE = _schema((3, _OPERATOR, 6, _DOMAIN, 8), (_TAKES, _GIVES, _ATTRIBUTES, 9))
 _FLOAT, _INT, _TENSOR, _FLOATS, _INTS, _TENSORS = 2, 3, 5, 7, 8, 10
 _ATTRIBUTE = {
     **_schema((1, 4, _TENSOR, 13, 14), (_FLOATS, _INTS, 9, _TENSORS, 15), varints=(_INT, 20)),
-    **_schema(refused={6: _WITHIN, 11: _WITHIN, 21: _OWN, 22: _SPARSE, 23: _SPARSE}),
+    **_schema(refused={6: _SUBGRAPH, 11: _SUBGRAPH, 21: _OWN, 22: _SPARSE, 23: _SPARSE}),
     _FLOAT << 3 | FIXED32: False,
     _FLOATS << 3 | FIXED32: True,
     _INTS << 3 | VARINT: True,
@@ -88,32 +100,34 @@ class GraphVersions(NamedTuple):
 
 
 def check_graph(content: bytes, file: str) -> GraphVersions:
-    """Refuse an ONNX graph that is damaged, or does anything but compute the same in steps that end.
+    """Refuse an ONNX graph that is damaged, not deterministic, may not terminate, or needs too much memory.
 
     Args:
         content: The graph, a `ModelProto`.
-        file: What it is called in messages.
+        file: Its name in messages.
 
     Returns:
         The versions of its format.
 
     Raises:
-        BundleError: It draws random numbers, loops, is in training mode, has operators of other domains or of its own,
-            weights in other files, NaN among its weights, or asks for more than any model of ours needs; or ONNX
-            Runtime cannot load it.
+        BundleError: It draws random numbers, loops, is in training mode, has non-standard operators, weights in other
+            files or that are NaN, or needs more memory than any exported model; or ONNX Runtime cannot load it.
         InstallError: ONNX Runtime is not installed.
     """
     message = Message(content, file)
     try:
         versions, outline = _Check(message).model(len(content))
         check_growth(outline)
-    except (IndexError, UnicodeDecodeError) as error:  # a field goes on behind the end; a name is no text
+    except (
+        IndexError,
+        UnicodeDecodeError,
+    ) as error:  # a field is cut off; a name is no UTF-8
         raise message.damaged() from error
     return versions
 
 
 class _Check:
-    """One pass over a graph."""
+    """One pass over a graph, which collects its outline."""
 
     def __init__(self, message: Message) -> None:
         self.message = message
@@ -121,17 +135,17 @@ class _Check:
         self.weights: list[Value] = []
         self.nodes: list[Node] = []
         self._integers: dict[bytes, list[int]] = {}
-        """Of each value that nodes may take, what is in it, if it is a constant of a few integers."""
+        """The values that nodes may take so far: the numbers of constants of a few integers, nothing of others."""
 
     def model(self, end: int) -> tuple[GraphVersions, Outline]:
         """Check a `ModelProto`."""
         message = self.message
-        where, mark = _ORT_FORMAT
-        if message.data[where] == mark:  # ONNX Runtime would read these bytes as its own format, and as nothing else
+        where, mark = _ORT_MARK
+        if message.data[where] == mark:
             raise message.damaged()
         fields = message.fields(_MODEL, 0, end)
         opsets = [message.fields(_OPSET, *field[1:]) for field in fields.get(_OPSETS, ())]
-        standard = [opset for opset in opsets if message.text(opset.get(1, ())) in _STANDARD]
+        standard = [opset for opset in opsets if message.text(opset.get(1, ())) in _STANDARD_DOMAINS]
         if len(standard) != 1 or _GRAPHS not in fields:
             raise message.damaged()
         self.graph(fields[_GRAPHS][0])
@@ -163,7 +177,7 @@ class _Check:
         for node in nodes:
             self.node(node)
         for field in _of(fields, _OUTPUTS, _VALUES):
-            self.value(field)  # ONNX Runtime believes them
+            self.value(field)  # ONNX Runtime believes what they state
 
     def value(self, field: Field) -> Value | None:
         """Check a `ValueInfoProto`; return it if it is a tensor whose number of axes is known."""
@@ -193,12 +207,12 @@ class _Check:
             self.attribute(attribute, operator, integers)
         takes = [message.text_of(field) for field in fields.get(_TAKES, ())]
         if any(name and name not in self._integers for name in takes):
-            raise message.error(f"{operator} takes what is not there yet; nodes must be in order")
+            raise message.error(f"{operator} takes a value that is not computed yet; nodes must be in order")
         if operator in SIZED and any(abs(size) > MAX_SIZE for name in takes for size in self._integers.get(name, ())):
             raise message.error(f"{operator} asks for more than {MAX_SIZE} values")
         steps = self._integers.get(takes[4], []) if operator == "Slice" and len(takes) > 4 and takes[4] else [1]
-        if min(steps, default=0) < 1:  # backwards through nothing, ONNX Runtime ends the process
-            raise message.error("Slice must have constant steps, 1 or more; take what is in another order with Gather")
+        if min(steps, default=0) < 1:  # a backward slice of an empty value ends ONNX Runtime's process
+            raise message.error("Slice must have constant steps of at least 1; use Gather for another order")
         gives = [message.text_of(field) for field in fields.get(_GIVES, ())]
         found = integers.get("value", []) + integers.get("value_ints", []) + integers.get("value_int", [])
         self._integers.update(dict.fromkeys(filter(None, gives), found if operator == "Constant" else []))
@@ -210,15 +224,15 @@ class _Check:
         self.nodes.append(Node(operator, takes, gives, content, slice(start, end)))
 
     def operator(self, operator: str, domain: str) -> None:
-        """Refuse operators that no graph of ours has."""
-        if domain not in _STANDARD:
+        """Refuse operators that no exported graph has."""
+        if domain not in _STANDARD_DOMAINS:
             raise self.message.error(f"{domain}::{operator} is not a standard ONNX operator")
         if operator in _RANDOM:
             raise self.message.error(f"{operator} draws random numbers; noise must be an input of the graph")
         if operator == "Dropout":
             raise self.message.error("Dropout must not be in an exported graph; call .eval() before exporting")
-        if operator in _GRAPHS_WITHIN:
-            raise self.message.error(f"{operator} {_WITHIN}")
+        if operator in _SUBGRAPH_OPERATORS:
+            raise self.message.error(f"{operator} {_SUBGRAPH}")
 
     def attribute(self, attribute: Field, operator: str, integers: dict[str, list[int]]) -> None:
         """Check an `AttributeProto`; add its integers to those of the node."""
@@ -236,12 +250,12 @@ class _Check:
             raise message.error(f"{name} of {operator} holds NaN; train again")
         if name == "training_mode" and any([*integers[name], *floats]):
             raise message.error(f"{operator} is in training mode; call .eval() before exporting")
-        if name in _SIZES and _size([*integers[name], *floats]) > MAX_VALUES:
+        if name in _SIZE_ATTRIBUTES and _size([*integers[name], *floats]) > MAX_VALUES:
             raise message.error(f"{name} of {operator} asks for more than {MAX_VALUES} values")
 
 
 def _size(factors: Iterable[float]) -> float:
-    """The product of factors, of a half as of a double."""
+    """The product of factors, where a factor of a half counts like one of 2."""
     return math.prod(max(abs(float(factor)), 1 / abs(float(factor))) for factor in factors if factor)
 
 

@@ -1,7 +1,7 @@
-"""The wire format of protocol buffers: the fields of a message, found in its bytes without copying them.
+"""The wire format of protocol buffers: finds the fields of a message in its bytes, without copies.
 
-https://protobuf.dev/programming-guides/encoding. Stricter than its parsers, which skip what they do not know and let
-a later value win over an earlier one: what nobody has looked at must not get past this.
+See https://protobuf.dev/programming-guides/encoding. Stricter than other parsers, which skip unknown fields and let a
+later value replace an earlier one: nothing may pass that was not checked.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from ..errors import BundleError
 
 Schema: TypeAlias = "Mapping[int, Literal[True, False] | str]"
-"""The fields of a message by tag, `number << 3 | wire type`: whether there may be several, or why there may be none."""
+"""By tag, `number << 3 | wire type`: whether the field may occur several times, or the reason why it must not occur."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-_MAX_FIELDS = 500_000  # of a whole graph, a second's work; no network that we know comes near it
+_MAX_FIELDS = 500_000  # of a whole graph; real networks have far fewer
 _UINT64 = 2**64 - 1
 _FIXED = {FIXED64: 8, FIXED32: 4}
 
 
 Field: TypeAlias = tuple[int, int, int]
-"""A field of a message: its tag; of a varint its value, of any other where it starts; where it ends, 0 for a varint."""
+"""A field: `(tag, value, 0)` for a varint, `(tag, start, end)` for any other."""
 
 
 class Message:
@@ -31,7 +31,7 @@ class Message:
 
     Args:
         data: All of it.
-        file: Where it came from, for messages.
+        file: Its name in messages.
     """
 
     def __init__(self, data: bytes, file: str) -> None:
@@ -55,7 +55,9 @@ class Message:
             if tag > 127:
                 tag, position = self._varint(position - 1)
             if tag not in schema:
-                raise self.error(f"this is no ONNX graph of ours, or damaged (field {tag >> 3}, type {tag & 7})")
+                raise self.error(
+                    f"this is no ONNX graph from EdgeVAE's export, or it is damaged (field {tag >> 3}, type {tag & 7})"
+                )
             wire = tag & 7
             value = data[position]  # of a varint; of bytes, how many there are
             if wire in _FIXED:
@@ -127,7 +129,7 @@ class Message:
         return int(np.count_nonzero(packed < 128))
 
     def _count(self, parts: int) -> None:
-        """Refuse a graph that would take too long to look at, before it does."""
+        """Refuse a graph with so many parts that checking it would take long."""
         self._left -= parts
         if self._left < 0:
             raise self.error(f"has more than {_MAX_FIELDS} parts")
@@ -168,7 +170,7 @@ def integer_field(number: int, value: int) -> bytes:
 
 
 def shown(text: bytes) -> str:
-    """Return text as ASCII, with nothing in it that a terminal obeys."""
+    """Return text as ASCII without control characters, which a terminal would obey."""
     return text.decode("latin-1").encode("unicode_escape").decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""The constants of an ONNX graph: whole, in the file itself, finite, and as many as their shape says."""
+"""The constants of an ONNX graph: complete, in the file itself, finite, and as many as their shape says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .growth import MAX_SHAPE_VALUES
 from .protobuf import BYTES, VARINT, Field, Message, Schema, shown
 
 _MAX_AXES = 64
-_AT_ONCE = 2**15  # of numbers, which stay in the cache, and what is made of them in memory that is there
+_CHUNK_VALUES = 2**15  # checked in one step: they stay in the CPU's cache
 
 _DIMS, _TYPE, _TEXT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 14
 _FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S = 4, 5, 7, 10, 11
@@ -27,7 +27,7 @@ _TENSOR: Schema = {
 }
 """`TensorProto`, numbers packed only."""
 
-# Of each ONNX data type its NumPy type, and where it is stored if not raw.
+# By ONNX data type: the NumPy type, and the field that stores it where it is not raw.
 _TYPES: dict[int, tuple[str, int | None]] = {
     1: ("<f4", _FLOATS),
     2: ("<u1", _INT32S),
@@ -37,13 +37,13 @@ _TYPES: dict[int, tuple[str, int | None]] = {
     6: ("<i4", _INT32S),
     7: ("<i8", _INT64S),
     9: ("<u1", _INT32S),  # bool
-    10: ("<u2", None),  # float16, looked at as integers
+    10: ("<u2", None),  # float16, read as integers
     11: ("<f8", _DOUBLES),
     12: ("<u4", _UINT64S),
     13: ("<u8", _UINT64S),
     16: ("<u2", None),  # bfloat16
 }
-_INFINITY = {10: 0x7C00, 16: 0x7F80}  # of the halves, as integers without the sign: what is above is NaN
+_INFINITY = {10: 0x7C00, 16: 0x7F80}  # the bits of infinity without the sign; larger ones are NaN
 
 
 class Weight:
@@ -54,8 +54,8 @@ class Weight:
         tensor: The tensor in it.
 
     Raises:
-        BundleError: It is damaged, lies in another file, is of no number's type, or holds NaN; or infinity among other
-            numbers, where it does not just say that there is no limit.
+        BundleError: It is damaged, lies in another file, has no numeric type, or holds NaN; or infinity, except as a
+            single number, which is an absent limit.
     """
 
     def __init__(self, message: Message, tensor: Field) -> None:
@@ -82,7 +82,7 @@ class Weight:
 
     @property
     def integers(self) -> list[int]:
-        """Its numbers, if they are a few integers; none of more, and of other numbers."""
+        """Its numbers, if they are at most `MAX_SHAPE_VALUES` integers; otherwise nothing."""
         if (
             self._store is None
             or self.count > MAX_SHAPE_VALUES
@@ -97,7 +97,7 @@ class Weight:
         return values
 
     def _stored(self) -> int:
-        """How many numbers there are; -1 where they are not stored as their type is."""
+        """How many numbers are stored; -1 where they are in a field of another type."""
         if self._store is None:
             return 0
         tag, start, end = self._store
@@ -109,12 +109,12 @@ class Weight:
         return -1 if rest else count
 
     def _is_finite(self) -> bool:
-        """Whether there is no NaN, and no infinity but a single one."""
+        """Whether there is no NaN, and no infinity except a single number."""
         if self._store is None or (self._dtype.kind != "f" and self.onnx_type not in _INFINITY):
             return True
-        for first in range(0, self.count, _AT_ONCE):
+        for first in range(0, self.count, _CHUNK_VALUES):
             offset = self._store[1] + first * self._dtype.itemsize
-            values = np.frombuffer(self._message.data, self._dtype, min(_AT_ONCE, self.count - first), offset)
+            values = np.frombuffer(self._message.data, self._dtype, min(_CHUNK_VALUES, self.count - first), offset)
             if self.onnx_type in _INFINITY:
                 if int((values & 0x7FFF).max()) >= _INFINITY[self.onnx_type] + (self.count == 1):
                     return False

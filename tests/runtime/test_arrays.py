@@ -9,11 +9,13 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from edgevae import InputError
 from edgevae.arrays import Npz, open_idx, open_npy, open_npz
@@ -96,7 +98,7 @@ def test_a_header_that_promises_too_much_reserves_no_memory(tmp_path: Path) -> N
         open_idx(tmp_path / "file")
 
 
-ARRAYS = {
+ARRAYS: dict[str, NDArray[Any]] = {
     "float32": np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4),
     "float16": np.ones((2, 1), np.float16),
     "big endian": np.arange(6, dtype=">f8").reshape(2, 3),

@@ -208,7 +208,8 @@ def test_an_image_is_turned_as_its_exif_orientation_says(
     pixels = np.random.default_rng(0).integers(0, top, (*size, *channels), np.uint16 if top > 256 else np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    file, options = tmp_path / f"x{suffix}", {"lossless": True} if suffix == ".webp" else {}
+    file = tmp_path / f"x{suffix}"
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
     Image.fromarray(np.ascontiguousarray(TURNS[orientation](pixels))).save(file, exif=exif, **options)
     shape = (3 if kind == "colour" else 1, *size)
     found = read_image(file, shape)
