@@ -140,7 +140,7 @@ def test_classes_that_nobody_could_import_are_not_named(write: Write) -> None:
         with pytest.raises(ConfigError, match=r"importable by name.*Define both at the top level of a module"):
             architecture_of(encoder, Decoder)
     first, second = module_of(write()), module_of(write())
-    with pytest.raises(ConfigError, match=r"must stand in one module.*import one of them in the other's module"):
+    with pytest.raises(ConfigError, match=r"must be in one module.*import one of them in the other's module"):
         architecture_of(first.Own, second.OwnDecoder)
     with pytest.raises(ConfigError, match="must be a subclass of AbstractEncoder"):
         architecture_of(first.OwnDecoder, first.Own)
