@@ -29,9 +29,9 @@ def site_names(num_levels: int) -> tuple[str, ...]:
 class Latent(nn.Module, abc.ABC):
     """p(z), and q(z|x) given what the encoder made of x.
 
-    z, shape `(batch, z_dim)`, is what the decoder takes. The encoder gives `z_loc` and `z_scale` of q(z|x). Levels above z
-    and a mixture's component are the latent's own. Each latent is defined twice: as Pyro sample statements for training,
-    and as functions of explicit noise for export, which are compared with the statements.
+    z, shape `(batch, z_dim)`, is what the decoder takes. The encoder gives `z_loc` and `z_scale` of q(z|x). Levels
+    above z and a mixture's component are the latent's own. Each latent is defined twice: as Pyro sample statements for
+    training, and as functions of explicit noise for export, which are compared with the statements.
 
     Args:
         config: The model's choices and sizes.
