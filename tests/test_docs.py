@@ -20,13 +20,12 @@ import edgevae.train
 from edgevae.cli import main as run_main
 from edgevae.export.cli import main as export_main
 from edgevae.train.cli import main as train_main
-from edgevae.train.runs.cli import main as runs_main
+from edgevae.train.runs import main as runs_main
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 TRAINING = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, click.Command] = {
-    "python -m train.runs compare": runs_main.commands["compare"],
     "python -m train.runs list": runs_main.commands["list"],
     "python -m train.runs": runs_main,
     "python -m train": train_main,

@@ -49,6 +49,7 @@ def test_the_wheel_holds_the_package_edgevae_typed_and_nothing_beside_it(wheel: 
     }
     assert modules == {name for name in names if name.endswith(".py")}
     assert {f"{installed}/py.typed" for installed in PLACES.values()} <= set(names)
+    assert "edgevae/train/report/report.html.jinja" in names
     assert any(name.endswith("LICENSE") for name in names)
 
 

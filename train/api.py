@@ -46,14 +46,12 @@ from .images import Images
 from .labels import check_label_values
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from .likelihoods import LIKELIHOODS, Likelihood
-from .mlflow_log import MlflowLog
 from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder, architecture_of
 from .objective import objective_of
-from .observer import Observer
+from .observers import MlflowLog, Observer, TensorBoardLog
 from .processes import Processes, joined
 from .run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
 from .run_writer import RunWriter
-from .tensorboard_log import TensorBoardLog
 from .trainer import Trainer
 from .vae import VAE
 

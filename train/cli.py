@@ -35,9 +35,8 @@ from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
 from .networks import ARCHITECTURES, networks_of
 from .numbers import Numbers, Sizes
-from .observer import Observer
+from .observers import MlflowLog, Observer, ProgressDisplay, TensorBoardLog
 from .processes import Processes, joined, this_process
-from .progress import Shown
 from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, read_config
 from .run_writer import check_writable
 from .vae import VAE
@@ -290,7 +289,8 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     say = click.echo if processes.is_first else _say_nothing
     training = TrainingConfig(**{name: options[name] for name in _TRAINING_OPTIONS})
     data = DataConfig(**{field.name: options[field.name] for field in dataclasses.fields(DataConfig)})
-    observers = _loggers(tensorboard=options["tensorboard"], mlflow=options["mlflow"])
+    loggers: list[Observer] = [TensorBoardLog()] if options["tensorboard"] else []
+    loggers += [MlflowLog()] if options["mlflow"] else []
     if not (resume and (out / CHECKPOINT_FILE).exists()):
         processes.from_first(lambda: check_writable(out, overwrite=force))
     choices = {name: options[name] for name in _MODEL_OPTIONS}
@@ -314,7 +314,7 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
             training,
             **where,
             **{name: options[name] for name in ("checkpoint_every", "iw_particles", "report")},
-            observers=[progress, *observers],
+            observers=[progress, *loggers],
             should_stop=lambda: stopped_by() != 0,
             command=_recorded(options),
         )
@@ -339,20 +339,7 @@ def _say_nothing(_text: str) -> None:
 
 def _progress(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
     first = processes.is_first
-    return Shown(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
-
-
-def _loggers(*, tensorboard: bool, mlflow: bool) -> list[Observer]:
-    loggers: list[Observer] = []
-    if tensorboard:
-        from .tensorboard_log import TensorBoardLog
-
-        loggers.append(TensorBoardLog())
-    if mlflow:
-        from .mlflow_log import MlflowLog
-
-        loggers.append(MlflowLog())
-    return loggers
+    return ProgressDisplay(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
 
 
 def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:

@@ -22,7 +22,7 @@ from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
 from .evaluation import Evaluation, collapse_advice, evaluate
 from .images import Images
 from .likelihoods import LIKELIHOODS
-from .observer import Observer
+from .observers import Observer
 from .processes import SINGLE, Processes
 from .report import write_report
 from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, load_run, run_config

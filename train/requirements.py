@@ -19,4 +19,4 @@ def require(*packages: str) -> None:
         )
 
 
-require("torch", "pyro", "torchvision", "sklearn", "safetensors", "matplotlib", "rich")
+require("torch", "pyro", "torchvision", "sklearn", "safetensors", "matplotlib", "rich", "jinja2")

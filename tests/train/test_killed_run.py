@@ -25,7 +25,7 @@ from edgevae.train import (
     run_config,
 )
 from edgevae.train.run import Checkpoint
-from edgevae.train.runs.cli import main as list_runs
+from edgevae.train.runs import main as list_runs
 from tests.killing import DONE, contents, killed_at_each_step, refused_at_each_step
 
 SAMPLES = torch.zeros(4, 1, 2, 2)
@@ -175,7 +175,7 @@ def test_what_a_kill_left_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     train(tmp_path / "runs" / ".digits.part", 1)
     with pytest.raises(RunError, match="there is no run"):
         newest_run(tmp_path / "runs")
-    list_runs([str(tmp_path / "runs")], standalone_mode=False)
+    list_runs(["list", str(tmp_path / "runs")], standalone_mode=False)
     assert "There are no runs" in capsys.readouterr().err
 
 
