@@ -25,13 +25,13 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from . import whole as _whole
 from .config import ModelConfig, TrainingConfig
 from .data import Dataset, Preprocessing, digest_of
 from .errors import RunError
 from .evaluation import Evaluation
 from .images import Images
 from .vae import VAE
+from .whole import write_whole as write_file
 
 SCHEMA_VERSION = 1
 NUM_SAMPLES = 256
@@ -317,7 +317,7 @@ def write_whole(path: Path, content: bytes) -> None:
         RunError: It could not be written; nothing of it is left.
     """
     with run_errors(path):
-        _whole.write_whole(path, content)
+        write_file(path, content)
 
 
 @contextlib.contextmanager
