@@ -34,7 +34,7 @@ from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
 from .networks import ARCHITECTURES, networks_of
 from .numbers import Numbers, Sizes
-from .observers import Observer, ProgressDisplay
+from .observers import MlflowLog, Observer, ProgressDisplay, TensorBoardLog
 from .processes import Processes, joined, this_process
 from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, read_config
 from .run_writer import check_writable
@@ -288,7 +288,8 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     say = click.echo if processes.is_first else _say_nothing
     training = TrainingConfig(**{name: options[name] for name in _TRAINING_OPTIONS})
     data = DataConfig(**{field.name: options[field.name] for field in dataclasses.fields(DataConfig)})
-    observers = _loggers(tensorboard=options["tensorboard"], mlflow=options["mlflow"])
+    loggers: list[Observer] = [TensorBoardLog()] if options["tensorboard"] else []
+    loggers += [MlflowLog()] if options["mlflow"] else []
     if not (resume and (out / CHECKPOINT_FILE).exists()):
         processes.from_first(lambda: check_writable(out, overwrite=force))
     choices = {name: options[name] for name in _MODEL_OPTIONS}
@@ -312,7 +313,7 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
             training,
             **where,
             **{name: options[name] for name in ("checkpoint_every", "iw_particles", "report")},
-            observers=[progress, *observers],
+            observers=[progress, *loggers],
             should_stop=lambda: stopped_by() != 0,
             command=_recorded(options),
         )
@@ -338,19 +339,6 @@ def _say_nothing(_text: str) -> None:
 def _progress(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
     first = processes.is_first
     return ProgressDisplay(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
-
-
-def _loggers(*, tensorboard: bool, mlflow: bool) -> list[Observer]:
-    loggers: list[Observer] = []
-    if tensorboard:
-        from .observers import TensorBoardLog
-
-        loggers.append(TensorBoardLog())
-    if mlflow:
-        from .observers import MlflowLog
-
-        loggers.append(MlflowLog())
-    return loggers
 
 
 def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:

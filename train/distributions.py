@@ -80,7 +80,7 @@ class _NormalLogProb(torch.autograd.Function):
 
 
 class BernoulliOfLogits(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
-    """Pyro's, with a log-probability that takes a third of the time; to be made of logits."""
+    """Pyro's, with a faster log-probability; to be made of logits."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of values from 0 to 1, as PyTorch's, to rounding; its gradient is the same."""

@@ -24,7 +24,7 @@ class Evaluation:
         elbo_nats: The evidence lower bound; higher is better.
         reconstruction_nats: E_q[log p(x|z)].
         kl_nats: KL(q(z|x) ‖ p(z)), of all levels, estimated from the same draws as the ELBO.
-        kl_per_dim_nats: The KL of each dimension of z's first level, see `edgevae.train.kl`. For a `normal` latent it
+        kl_per_dim_nats: The KL of each dimension of z's first level, see `kl_of_dims`. For a `normal` latent it
             is the closed form, and the sum is `kl_nats` without the noise of the draws. For the other latents the sum
             is not the whole KL.
         active_units: Dimensions of z's first level with Var_x(E_q(z|x)[z]) > 0.01 (Burda et al., 2016).

@@ -29,9 +29,9 @@ def site_names(num_levels: int) -> tuple[str, ...]:
 class Latent(nn.Module, abc.ABC):
     """p(z), and q(z|x) given what the encoder made of x.
 
-    z, shape `(batch, z_dim)`, is what the decoder takes. The encoder gives `z_loc` and `z_scale` of q(z|x). What else a
-    latent consists of, levels above z or a component, is in here. Each latent is said twice: as statements of Pyro, to
-    fit it with, and as functions of explicit noise, which become graphs and are held against the statements.
+    z, shape `(batch, z_dim)`, is what the decoder takes. The encoder gives `z_loc` and `z_scale` of q(z|x). Levels
+    above z and a mixture's component are the latent's own. Each latent is defined twice: as Pyro sample statements for
+    training, and as functions of explicit noise for export, which are compared with the statements.
 
     Args:
         config: The model's choices and sizes.
@@ -41,10 +41,9 @@ class Latent(nn.Module, abc.ABC):
     """Whether the model has a discrete site that is to be summed out."""
 
     plate: ClassVar[type[IndepMessenger]] = IndepMessenger
-    """What tells Pyro in a fit that observations are independent.
+    """The plate in training. `pyro.plate` would also subsample and expand distributions to the batch, at a cost.
 
-    `pyro.plate` does more, and takes a twentieth of a step for it: it draws the indices of a subsample, and expands
-    distributions to the batch. Here nothing is subsampled, and distributions have the batch already.
+    Nothing is subsampled here, and distributions have the batch already.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -67,7 +66,7 @@ class Latent(nn.Module, abc.ABC):
         """Sample q(z|x), as a part of the guide and inside of its plate; shape `(batch, z_dim)` each."""
 
     def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 - for others
-        """Return what there is to know of q(z|x) beside `z_loc` and `z_scale`.
+        """Return the parameters of q(z|x) beside `z_loc` and `z_scale`.
 
         Args:
             z_loc: Means, shape `(batch, z_dim)`.
@@ -208,14 +207,14 @@ class _Step(nn.Module):
         return self.fc21(hidden).to(z.dtype), torch.exp(self.fc22(hidden)).to(z.dtype)
 
 
-_SPREAD = 0.5  # of the components' means at the start: apart, but none out of the data's reach
+_SPREAD = 0.5  # standard deviation of the components' initial means
 
 
 class Mixture(Latent):
     """p(z) = Σ_c p(c) N(z; loc_c, scale_c²), its weights, means and scales learned; q(z|x) = N(z_loc, z_scale²).
 
-    The component stands in the model alone. Pyro enumerates it and sums it out, exactly: the bound is that of p(x, z),
-    with nothing lost for the component.
+    The component is a site of the model alone. Pyro enumerates it and sums it out exactly, so the bound is that of
+    p(x, z).
     """
 
     enumerated: ClassVar[bool] = True

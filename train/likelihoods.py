@@ -22,7 +22,9 @@ Constant = float | tuple[float, ...]
 
 
 class Standardisation(nn.Module):
-    """Constants of a model's configuration: they move with the model, and are no part of its weights.
+    """Standardises data inside the networks, and so inside exported graphs.
+
+    The constants move to devices with the model, but are not among its weights.
 
     Args:
         data_loc: Mean of the data, one number or `data_dim`.
@@ -68,10 +70,10 @@ class Likelihood(nn.Module, abc.ABC):
     """Names of what `parameters_of` returns; the first is `loc_img`."""
 
     discrete: ClassVar[bool] = False
-    """Whether draws of p(x|z) take separate values only."""
+    """Whether p(x|z) is discrete."""
 
     unit_interval: ClassVar[bool] = True
-    """Whether observations must lie in [0, 1]; where they need not, the networks see them standardised."""
+    """Whether observations must be in [0, 1]; if not, the networks see them standardised."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class Likelihood(nn.Module, abc.ABC):
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that the decoder's last layer gives for each value of an observation."""
+        """Outputs of the decoder's last layer for each value of an observation."""
         return 1
 
     @abc.abstractmethod
@@ -120,7 +122,7 @@ def uniform_of(eps: Tensor) -> Tensor:
     """Return uniform noise inside of (0, 1) for standard normal noise: Φ(eps)."""
     uniform = 0.5 * (1 + torch.erf(eps * math.sqrt(0.5)))
     margin = torch.finfo(eps.dtype).eps / 2
-    return uniform.clamp(margin, 1 - margin)  # where rounding makes it 0 or 1, an inverse has no value
+    return uniform.clamp(margin, 1 - margin)  # at 0 and 1, to which rounding may lead, the inverse is infinite
 
 
 class Bernoulli(Likelihood):

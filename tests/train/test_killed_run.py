@@ -113,7 +113,7 @@ def test_a_run_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path, qu
             missing += 1
             assert contents(tmp_path / ".run.old") == old
         else:
-            assert isinstance(found, tuple) or "has not come to the end of an epoch; go on with it by --resume" in found
+            assert isinstance(found, tuple) or "has not completed an epoch; go on with it by --resume" in found
         train(path, 2, overwrite=True)
         assert state(path) == (2, EPOCHS)
         assert names(tmp_path) == ["run"], "the next one takes over what a kill left"
