@@ -38,6 +38,18 @@ def test_every_bundle_loads_and_verifies(name: str) -> None:
     assert f"{dataset.test_elbo_nats:.2f}" in card
     assert f"epochs {model.manifest.training['epochs']}, " in card
     assert dict(dataset.elbo_quantiles)[0.5] == pytest.approx(dataset.test_elbo_nats, rel=0.2)
+    shown = re.search(r"```\n(onnx: .*?)```", card, re.DOTALL)
+    assert shown is not None
+    assert tolerances(shown[1]) == tolerances(str(report)), "the card shows what vae-run verify shows"
+
+
+def tolerances(report: str) -> dict[tuple[str, str], str]:
+    """The tolerances in the table of a verification, by graph and output."""
+    _, header, *lines = report.splitlines()
+    starts = [header.index(title) for title in ("graph", "output", "max_abs_diff", "tolerance", "worst at")]
+    columns = [[line[start:end].strip() for line in lines] for start, end in zip(starts, starts[1:], strict=False)]
+    graphs, outputs, _, allowed = columns
+    return dict(zip(zip(graphs, outputs, strict=True), allowed, strict=True))
 
 
 @pytest.mark.parametrize("name", BUNDLES)

@@ -95,7 +95,10 @@ def test_a_wheel_stands_beside_its_bundle_and_is_not_overwritten_unless_asked_to
     [
         (["--model-version", "one"], "version must be like 1.0.0, got 'one'"),
         (["--license", "free"], "must be an SPDX expression like Apache-2.0"),
-        (["--format", "wheel", "--out", "{folder}/json"], "makes the package json, which is a module of Python itself"),
+        (
+            ["--format", "wheel", "--out", "{folder}/json"],
+            "gives the package json, which is a module of Python's standard library",
+        ),
     ],
 )
 def test_what_cannot_be_released_is_refused_before_any_work(
