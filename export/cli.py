@@ -174,7 +174,7 @@ def main(
         origin = state_dict or run or newest_run(_RUNS)
         out = (out or _MODELS / (origin.stem if state_dict else origin.resolve().name)).resolve()
         check_writable(out, force)
-        key = SigningKey(sign_with, _passphrase) if sign_with is not None else None
+        key = SigningKey(sign_with, passphrase_of_signing_key) if sign_with is not None else None
         wheel = _check_wheel(out, model_version, force) if _WHEEL in formats else None
         if state_dict is None:
             source = source_of_run(origin, out.name)
@@ -234,7 +234,7 @@ def _check_usage(
         raise click.UsageError("--data-dir goes with --dataset")
 
 
-def _passphrase() -> str:
+def passphrase_of_signing_key() -> str:
     """Return the passphrase of the signing key, from the environment or the terminal."""
     if (given := os.environ.get(_PASSPHRASE)) is not None:
         return given

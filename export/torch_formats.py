@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from edgevae import Bundle, GraphName, Report, TensorSpec, verify_graphs
-from edgevae.verify import RunnableGraph
+from edgevae import Bundle, GraphName, Report, RunnableGraph, TensorSpec, verify_graphs
 
 from .programs import Program
 

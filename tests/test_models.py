@@ -38,6 +38,21 @@ def test_every_bundle_loads_and_verifies(name: str) -> None:
     assert f"{dataset.test_elbo_nats:.2f}" in card
     assert f"epochs {model.manifest.training['epochs']}, " in card
     assert dict(dataset.elbo_quantiles)[0.5] == pytest.approx(dataset.test_elbo_nats, rel=0.2)
+    shown = re.search(r"```\n(onnx: .*?)```", card, re.DOTALL)
+    assert shown is not None
+    on_card, found = checks(shown[1]), checks(str(report))
+    assert on_card.keys() == found.keys(), "the card shows what vae-run verify shows"
+    for output, (tolerance, worst) in found.items():
+        if on_card[output][1] == worst:  # the tolerance is that of the worst value, which may differ between processors
+            assert on_card[output][0] == tolerance, output
+
+
+def checks(report: str) -> dict[tuple[str, str], tuple[str, str]]:
+    """The tolerance and the place of the worst value in the table of a verification, by graph and output."""
+    _, header, *lines = report.splitlines()
+    starts = [header.index(title) for title in ("graph", "output", "max_abs_diff", "tolerance", "worst at")]
+    rows = [[line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+    return {(graph, output): (tolerance, worst) for graph, output, _, tolerance, worst in rows}
 
 
 @pytest.mark.parametrize("name", BUNDLES)

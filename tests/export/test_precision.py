@@ -198,7 +198,7 @@ def test_fp16_halves_the_weights(reduced: Path) -> None:
 
 def test_a_precision_that_loses_too_much_is_an_error_that_says_how_much(trained: Source, tmp_path: Path) -> None:
     with pytest.raises(
-        PrecisionError, match=r"int8 loses [\d.]+ nats a row of the mean ELBO, more than the 0 "
+        PrecisionError, match=r"int8 loses [\d.]+ nats a row of the mean ELBO, more than the limit of 0; "
     ) as error:
         export_bundle(trained, tmp_path / "small", precisions={"int8": 0.0})
     assert error.value.lost_nats > 0

@@ -1,4 +1,4 @@
-"""Bundles: what is in them, and that they are written whole or not at all."""
+"""Bundles: what is in them, of the whole model or a part, and that they are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import copy
 import dataclasses
 import importlib.metadata
 import json
+import warnings
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgevae import DatasetSpec, Manifest, Tolerances, load
+from edgevae import Bundle, BundleError, InputError, Latents, Manifest, Model, Reference, Tolerances, load
 from edgevae.export import (
     FORMATS,
     ExportError,
@@ -24,11 +28,8 @@ from edgevae.export import (
     export_bundle,
     latent_space_id,
 )
-from edgevae.export import (
-    bundle_writer as _bundle_writer,
-)
 from edgevae.export.to_onnx import to_onnx
-from edgevae.train import VAE
+from edgevae.train import VAE, Dataset, ModelConfig
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -90,18 +91,6 @@ def test_the_reports_cover_every_format(source: Source, tmp_path: Path) -> None:
     reports = export_bundle(source, tmp_path / "small", FORMATS)
     assert [report.format for report in reports] == ["onnx", "torchscript", "pt2"]
     assert all(report.passed for report in reports)
-    card = (tmp_path / "small" / "README.md").read_text()
-    assert all(str(report) in card for report in reports)
-
-
-def test_the_card_says_how_good_the_model_is(source: Source, tmp_path: Path) -> None:
-    spec = DatasetSpec(
-        name="digits", num_train=1437, num_test=360, test_elbo_nats=-25.125, num_particles=10, binarize="none"
-    )
-    export_bundle(dataclasses.replace(source, dataset=spec), tmp_path / "small", ["onnx"])
-    card = (tmp_path / "small" / "README.md").read_text()
-    assert "| test ELBO | -25.12 nats an image, 360 images, 10 particles |" in card
-    assert load(tmp_path / "small").manifest.dataset == spec
 
 
 def test_a_perturbed_weight_in_the_graph_leaves_no_bundle(
@@ -116,7 +105,7 @@ def test_a_perturbed_weight_in_the_graph_leaves_no_bundle(
                 weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
         return model
 
-    monkeypatch.setattr(_bundle_writer, "to_onnx", perturbed)
+    monkeypatch.setattr("edgevae.export.bundle_writer.to_onnx", perturbed)
     with pytest.raises(VerificationError, match="no bundle was written: onnx encoder z_loc is off by") as caught:
         export_bundle(source, tmp_path / "models" / "small", FORMATS)
     assert [report.passed for report in caught.value.reports] == [False, True, True]
@@ -166,21 +155,6 @@ def test_a_bundle_is_not_overwritten_unless_asked_to(source: Source, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_an_interruption_while_the_new_bundle_takes_its_place_keeps_the_old_one(
-    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(_first: Path, _second: Path) -> bool:
-        raise KeyboardInterrupt
-
-    out = tmp_path / "small"
-    export_bundle(source, out, ["torchscript"])
-    before = tree(tmp_path)
-    monkeypatch.setattr("edgevae.train.whole._exchanged", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        export_bundle(source, out, ["torchscript"], overwrite=True)
-    assert tree(tmp_path) == before
-
-
 def test_a_folder_that_is_no_bundle_is_never_overwritten(source: Source, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("precious")
     with pytest.raises(ExportError, match="is there and is not a bundle"):
@@ -221,3 +195,146 @@ def test_the_manifest_is_plain_json(bundle: Path) -> None:
         "num_components": 0,
         "unit_interval": True,
     }
+
+
+# Files for PyTorch
+
+
+def load_ts(path: Path) -> Callable[..., Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.load(path)
+
+
+def load_pt2(path: Path) -> Callable[..., Any]:
+    return torch.export.load(path).module()
+
+
+@pytest.mark.parametrize(("suffix", "load"), [(".ts", load_ts), (".pt2", load_pt2)])
+@pytest.mark.parametrize("batch", [1, 2, 7, 256])
+def test_the_programs_give_the_networks_outputs_at_every_batch_size(
+    bundle: Path, vae: VAE, digits: Dataset, suffix: str, load: Callable[[Path], Callable[..., Any]], batch: int
+) -> None:
+    x = digits.train[:batch].flatten(1)
+    with torch.no_grad():
+        expected = vae.encoder(x)
+        found = load(bundle / f"encoder{suffix}")(x)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(load(bundle / f"decoder{suffix}")(expected[0]), vae.decoder(expected[0]))
+
+
+def test_torchscript_holds_no_source_positions(bundle: Path) -> None:
+    for name in ("encoder.ts", "decoder.ts"):
+        with zipfile.ZipFile(bundle / name) as archive:
+            assert not [entry for entry in archive.namelist() if entry.endswith(".debug_pkl")]
+
+
+# A part of the model
+
+
+@pytest.fixture(scope="module")
+def parts(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle of the encoder and one of the decoder."""
+    folder = tmp_path_factory.mktemp("parts")
+    export_bundle(source, folder / "encoder", ["onnx", "torchscript"], part="encoder")
+    export_bundle(source, folder / "decoder", part="decoder")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def halves(parts: Path) -> tuple[Model, Model]:
+    return load(parts / "encoder", provider="cpu"), load(parts / "decoder", provider="cpu")
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def arrays(folder: Path) -> set[str]:
+    """The names of the arrays in a bundle's reference."""
+    return set(Reference.of(Bundle(folder)).arrays)
+
+
+def test_an_encoder_and_a_decoder_apart_do_what_the_whole_does(
+    halves: tuple[Model, Model], model: Model, digits: Dataset, tmp_path: Path
+) -> None:
+    encoder, decoder = halves
+    x = digits.test[:20].numpy()
+    z = encoder.encode(x).sample(seed=3)
+    z.save(tmp_path / "latents.npz")
+    sent = Latents.load(tmp_path / "latents.npz")
+    np.testing.assert_array_equal(decoder.decode(sent), model.reconstruct(x, seed=3))
+    np.testing.assert_array_equal(decoder.generate(5, seed=0), model.generate(5, seed=0))
+    np.testing.assert_array_equal(encoder.active_units(x), model.active_units(x))
+    assert encoder.latent_space_id == decoder.latent_space_id == model.latent_space_id
+
+
+def test_each_part_holds_its_own_files_and_reference_and_verifies(halves: tuple[Model, Model], parts: Path) -> None:
+    shared = {"manifest.json", "reference.npz", "README.md", "samples.png", "traversal.png"}
+    assert files(parts / "encoder") == shared | {"encoder.onnx", "encoder.ts"}
+    assert files(parts / "decoder") == shared | {"decoder.onnx"}
+    assert arrays(parts / "encoder") == {"x", "z_loc", "z_scale"}
+    assert arrays(parts / "decoder") == {"z", "loc_img"}
+    reports = [part.verify() for part in halves]
+    assert all(report.passed for report in reports)
+    assert [[check.output for check in report.checks] for report in reports] == [
+        ["z_loc", "z_scale", "KL(q_pyro ‖ q_onnx) nats"],
+        ["loc_img"],
+    ]
+    assert "the encoder alone" in (parts / "encoder" / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_a_part_cannot_do_is_an_error_that_says_why(halves: tuple[Model, Model], digits: Dataset) -> None:
+    encoder, decoder = halves
+    x = digits.test[:2].numpy()
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: encoder.decode(np.zeros((1, 5))), "encoder, and this needs its graph decoder"),
+        (lambda: encoder.generate(1, seed=0), "encoder, and this needs its graph decoder"),
+        (lambda: encoder.reconstruct(x), "encoder, and this needs its graph reconstruct"),
+        (lambda: encoder.score(x), "encoder, and this needs its graph decoder"),
+        (lambda: decoder.encode(x), "decoder, and this needs its graph encoder"),
+        (lambda: decoder.reconstruct(x), "decoder, and this needs its graph reconstruct"),
+        (lambda: decoder.interpolate(x, x, 3), "decoder, and this needs its graph encoder"),
+        (lambda: decoder.posterior_predictive(x, 1, seed=0), "decoder, and this needs its graph encoder"),
+    ]
+    for call, message in calls:
+        with pytest.raises(BundleError, match=f"holds only the model's {message}; take a bundle .* --graphs all"):
+            call()
+
+
+@pytest.mark.parametrize("latent", ["hierarchical", "mixture"])
+def test_a_decoder_alone_brings_its_prior(latent: str, digits: Dataset, tmp_path: Path) -> None:
+    choices = {"upper_dims": (2,)} if latent == "hierarchical" else {"components": 3}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        vae = VAE(ModelConfig((1, 8, 8), 3, 8, latent=latent, **choices)).eval()
+    source = Source("small", vae, digits.test, "test images of digits", None)
+    for part in ("all", "decoder"):
+        export_bundle(source, tmp_path / part, part=part)
+    whole, decoder = (load(tmp_path / part, provider="cpu") for part in ("all", "decoder"))
+    assert set(decoder.manifest.graphs) == {"decoder", "prior"}
+    assert decoder.verify().passed
+    np.testing.assert_array_equal(decoder.generate(7, seed=2), whole.generate(7, seed=2))
+
+
+def test_latents_keep_their_space_in_files(model: Model, digits: Dataset, tmp_path: Path) -> None:
+    z = model.encode(digits.test[:3].numpy()).z_loc
+    z.save(tmp_path / "z.latents")
+    found = Latents.load(tmp_path / "z.latents")
+    assert found.latent_space_id == z.latent_space_id == model.latent_space_id
+    np.testing.assert_array_equal(found, z)
+    Latents.of(np.asarray(z), "another").save(tmp_path / "z.latents")
+    with pytest.raises(InputError, match=f"z is of latent space another, this model's is {model.latent_space_id[:16]}"):
+        model.decode(Latents.load(tmp_path / "z.latents"))
+
+
+def test_files_that_hold_no_latents_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros(3))
+    with pytest.raises(InputError, match=r"must be an \.npz file with an array z or z_loc"):
+        Latents.load(tmp_path / "x.npz")
+    np.save(tmp_path / "z.npy", np.zeros((1, 5)))
+    with pytest.raises(InputError, match=r"must be an \.npz file with an array z or z_loc"):
+        Latents.load(tmp_path / "z.npy")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match="cannot be read"):
+        Latents.load(tmp_path / "broken.npz")
