@@ -67,9 +67,9 @@ _OWN_CGROUPS = "/proc/self/cgroup"
 def import_onnxruntime() -> ModuleType:
     """Return the module `onnxruntime`; warn once if more than one of its wheels is installed.
 
-    By itself it reports to Microsoft what runs where, names and hashes of models among it: on Windows, and from version
-    1.29 on elsewhere too. That is turned off, for this process and those it starts, unless ORT_DISABLE_TELEMETRY=0 says
-    otherwise. Where the application has imported it before, it has begun, and sends less from here on.
+    ONNX Runtime sends telemetry to Microsoft, names and hashes of models included: on Windows, and from version 1.29 on
+    elsewhere too. This turns it off for this process and its children, unless ORT_DISABLE_TELEMETRY=0 is set. Where the
+    application imported ONNX Runtime before, telemetry has begun, and is only reduced.
 
     Raises:
         InstallError: It is not installed, or cannot be loaded.

@@ -27,9 +27,9 @@ _CASES = (_SAMPLE, "zeros", "ones")
 _MAX_ROWS = 1024  # the exporter writes 256
 _VALUE_BYTES, _TEXT_BYTES, _OVERHEAD_BYTES = 8, 64, 2**16
 _ROUNDING = 1e-6
-"""Of an ELBO, eight times float32's own: networks that know nothing yet give ten thousand nats and more."""
+"""Relative tolerance of an ELBO, eight times float32's: untrained networks give ten thousand nats and more."""
 _MAX_SHIFT = 0.03
-"""How far all values may be off on average, of what one may: rounding goes both ways, and leaves a twentieth of it."""
+"""Limit of the mean signed difference, as a part of one value's tolerance: rounding errors cancel, a shift does not."""
 _IN_DATA_UNITS = ("decoder", "reconstruct", "observation")
 
 
@@ -340,10 +340,10 @@ def _check_output(
 
 
 def _units(reference: Reference, graph: str, shape: tuple[int, ...]) -> NDArray[np.float64] | float:
-    """Of which size the values of an observation are, column by column where they are above 1.
+    """Return the magnitude of each column of the observations, at least 1, by which `atol` is multiplied.
 
-    A column of a table in thousands is off by a thousand times what a value in [0, 1] is: both are computed of numbers
-    near 1, which the last operation in a graph brings into the data's units.
+    The networks compute numbers near 1, and the last operation scales them to the data's units: a column in thousands
+    has a thousand times the rounding error of one in [0, 1].
     """
     if graph not in _IN_DATA_UNITS:
         return 1.0
@@ -353,7 +353,7 @@ def _units(reference: Reference, graph: str, shape: tuple[int, ...]) -> NDArray[
 
 
 def _summands(reference: Reference, output: str) -> int:
-    """Of how many values an output is the sum: each may be off by `atol`, and near zero a sum is no more exact."""
+    """Return how many values an output is the sum of; each of them may be off by `atol`."""
     if output == "log_px_z":
         return int(reference["x"].shape[1])
     if output in {"log_pz", "log_qz_x"}:
