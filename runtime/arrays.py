@@ -93,9 +93,9 @@ class Npz(Mapping[str, NDArray[Any]]):
         magic = file.read(len(_NPY_MAGIC))
         file.seek(0)
         if magic == _NPY_MAGIC:
-            raise InputError("is a .npy array by its content; name it so")
+            raise InputError("is a .npy file by its content; rename it to .npy")
         if not magic.startswith(_ZIP_MAGICS):
-            raise InputError(f"is no .npz archive, and begins with {magic!r}")
+            raise InputError(f"cannot be read: it is named .npz but begins with {magic!r}; write it with np.savez")
         try:
             self._archive = np.load(file, allow_pickle=False)
             infos = self._archive.zip.infolist()
@@ -182,9 +182,9 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     with Path(path).open("rb") as file:
         magic = file.read(len(_NPY_MAGIC))
     if magic.startswith(_ZIP_MAGICS):
-        raise InputError("is a .npz archive by its content; name it so")
+        raise InputError("is an .npz archive by its content; rename it to .npz")
     if magic != _NPY_MAGIC:
-        raise InputError(f"cannot be read: it is no .npy or .npz file, and begins with {magic!r}")
+        raise InputError("cannot be read: it is named .npy but is not a NumPy file; write it with np.save")
     try:
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:

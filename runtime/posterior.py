@@ -49,7 +49,9 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         try:
             arrays, _ = open_npz(path, _Z, "z_loc", _SPACE)
         except InputError as error:
-            raise InputError(f"{os.fspath(path)} {error}") from error
+            raise InputError(
+                f"{os.fspath(path)} must be an .npz file with an array z or z_loc in it: it {error}"
+            ) from error
         except OSError as error:
             raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
         z = arrays.get(_Z, arrays.get("z_loc"))

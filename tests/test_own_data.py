@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import edgevae
-from edgevae import Model
+from edgevae import Model, Preprocessing
 from edgevae.cli import main
 from edgevae.export import FORMATS, Source, export_bundle
 from edgevae.train import (
@@ -127,7 +127,7 @@ def test_colour_images_in_class_folders_are_resized_by_the_runtime_too(tmp_path:
         run("generate", served.path, "-n", 3, "--y", y, "--out", tmp_path / f"{y}.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "dog.npy"), np.load(tmp_path / "1.npy"))
     card = (served.path / "README.md").read_text(encoding="utf-8")
-    assert "2 classes (cat, dog), seen by both networks" in card
+    assert "2 classes (cat, dog), inputs of both networks" in card
     assert "image files are resized to 8 high, 6 wide, by the runtime" in card
 
 
@@ -138,7 +138,7 @@ def test_a_table_is_standardised_by_column_inside_of_the_graphs(tmp_path: Path) 
     config = DataConfig(data=tmp_path / "x.npy", test_data=tmp_path / "t.npy")
     served = serve(tmp_path / "bundle", config, likelihood="normal")
     check(served, table[:30])
-    assert served.model.manifest.preprocessing is None
+    assert served.model.manifest.preprocessing == Preprocessing(divide_uint8=False)
     off = np.abs(served.model.generate(2000, seed=0).mean(0) - table.mean(0))
     assert (off < [2e4, 1e-3, 3, 1]).all()  # in the table's own units
     np.save(tmp_path / "i.npy", table.round().astype(np.int64)[:5])

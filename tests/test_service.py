@@ -147,13 +147,13 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, dict[str, Any], int, str]] = 
     "integers": (lambda: npy(X[:1].astype(np.int64)), NPY, {}, 422, "x must be float"),
     "no image": (lambda: b"hello", "image/png", {}, 422, "the body is not image/png"),
     "an image of another kind": (lambda: png(X[0], kind="GIF"), "image/png", {}, 422, "the body is not image/png"),
-    "an image cut off": (truncated_png, "image/png", {}, 422, "it cannot be read as an image"),
+    "an image cut off": (truncated_png, "image/png", {}, 422, "the image cannot be read"),
     "an image with a damaged chunk": (
         lambda: png(X[0])[:33] + (100).to_bytes(4, "big") + png(X[0])[37:],
         "image/png",
         {},
         422,
-        "it cannot be read as an image",
+        "the image cannot be read",
     ),
     "an image of another size": (
         lambda: png(X[0], (30, 28)),
@@ -248,7 +248,7 @@ def jpeg_of_many_scans(scans: int) -> bytes:
 
 MUCH = zlib.compress(bytes(10**8))
 BOMBS: dict[str, tuple[bytes, str, int, str]] = {
-    "more pixels than memory": (png_of(2**31 - 1, 2**31 - 1), "image/png", 422, "cannot be read as an image"),
+    "more pixels than memory": (png_of(2**31 - 1, 2**31 - 1), "image/png", 422, "the image cannot be read"),
     "many pixels": (png_of(9000, 9000), "image/png", 422, "must be 28 wide and 28 high, got 9000 by 9000"),
     "a hundred million bytes of text": (png_of(28, 28, chunk(b"zTXt", b"a\0\0" + MUCH)), "image/png", 422, "too large"),
     "as many of colour profile": (png_of(28, 28, chunk(b"iCCP", b"a\0\0" + MUCH)), "image/png", 422, "too large"),

@@ -181,9 +181,9 @@ def test_an_array_that_is_not_what_its_header_says_is_refused_in_little_memory(
 def test_what_is_named_as_the_other_kind_of_file_is_said(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones(3))
     np.savez(tmp_path / "x.npz", x=np.ones(3))
-    with pytest.raises(InputError, match=r"^is a \.npy array by its content; name it so"):
+    with pytest.raises(InputError, match=r"^is a \.npy file by its content; rename it to \.npy"):
         open_npz(tmp_path / "x.npy")
-    with pytest.raises(InputError, match=r"^is a \.npz archive by its content; name it so"):
+    with pytest.raises(InputError, match=r"^is an \.npz archive by its content; rename it to \.npz"):
         open_npy(tmp_path / "x.npz")
     for opener in (open_npy, open_npz):
         (tmp_path / "text").write_text("text")

@@ -8,7 +8,6 @@ import pickle
 import signal
 import socket
 import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,34 +44,42 @@ CPU = torch.device("cpu")
 MODEL = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8)
 
 
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Forks a process that has imported PyTorch and done nothing else: a fork of a process that has called `backward` for a
+(fake) CUDA device cannot call it itself."""
+PROCESSES.set_forkserver_preload([__name__])
+
+
+def run_in_process(rank: int, call: bytes, environment: dict[str, str], join: bool, pipe: Any) -> None:
+    """Call a function as one of several processes, and send what it returns or raises."""
+    torch.set_num_threads(1)
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    function, arguments = pickle.loads(call)  # noqa: S301 - our own
+    try:
+        if join:
+            with joined() as processes:
+                result = function(processes, *arguments)
+        else:
+            result = function(rank, *arguments)
+    except Exception as error:  # noqa: BLE001 - the test sees it
+        traceback.print_exc()
+        result = error
+    pipe.send_bytes(pickle.dumps(result))
+
+
 def together(function: Callable[..., Any], *arguments: Any, count: int = 2, join: bool = True) -> list[Any]:
     """Call a function in processes of their own, with its `Processes` first; return what each returned or raised."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(count)}
-    context = multiprocessing.get_context("fork")  # PyTorch need not be imported again
-
-    def run(rank: int, pipe: Any) -> None:
-        torch.set_num_threads(1)  # the threads of the process before are not here
-        os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count))
-        try:
-            if join:
-                with joined() as processes:
-                    result = function(processes, *arguments)
-            else:
-                result = function(rank, *arguments)
-        except Exception as error:  # noqa: BLE001 - the test sees it
-            traceback.print_exc()
-            result = error
-        pipe.send_bytes(pickle.dumps(result))
-
+        port = str(probe.getsockname()[1])
+    size = str(count)
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    call = pickle.dumps((function, arguments))
     pipes, workers = [], []
     for rank in range(count):
-        ours, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=run, args=(rank, theirs))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)  # of threads; they are not used
-            worker.start()
+        ours, theirs = PROCESSES.Pipe(duplex=False)
+        worker = PROCESSES.Process(target=run_in_process, args=(rank, call, environment, join, theirs))
+        worker.start()
         theirs.close()
         pipes.append(ours)
         workers.append(worker)
