@@ -184,7 +184,7 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     if magic.startswith(_ZIP_MAGICS):
         raise InputError("is an .npz archive by its content; rename it to .npz")
     if magic != _NPY_MAGIC:
-        raise InputError("cannot be read: it is named .npy but is not a NumPy file; write it with np.save")
+        raise InputError(f"cannot be read: it is named .npy but begins with {magic!r}; write it with np.save")
     try:
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
