@@ -119,6 +119,8 @@ class Model:
         self._bundle = graphs.bundle
         self._graphs = graphs
         self._spec = graphs.bundle.manifest.model
+        self._z_dim = self._spec.z_dim
+        self._latent_space_id = graphs.bundle.manifest.latent_space_id
         self._observations = Observations(self._spec, graphs.bundle.manifest.preprocessing)
         locs, scales = (level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale"))
         spaces = [level_space(self.latent_space_id, level) for level in range(1, len(locs) + 1)]
@@ -139,7 +141,7 @@ class Model:
     @property
     def latent_space_id(self) -> str:
         """Names the latent space: the same for all bundles of the same weights; latents carry it."""
-        return self.manifest.latent_space_id
+        return self._latent_space_id
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -149,7 +151,7 @@ class Model:
     @property
     def z_dim(self) -> int:
         """Number of dimensions of z, which `decode` takes."""
-        return self._spec.z_dim
+        return self._z_dim
 
     @property
     def num_classes(self) -> int:
@@ -272,11 +274,15 @@ class Model:
             InputError: `z` has another shape or dtype, is not finite, or is another model's: latents that a `Posterior`
                 gave know their latent space.
         """
-        check_latent_space(z, self.latent_space_id)
-        latents = _inputs.latents(z, self.z_dim)
-        given = _inputs.labels(y, len(latents), self._spec)
-        given["z"] = latents
-        return self._loc_img("decoder", given, len(latents), out)
+        if type(z) is not np.ndarray:  # a plain array does not know its latent space
+            check_latent_space(z, self._latent_space_id)
+        latents = _inputs.latents(z, self._z_dim)
+        given: dict[str, NDArray[Any]] = {"z": latents}
+        if y is not None or self._spec.num_classes:
+            given |= _inputs.labels(y, len(latents), self._spec)
+        if out is None:
+            return self._graphs["decoder"](given)["loc_img"]
+        return self._write_loc_img("decoder", given, out)
 
     def reconstruct(
         self,
@@ -304,29 +310,20 @@ class Model:
         Raises:
             InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
         """
-        return self._reconstruct(self._observations.given(x, y), seed, eps, out)
-
-    def _reconstruct(
-        self,
-        given: dict[str, NDArray[Any]],
-        seed: int | Noise | None,
-        eps: ArrayLike | None,
-        out: FloatArray | None = None,
-    ) -> FloatArray:
-        """Reconstruct what `Observations.given` returned."""
-        shape = (len(given["x"]), self._spec.z_dim)
+        given = self._observations.given(x, y)
+        shape = (len(given["x"]), self._z_dim)
         noise = draw_noise(shape, seed, eps)
         given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
-        return self._loc_img("reconstruct", given, shape[0], out)
-
-    def _loc_img(
-        self, name: GraphName, given: dict[str, NDArray[Any]], batch: int, out: FloatArray | None
-    ) -> FloatArray:
-        """Run a graph for its `loc_img`, into `out` where there is one."""
         if out is None:
-            return self._graphs[name](given)["loc_img"]
-        buffers = _inputs.output_buffers(out, batch, self._spec)
-        return self._graphs[name](_inputs.copy_if_aliased(given, out), buffers)["loc_img"]
+            return self._graphs["reconstruct"](given)["loc_img"]
+        return self._write_loc_img("reconstruct", given, out)
+
+    def _write_loc_img(self, name: GraphName, given: dict[str, NDArray[Any]], out: FloatArray) -> FloatArray:
+        """Run a graph that writes its `loc_img` into `out`."""
+        batch = len(next(iter(given.values())))
+        _inputs.check_buffer(out, (batch, self._spec.data_dim))
+        self._graphs[name](_inputs.copy_if_aliased(given, out), {"loc_img": out})
+        return out
 
     def generate(
         self,
@@ -648,8 +645,9 @@ class Model:
         self, pairs: Iterable[tuple[Rows, ArrayLike | None]], noise: RowNoise | None
     ) -> Iterator[FloatArray]:
         for x, y in pairs:
-            given = {"x": x, **_inputs.labels(y, len(x), self._spec)}
-            yield self._reconstruct(given, None, None if noise is None else noise.next_rows(len(x)))
+            eps = np.zeros((len(x), self.z_dim), np.float32) if noise is None else noise.next_rows(len(x))
+            given = {"x": x, **_inputs.labels(y, len(x), self._spec), "eps": eps}
+            yield self._graphs["reconstruct"](given)["loc_img"]
 
     def _checked_labels(self, y: Rows) -> NDArray[np.int64]:
         return _inputs.labels(y, len(y), self._spec)["y"]
