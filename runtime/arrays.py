@@ -30,7 +30,8 @@ _NPY_SUFFIX = ".npy"
 _NPY_LENGTH_FORMATS = {1: "<H", 2: "<I", 3: "<I"}  # of the header's length, by the format's version
 _MAX_HEADER_BYTES = 10_000  # as in NumPy
 _HEADER = re.compile(
-    rb"\{'descr': '([<>|=]?[a-zA-Z]\d{0,9}(?:\[\w{1,20}\])?)', 'fortran_order': (True|False), 'shape': \(([\dL, ]*)\), ?\} *\n?"
+    rb"\{'descr': '([<>|=]?[a-zA-Z]\d{0,9}(?:\[\w{1,20}\])?)', 'fortran_order': (True|False), "
+    rb"'shape': \(([\dL, ]*)\), ?\} *\n?"
 )
 _OBJECTS = (
     "holds Python objects, as arrays of different shapes are saved, which could run any code when they are read; "
