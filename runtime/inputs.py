@@ -27,7 +27,7 @@ _FLOAT32 = np.dtype(np.float32)
 _UINT8 = np.dtype(np.uint8)
 _UNIT = (0.0, 1.0)
 _ROUNDING = 1e-4
-"""Of the range's width: values that are no farther outside are taken for rounding errors in what a caller is told."""
+"""Fraction of the range's width: a message calls values that lie outside by no more than this rounding errors."""
 _READ_FIRST = {
     "x": "read the file first, with np.load, or an image with edgevae.images.read_image",
     "z": "read the file first, with edgevae.Latents.load",
@@ -298,7 +298,7 @@ def copy_if_aliased(given: dict[str, NDArray[Any]], out: FloatArray) -> dict[str
 
 
 def count(name: str, value: int, most: int | None = None) -> int:
-    """Return `value` as a number of things.
+    """Return `value` as a count.
 
     Raises:
         InputError: It is not an integer, below 0, or above `most`.

@@ -49,7 +49,7 @@ class Workers:
     def run(self, work: Callable[[int], None], parts: Sequence[int]) -> None:
         """Call `work` with each part, in any order.
 
-        An error of any part stops the call: no other part is begun, and it is raised once none is running any more.
+        After an error in a part, no other part is begun; the error is raised when none is running any more.
         """
         left = deque(parts)
 
@@ -67,7 +67,7 @@ class Workers:
 
         helpers: list[Future[None]] = []
         if self._pool is not None:
-            # Closed, the interpreter is ending, or no thread is to be had: the caller works alone.
+            # The caller works alone if the pool is closed, the interpreter is ending, or no thread can start.
             with contextlib.suppress(RuntimeError):
                 while len(helpers) < min(self.count, len(parts)) - 1:
                     helpers.append(self._pool.submit(work_off))
@@ -81,7 +81,7 @@ class Workers:
             helper.result()
 
     def close(self) -> None:
-        """End the threads when they are done; later calls work alone."""
+        """End the threads when they have finished; in later calls the caller works alone."""
         if self._pool is not None:
             self._pool.shutdown(wait=False)
 
