@@ -1,8 +1,8 @@
 """ONNX Runtime: its import, its wheels, and the execution providers and threads that sessions run on.
 
-ONNX Runtime only logs when a provider cannot be had, and falls back to the CPU: what it lists as available says what it
-was built with, and only a session's own `get_providers()` says what it runs on. A session may even have a provider and
-run no node on it; newer versions report where each node runs.
+If a provider does not work, ONNX Runtime only logs it, and falls back to the CPU. The providers that it lists as
+available are those that it was built with; a session's own `get_providers()` says which were loaded. A session can
+have a provider and run no node on it; newer versions report where each node runs.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Execution(msgspec.Struct, frozen=True):
     """Where and how sessions run.
 
     Args:
-        providers: ONNX Runtime's names with their options, in the order of preference; `None` for CUDA where it truly
-            works, else the CPU.
+        providers: ONNX Runtime's names with their options, in order of preference; `None` for CUDA if it works here,
+            else the CPU.
         threads: Threads of a call.
         session_options: An `onnxruntime.SessionOptions` instead of our own; `threads` is not used then.
     """
