@@ -27,7 +27,7 @@ _FLOAT32 = np.dtype(np.float32)
 _UINT8 = np.dtype(np.uint8)
 _UNIT = (0.0, 1.0)
 _ROUNDING = 1e-4
-"""Of the range's width: values that are no farther outside are taken for rounding errors in what a caller is told."""
+"""Fraction of the range's width: a message calls values that lie outside by no more than this rounding errors."""
 _READ_FIRST = {
     "x": "read the file first, with np.load, or an image with edgevae.images.read_image",
     "z": "read the file first, with edgevae.Latents.load",
@@ -63,10 +63,10 @@ class Observations:
         Raises:
             InputError: One of them does not fit.
         """
-        observed = self.scaled(x)
-        if y is None and not self._model.num_classes:
-            return {"x": observed}
-        return {"x": observed, **labels(y, len(observed), self._model)}
+        given: dict[str, NDArray[Any]] = {"x": self.scaled(x)}
+        if y is not None or self._model.num_classes:
+            given |= labels(y, len(given["x"]), self._model)
+        return given
 
     def scaled(self, x: ArrayLike) -> FloatArray:
         """Return `x` as the graphs take it: float32, in [0, 1] where the model needs it, shape `(batch, data_dim)`.
@@ -74,7 +74,7 @@ class Observations:
         Raises:
             InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
         """
-        values = self.unscaled(x)
+        values = x if is_ready(x, self._row_shape, self._low, self._high) else self.unscaled(x)
         return values if self._preprocessing is None else self._preprocessing.scaled(values)
 
     def unscaled(self, x: ArrayLike) -> FloatArray:
@@ -83,9 +83,6 @@ class Observations:
         Raises:
             InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
         """
-        # Fast path: already float32, contiguous and in range.
-        if is_ready(x) and x.shape[1:] == self._row_shape and x.size and all_within(x, self._low, self._high):
-            return x
         array = array_of("x", _pixels(x, self._model.data_shape))
         if self._preprocessing is not None:
             array = self._preprocessing.channels_first(array, self._model.data_shape)
@@ -261,8 +258,7 @@ def latents(z: ArrayLike, z_dim: int) -> FloatArray:
     Raises:
         InputError: `z` has another shape, holds no numbers, or values that are not finite.
     """
-    # Fast path: already float32, contiguous and finite; likewise in `noise`.
-    if is_ready(z) and z.shape[1:] == (z_dim,) and z.size and all_within(z, -FLOAT32_MAX, FLOAT32_MAX):
+    if is_ready(z, (z_dim,), -FLOAT32_MAX, FLOAT32_MAX):
         return z
     return _finite_rows("z", z, (None, z_dim))
 
@@ -273,42 +269,36 @@ def noise(eps: ArrayLike, *shape: int) -> FloatArray:
     Raises:
         InputError: `eps` has another shape, holds no numbers, or values that are not finite.
     """
-    if is_ready(eps) and eps.shape == shape and eps.size and all_within(eps, -FLOAT32_MAX, FLOAT32_MAX):
+    if is_ready(eps, shape[1:], -FLOAT32_MAX, FLOAT32_MAX) and len(eps) == shape[0]:
         return eps
     return _finite_rows("eps", eps, shape)
 
 
-def output_buffers(out: FloatArray | None, batch: int, model: ModelSpec) -> dict[str, FloatArray] | None:
-    """Return the buffer of each output that a caller has one for, by name: `out` for `loc_img`.
+def check_buffer(out: FloatArray, shape: tuple[int, ...]) -> None:
+    """Check that a graph can write an output of a shape into `out`.
 
     Raises:
         InputError: `out` is not float32, C-contiguous, aligned and writable, or has another shape.
     """
-    if out is None:
-        return None
     if not isinstance(out, np.ndarray):
         raise InputError(f"out must be a NumPy array, got {type(out).__name__}")
     if _is_masked(out):
         raise InputError("out must not be a masked array; give the array under it, out.data")
-    shape = (batch, model.data_dim)
     flags = out.flags
     if out.dtype != _FLOAT32 or out.shape != shape or not (flags.c_contiguous and flags.aligned and flags.writeable):
         faults = ["not contiguous"] * (not flags.c_contiguous) + ["not aligned"] * (not flags.aligned)
         faults += ["read-only"] * (not flags.writeable)
         got = ", ".join([f"{out.dtype} of shape {out.shape}", *faults])
         raise InputError(f"out must be float32 of shape {shape}, C-contiguous, aligned and writable, got {got}")
-    return {"loc_img": out}
 
 
-def copy_if_aliased(given: dict[str, NDArray[Any]], out: FloatArray | None) -> dict[str, NDArray[Any]]:
+def copy_if_aliased(given: dict[str, NDArray[Any]], out: FloatArray) -> dict[str, NDArray[Any]]:
     """Return a graph's inputs, copied where they share memory with `out`, which is written while they are read."""
-    if out is None:
-        return given
     return {name: array.copy() if np.may_share_memory(array, out) else array for name, array in given.items()}
 
 
 def count(name: str, value: int, most: int | None = None) -> int:
-    """Return `value` as a number of things.
+    """Return `value` as a count.
 
     Raises:
         InputError: It is not an integer, below 0, or above `most`.
@@ -384,25 +374,24 @@ def all_within(values: FloatArray, low: float, high: float) -> bool:
     return low <= values.item(values.argmin()) and values.item(values.argmax()) <= high
 
 
-def is_ready(value: ArrayLike) -> TypeGuard[FloatArray]:
-    """Return whether a value is float32 in the layout that graphs take; its shape and range are not looked at."""
-    return (
-        type(value) is np.ndarray and value.dtype is _FLOAT32 and (flags := value.flags).c_contiguous and flags.aligned
-    )
+def is_ready(value: ArrayLike, row_shape: tuple[int, ...], low: float, high: float) -> TypeGuard[FloatArray]:
+    """Return whether a graph takes a value as it is: rows of float32 in the right shape, layout and range.
 
-
-def _is_laid_out(array: NDArray[Any]) -> bool:
-    """Return whether an array is contiguous and aligned, which ONNX Runtime takes for granted."""
-    flags = array.flags
-    return flags.c_contiguous and flags.aligned
+    This is the fast path of a call. What is not ready is converted, or refused with a reason.
+    """
+    if type(value) is not np.ndarray or value.dtype is not _FLOAT32 or value.shape[1:] != row_shape or not value.size:
+        return False
+    flags = value.flags
+    return flags.c_contiguous and flags.aligned and all_within(value, low, high)
 
 
 def float32(array: NDArray[Any]) -> FloatArray:
-    """Return numbers as contiguous float32; what it cannot hold becomes infinite, which the caller refuses."""
-    if array.dtype == _FLOAT32:
-        return array if _is_laid_out(array) else array.copy()
+    """Return numbers as float32, contiguous and aligned, which ONNX Runtime does not check.
+
+    A number that is too large becomes infinity, which the caller refuses.
+    """
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, np.float32)
+        return np.require(array, np.float32, ("C_CONTIGUOUS", "ALIGNED"))
 
 
 def array_of(name: str, value: ArrayLike) -> NDArray[Any]:

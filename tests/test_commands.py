@@ -24,7 +24,7 @@ def call(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a command in a folder, as its script or with `python -m`; its output goes to a pipe."""
     name, *arguments = map(str, command)
-    start = [sys.executable, "-m", name] if name in COMMANDS.values() else [Path(sys.executable).with_name(name)]
+    start = [sys.executable, "-m", name] if name.startswith("edgevae") else [Path(sys.executable).with_name(name)]
     environment = {**os.environ, "PYTHONIOENCODING": encoding, **variables}
     return subprocess.run([*start, *arguments], cwd=folder, env=environment, capture_output=True, check=False)
 
@@ -61,6 +61,15 @@ def test_export_writes_what_the_encoding_of_its_output_has(
     text = done.stdout.decode("ascii")
     assert "run->: verified with" in text
     assert "Wrote bundle->\\xe9" in text
+
+
+def test_the_list_of_runs_is_written_with_what_the_encoding_of_its_output_has(
+    folder: Path, trained: subprocess.CompletedProcess[bytes]
+) -> None:
+    assert trained.returncode == 0, trained.stderr
+    done = call(folder, "edgevae.train.runs", "list", ".", encoding="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert b"run->" in done.stdout
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict", "utf-8"])
