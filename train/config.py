@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from .errors import ConfigError
@@ -158,6 +159,46 @@ class TrainingConfig:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
+
+    def learning_rate_at(self, progress: float, halvings: int = 0) -> float:
+        """Return the learning rate of a step.
+
+        Args:
+            progress: Epochs completed at the end of the step, fractions included; above 0.
+            halvings: How often a plateau has halved the rate.
+        """
+        rate = self.learning_rate * 0.5**halvings
+        if progress < self.lr_warmup:
+            return rate * progress / self.lr_warmup
+        if self.schedule == "cosine":
+            after = (progress - self.lr_warmup) / max(self.epochs - self.lr_warmup, 1)
+            return rate * (1 + math.cos(math.pi * min(after, 1.0))) / 2
+        return rate
+
+    def beta_at(self, epoch: int) -> float:
+        """Return the weight of the KL in an epoch, counted from 1. Its warm-up begins above 0."""
+        return self.beta * min(1.0, epoch / self.beta_warmup) if self.beta_warmup else self.beta
+
+    def halvings_after(self, validation_elbos: Sequence[float]) -> int:
+        """Return how often the schedule `plateau` has halved the learning rate, from the validation ELBO of each epoch.
+
+        Any other schedule halves nothing.
+        """
+        if self.schedule != "plateau":
+            return 0
+        best, waited, halvings = -math.inf, 0, 0
+        for elbo in validation_elbos:
+            best, waited = (elbo, 0) if elbo > best else (best, waited + 1)
+            if waited == self.plateau_epochs:
+                halvings, waited = halvings + 1, 0
+        return halvings
+
+    def is_finished(self, validation_elbos: Sequence[float]) -> bool:
+        """Return whether the last `patience` epochs brought no better validation ELBO."""
+        if not self.patience or not validation_elbos:
+            return False
+        best = validation_elbos.index(max(validation_elbos))  # the first of equals
+        return len(validation_elbos) - 1 - best >= self.patience
 
     def _check_jit(self) -> None:
         if self.beta_warmup or self.free_bits:

@@ -23,11 +23,10 @@ from torch.nn import functional
 from .data import Images
 from .device import choose_mkl_kernels, forked_rng
 from .errors import ConfigError
-from .labels import check_label_values
 from .latents import COMPONENT_SITE, Hierarchical, Latent, Mixture, kl_to_standard_normal, site_names
 from .likelihoods import Bernoulli, Likelihood
 from .objective import objective_of
-from .vae import VAE
+from .vae import VAE, check_label_values
 
 ACTIVE = 0.01
 """Variance of E_q(z|x)[z] over the observations above which a latent unit is active (Burda et al., 2016)."""

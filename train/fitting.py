@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .binarization import binarize_once
 from .config import Binarize, ModelConfig, TrainingConfig
-from .data import Dataset, Images, check_range, standardisation_of
+from .data import Dataset, Images, binarize_once, check_range, standardisation_of
 from .elbo import evaluate_each, evaluate_elbo, importance_weighted_bound
 from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
 from .evaluation import Evaluation, collapse_advice, evaluate
@@ -26,7 +25,6 @@ from .processes import SINGLE, Processes
 from .report import write_report
 from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, load_run, run_config
 from .run_writer import RunWriter
-from .schedule import halvings_after, is_finished
 from .trainer import Trainer
 from .vae import VAE
 
@@ -253,12 +251,12 @@ class _Fitting:
     def is_over(self) -> bool:
         """Whether the training was stopped, has made its epochs, or has run out of patience."""
         config = self._trainer.config
-        return self._stopped or self._trainer.epoch >= config.epochs or is_finished(config, self._validation_elbos)
+        return self._stopped or self._trainer.epoch >= config.epochs or config.is_finished(self._validation_elbos)
 
     def epoch(self, on_step: Sequence[Callable[[Tensor], None]]) -> EpochMetrics:
         """Make an epoch, or the rest of one, and save it."""
         trainer, writer, from_first = self._trainer, self._writer, self._processes.from_first
-        trainer.halvings = halvings_after(trainer.config, self._validation_elbos)
+        trainer.halvings = trainer.config.halvings_after(self._validation_elbos)
 
         def tell(loss: Tensor) -> None:
             for each in on_step:

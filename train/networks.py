@@ -42,8 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .errors import ConfigError
-from .labels import check_labels
+from .errors import ConfigError, LabelError
 from .likelihoods import Bernoulli, Likelihood, Standardisation
 
 _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
@@ -259,6 +258,17 @@ def _doubling(inputs: int, outputs: int, sizes: Sequence[int]) -> nn.ConvTranspo
     """A transposed convolution to exactly `sizes`: the reverse of one with stride 2, for even sizes and for odd."""
     odd_or_even = (1 - sizes[0] % 2, 1 - sizes[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, kernel_size=3, stride=2, padding=1, output_padding=odd_or_even)
+
+
+def check_labels(labels: Tensor | None, num_classes: int) -> None:
+    """Check that labels are given to a conditional model and to no other.
+
+    Raises:
+        LabelError: They are missing, or not wanted.
+    """
+    if (labels is None) == (num_classes > 0):
+        made_for = f"labels y, shape (batch,), of {num_classes} classes" if num_classes else "no labels"
+        raise LabelError(f"this model was made for {made_for}, got {'none' if labels is None else 'y'}")
 
 
 def _one_hot(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from .binarization import binarize_once
-from .data import Dataset, Images
+from .data import Dataset, Images, binarize_once
 from .errors import InstallError
 from .report import REPORT_FILES, figures, generation
 from .run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config, write_whole

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from edgevae.files import replace_folder
 
-from .binarization import binarize_once
-from .data import Images
+from .data import Images, binarize_once
 from .errors import RunError
 from .evaluation import Evaluation
 from .report import REPORT_FILES

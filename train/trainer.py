@@ -13,18 +13,15 @@ import torch
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
-from .binarization import binarize
 from .config import ModelConfig, TrainingConfig
-from .data import Images
+from .data import Images, binarize
 from .device import check_bf16, choose_mkl_kernels, float32_products, forked_rng
 from .elbo import device_of, elbo_terms, evaluating
 from .errors import DatasetError, DivergedError, RunError
-from .labels import check_label_values
 from .objective import ScaleLatent, objective_of
 from .processes import SINGLE, Processes
 from .run import WEIGHTS, Checkpoint
-from .schedule import beta_at, learning_rate_at
-from .vae import VAE
+from .vae import VAE, check_label_values
 
 _MOMENTS, _GENERATORS, _WORLD_SIZE = "optimizer.", "generator.", "processes"
 _LOSS_SUM, _EPOCH_GENERATOR = "position.total", "position.begun"
@@ -136,13 +133,13 @@ class Trainer:
         """
         self.check(images, labels)
         config, position, losses = self.config, self._position, _FiniteLosses(self._device)
-        self._step.latent.beta = beta_at(position.epoch + 1, config.beta, config.beta_warmup)
+        self._step.latent.beta = config.beta_at(position.epoch + 1)
         with self._isolated():
             rest = position.order_of(len(images))[position.seen :].to(images.device)
             for batch in rest.split(config.batch_size):
                 x, y = rows_on(self._device, images, labels, self._processes.shard(batch))
                 progress = position.epoch + (position.seen + len(batch)) / len(images)
-                rate = learning_rate_at(config, progress, self.halvings)
+                rate = config.learning_rate_at(progress, self.halvings)
                 loss = self._step(binarize(x, config.binarize), y, rate, len(batch))
                 position.advance(loss, len(batch))
                 losses.add(loss, position.steps, rate)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .errors import ConfigError
+from .errors import ConfigError, LabelError
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
-from .networks import check_networks, networks_of
+from .networks import check_labels, check_networks, networks_of
 
 
 class VAE(nn.Module):
@@ -115,3 +116,23 @@ class VAE(nn.Module):
             y = y.expand(batch_shape).flatten()
         outputs: Tensor = self.decoder.outputs_at(z.flatten(0, -2), y).to(z.dtype)
         return outputs.unflatten(0, batch_shape)
+
+
+def check_label_values(labels: Tensor | None, num_images: int, num_classes: int) -> None:
+    """Check labels with their values, which a network cannot: one that is out of range would look like none.
+
+    Args:
+        labels: Those of a data set, or `None`.
+        num_images: How many there must be.
+        num_classes: How many classes the model was made for, 0 for none.
+
+    Raises:
+        LabelError: They are missing or not wanted, or their number, dtype or range is another one.
+    """
+    check_labels(labels, num_classes)
+    if labels is None:
+        return
+    if labels.dtype != torch.int64 or labels.shape != (num_images,):
+        raise LabelError(f"labels must be int64 of shape ({num_images},), got {labels.dtype} of {tuple(labels.shape)}")
+    if num_images and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise LabelError(f"labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}")

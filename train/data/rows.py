@@ -12,10 +12,13 @@ from torch import Tensor
 
 from edgevae import Preprocessing
 
+from ..config import Binarize
+from ..device import forked_rng
 from ..errors import DatasetError
 
 _LARGEST_UINT8 = 255.0
 _ROWS_AT_ONCE = 4096
+_BINARIZATION_SEED = 0
 VALUES_AT_ONCE = 2**22
 """How many values are looked at in one step: enough to be quick, and few enough for any memory."""
 
@@ -132,6 +135,26 @@ def preprocess(stored: Tensor, preprocessing: Preprocessing) -> Tensor:
     if stored.dtype == torch.uint8:
         return values / torch.full((), _LARGEST_UINT8, device=stored.device)
     return values
+
+
+def binarize(images: Tensor, how: Binarize) -> Tensor:
+    """Binarize images.
+
+    Args:
+        images: Values in [0, 1], any shape.
+        how: `none` leaves them; `threshold` is 1 above one half; `stochastic` draws 0 or 1 from PyTorch's generator,
+            with the grey value as the probability of 1.
+    """
+    if how == "threshold":
+        return (images > 0.5).to(images.dtype)
+    return torch.bernoulli(images) if how == "stochastic" else images
+
+
+def binarize_once(images: Tensor, how: Binarize) -> Tensor:
+    """Binarize images with a fixed seed, so that test sets compare; PyTorch's generators stay as they are."""
+    with forked_rng(images.device):
+        torch.manual_seed(_BINARIZATION_SEED)
+        return binarize(images, how)
 
 
 def value_range(stored: Tensor, path: Path) -> tuple[float, float]:

@@ -18,12 +18,12 @@ from edgevae.arrays import is_idx_name, open_idx, open_npy, open_npz
 from edgevae.images import ImageHeader, is_image_name, read_image, read_image_header
 
 from ..errors import DatasetError
-from ..labels import stored_labels
 from .rows import Rows, value_range
 
 _CHANNELS = (1, 3)
 _IDX_IMAGES, _IDX_LABELS = "images-idx3", "labels-idx1"
 _LABELS_END = "-labels"
+_LARGEST_LABEL = 2**63 - 1
 
 _T = TypeVar("_T")
 
@@ -88,7 +88,38 @@ def open_array(path: Path, scale: tuple[float, float] | None, labels: bool) -> S
         scale=scale, channels_last=channels_last, divide_uint8=known or scale is not None or in_unit
     )
     rows = Rows(stored, preprocessing, name=str(path), value_range=ends)
-    return Source(path, rows, None if y is None else stored_labels(labels_path, y, len(rows)))
+    return Source(path, rows, None if y is None else _labels_of(labels_path, y, len(rows)))
+
+
+def _labels_of(path: Path, labels: NDArray[Any], num_rows: int) -> Tensor:
+    """Return labels as int64.
+
+    Args:
+        path: The file that holds them.
+        labels: As it holds them.
+        num_rows: How many there must be.
+
+    Raises:
+        DatasetError: Their number is another one, or one of them is no integer, negative, or too large; the message
+            names the row.
+    """
+    if labels.shape != (num_rows,):
+        raise DatasetError(f"{path} must hold a label for each of {num_rows} rows, got labels of shape {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        row, what = 0, "save them as integers"
+        if labels.dtype.kind == "f":
+            broken = np.flatnonzero(labels != np.floor(labels))  # NaN is equal to nothing
+            row = int(broken[0]) if broken.size else 0
+            what += "" if broken.size else ", with y.astype(int)"
+        raise DatasetError(
+            f"{path}: labels must be integers, got {labels[row]!s} in row {row} (counted from 0), dtype "
+            f"{labels.dtype}; {what}"
+        )
+    for what, wrong in (("be negative", labels < 0), (f"be above {_LARGEST_LABEL}", labels > _LARGEST_LABEL)):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DatasetError(f"{path}: labels must not {what}, got {labels[row]} in row {row} (counted from 0)")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _as_observations(path: Path, stored: Tensor) -> tuple[Tensor, bool]:
