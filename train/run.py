@@ -1,13 +1,13 @@
-"""A run folder: everything that a training leaves, and all that an export needs. `RunWriter` writes it.
+"""A run folder: everything that a training writes, and an export needs. `RunWriter` writes it.
 
 config.json             the model, the training, the data set, the options of the command, the versions
-checkpoint.safetensors  the training's last saved state, from which it goes on
+checkpoint.safetensors  the last saved state, from which the training is resumed
 weights.safetensors     the VAE's state_dict: of the epoch with the best validation ELBO, or of the last one
 samples.safetensors     the first test images, and training images, with their labels for a conditional model
 metrics.jsonl           one line an epoch
-evaluation.json         the ELBO and its parts on each set of images; of a completed training
-test_elbos.safetensors  the ELBO of each test image, in nats; likewise
-report.html             and the pictures in it
+evaluation.json         the ELBO and its parts on each set of images; only of a completed training
+test_elbos.safetensors  the ELBO of each test image, in nats; only of a completed training
+report.html             and its figures, *.png
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ IMAGES, LABELS, TRAIN_IMAGES, TRAIN_LABELS, ELBOS = "test", "labels", "train", "
 """Names of the tensors in the files."""
 
 STEP = "step"
-"""Metadata of the weights file: the step that the weights are of."""
+"""Metadata of the weights file: the step at which the weights were saved."""
 
 WEIGHTS = "vae."
 """Prefix of the model's weights in a checkpoint."""
@@ -64,13 +64,13 @@ class DatasetInfo:
     """The data of a run.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         num_train: Number of training images.
         num_test: Number of test images.
-        num_validation: Number of validation images, 0 where there were none.
+        num_validation: Number of validation images, 0 for none.
         preprocessing: What was done to the stored values.
         class_names: The classes' names, in the order of their numbers; empty without names.
-        digest: `digest_of` the rows, so that a run goes on with the same ones only.
+        digest: `digest_of` the rows, so that a run is resumed only with the same ones.
     """
 
     name: str
@@ -104,13 +104,12 @@ class EpochMetrics:
         train_loss_nats: Mean loss over the epoch's steps, nats an image: `-elbo`, its latent part weighted by beta.
         test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; without beta.
         num_particles: Draws of z an image that the ELBOs are estimated from.
-        epoch_seconds: Time of the epoch's steps, evaluation not counted; since the last start, where the epoch was
-            resumed.
-        complete: `False` where the epoch was interrupted.
+        epoch_seconds: Time of the epoch's steps, without evaluation; of a resumed epoch, since it was resumed.
+        complete: `False` if the epoch was interrupted.
         step: Steps since the training began.
-        learning_rate: That of the epoch's last step.
-        beta: The latent's weight in the epoch's loss.
-        validation_elbo_nats: Mean ELBO of the validation images; `None` where there are none.
+        learning_rate: Learning rate of the epoch's last step.
+        beta: Weight of the KL in the epoch's loss.
+        validation_elbo_nats: Mean ELBO of the validation images; `None` without any.
     """
 
     epoch: int
@@ -130,13 +129,13 @@ class RunConfig:
     """The content of `config.json`.
 
     Args:
-        schema_version: Of this file.
+        schema_version: Version of this file's schema.
         model: What was trained.
-        training: How.
-        dataset: On what.
+        training: How it was trained.
+        dataset: On what it was trained.
         producers: Versions of the packages that trained it.
-        command: Options of `python -m train` that are none of model and training: data, device, output. `--resume`
-            takes them from here. Empty for a training without the command.
+        command: The other options of `python -m train`: data, device, output. `--resume` takes them from here. Empty
+            for a training from Python.
     """
 
     schema_version: int
@@ -156,13 +155,13 @@ class Run:
         config: What was trained, how, and on what.
         vae: The model with its trained weights, in evaluation mode.
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
-        labels: Their classes, int64, shape `(num_samples,)`; `None` where the model is not conditional.
+        labels: Their classes, int64, shape `(num_samples,)`; `None` if the model is not conditional.
         metrics: One entry an epoch, in order.
         evaluations: By the name of the set; empty for a training that was not completed.
-        test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` likewise.
+        test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` for a training that was not completed.
         train_samples: Training images, evenly spaced, as `samples`; `None` if the writer was given none.
         train_labels: Their classes, as `labels`.
-        step: The step that the weights are of.
+        step: The step at which the weights were saved.
     """
 
     path: Path
@@ -179,7 +178,7 @@ class Run:
 
     @property
     def test_elbo(self) -> tuple[float, int]:
-        """Mean ELBO of the test images, nats an image, and the particles that it is estimated from."""
+        """Mean ELBO of the test images, nats an image, and its number of particles."""
         found = self.evaluations.get("test")
         last = next((line for line in reversed(self.metrics) if line.step == self.step), self.metrics[-1])
         return (last.test_elbo_nats, last.num_particles) if found is None else (found.elbo_nats, found.num_particles)
@@ -226,7 +225,7 @@ def load_run(path: Path) -> Run:
 
 
 def read_metrics(path: Path) -> tuple[EpochMetrics, ...]:
-    """Return the lines of `metrics.jsonl` of the run in the folder `path`; none where there is no such file.
+    """Return the lines of `metrics.jsonl` of the run in the folder `path`; none without such a file.
 
     Raises:
         RunError: The file is damaged.
@@ -272,11 +271,11 @@ def read_config(path: Path) -> RunConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """All that a training needs to go on as if it had never stopped, in one file, so that no part can be older.
+    """All that a training needs to continue as if it had never stopped, in one file, so that its parts always match.
 
     Args:
         tensors: Weights, the optimizer's moments, the states of the random generators, by name.
-        notes: Numbers beside them: epoch, step, ...
+        notes: Numbers, by name: epoch, steps, ...
     """
 
     tensors: Mapping[str, Tensor]
@@ -290,7 +289,7 @@ class Checkpoint:
         """Write the checkpoint to `path`, whole or not at all.
 
         Raises:
-            RunError: The disk is full, or the folder cannot be written to; what was there stays.
+            RunError: The disk is full, or the folder cannot be written to; the old file is kept.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         write_whole(path, safetensors.torch.save(tensors, {_NOTES: json.dumps(self.notes)}))
@@ -311,7 +310,7 @@ class Checkpoint:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, `path` holds either what it held before or all of `content`.
+    """Write a file so that, whatever happens, `path` holds either its old content or all of the new.
 
     Raises:
         RunError: It could not be written; nothing of it is left.
@@ -322,14 +321,14 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def run_errors(path: Path) -> Iterator[None]:
-    """Raise `RunError` in the place of an `OSError`: why a file or folder could not be written, and what to do."""
+    """Turn an `OSError` into a `RunError` that says why a file or folder could not be written, and what to do."""
     try:
         yield
     except OSError as error:
         reason = error.reason if isinstance(error, WriteError) else error.strerror or str(error)
-        remedy = "Make room, or see to the folder's permissions"
+        remedy = "Make room, or check the folder's permissions"
         if not path.parent.is_dir():
-            reason, remedy = f"the folder {path.parent} is not there any more", "See to it that it stays"
+            reason, remedy = f"the folder {path.parent} is not there any more", "Do not delete it during a training"
         raise RunError(
             f"{path} could not be written: {reason}; what it held before is still there. {remedy}, and go on with "
             "--resume"

@@ -48,7 +48,7 @@ from .run import (
 
 _LEFTOVERS = ".*.part*"  # of a process that was killed while it wrote
 _LOGS = {"tensorboard", "mlflow_run_id"}
-_OF_A_RUN = {
+_RUN_FILES = {
     *(CONFIG_FILE, SAMPLES_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE),
     *(TEST_ELBOS_FILE, *REPORT_FILES, *_LOGS),
 }
@@ -57,8 +57,8 @@ _OF_A_RUN = {
 class RunWriter:
     """Writes a run folder, each file whole or not at all, the checkpoint after the files that belong to it.
 
-    A run that replaces another one does so with its first checkpoint: in one step if the folder holds nothing but the
-    old run. If it holds other files, only the old run's are removed, before the new ones are written.
+    The first checkpoint replaces an old run: in one step if the folder holds nothing else. Otherwise the old run's
+    files are removed, before the new ones are written.
 
     Args:
         path: The folder; made with the first checkpoint, so that a training that fails before leaves nothing.
@@ -68,15 +68,15 @@ class RunWriter:
         train_samples: Training images to keep; 256 of them are, evenly spaced, binarized likewise.
         train_labels: Their classes.
         overwrite: Whether a run that is already there may be replaced.
-        resume: Whether to go on with a run that is already there; `checkpoint` is its last one then.
+        resume: Whether to resume a run that is already there.
 
     Attributes:
-        checkpoint: Where to go on from; `None` for a new run.
-        metrics: One entry for each epoch that is saved.
+        checkpoint: The checkpoint to resume from; `None` for a new run.
+        metrics: One entry for each saved epoch.
 
     Raises:
-        RunError: `path` holds a run and neither `overwrite` nor `resume`, or one of another configuration; or it is a
-            file.
+        RunError: `path` is a file, or holds a run without `overwrite` or `resume`, or the run to resume has another
+            configuration.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class RunWriter:
             self._keep((TRAIN_IMAGES, TRAIN_LABELS), train_samples, train_labels, spread)
         if resume and (path / CHECKPOINT_FILE).exists():
             self.checkpoint = Checkpoint.read(path / CHECKPOINT_FILE)
-            self._config = _continued(path, config)
+            self._config = _config_to_resume(path, config)
             epochs = int(self.checkpoint.notes["epoch"])
             self.metrics = [line for line in read_metrics(path) if line.complete and line.epoch <= epochs]
         else:
@@ -132,7 +132,7 @@ class RunWriter:
         self.metrics.append(metrics)
         lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
         with self._folder() as folder:
-            write_whole(folder / METRICS_FILE, lines.encode())  # before the weights, which say whose they are
+            write_whole(folder / METRICS_FILE, lines.encode())  # before the weights, whose step refers to them
             if keep:
                 vae = checkpoint.named(WEIGHTS)
                 weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.items()}
@@ -153,7 +153,7 @@ class RunWriter:
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
-        """Give the folder to write to: the run's, or for a new run a hidden one that becomes the run's at the end."""
+        """Yield the folder to write to: the run's, or for a new run a hidden one that is renamed to it at the end."""
         if self._begun:
             yield self.path
         elif self.checkpoint is None and _is_replaceable(self.path):
@@ -161,18 +161,18 @@ class RunWriter:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     with replace_folder(self.path.resolve(), replace=self._overwrite) as folder:
-                        self._write_head(folder)
+                        self._write_constant_files(folder)
                         yield folder
-                except RunError as error:  # it names the hidden folder: let `run_errors` name the run's
+                except RunError as error:  # names the hidden folder: `run_errors` names the run's
                     raise error.__cause__ or error from None
         else:
             self._clear()
-            self._write_head(self.path)
+            self._write_constant_files(self.path)
             yield self.path
         self._begun = True
 
     def _clear(self) -> None:
-        """Make the folder, and remove what is outdated: a replaced run, or the evaluation of a run that goes on."""
+        """Make the folder, and remove outdated files: a replaced run, or the evaluation of a resumed one."""
         outdated = [EVALUATION_FILE, TEST_ELBOS_FILE, *REPORT_FILES]
         if self.checkpoint is None:
             outdated += [CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE]
@@ -183,8 +183,8 @@ class RunWriter:
         except OSError as error:
             raise RunError(f"the run's folder {self.path} cannot be written to: {error.strerror or error}") from error
 
-    def _write_head(self, folder: Path) -> None:
-        """Write what does not change with the epochs."""
+    def _write_constant_files(self, folder: Path) -> None:
+        """Write the files that do not change during the training."""
         content = json.dumps(msgspec.to_builtins(self._config), indent=2).encode()
         write_whole(folder / CONFIG_FILE, content + b"\n")
         write_whole(folder / SAMPLES_FILE, safetensors.torch.save(self._samples))
@@ -200,24 +200,24 @@ def check_writable(path: Path, overwrite: bool) -> None:
     if (path / CHECKPOINT_FILE).exists():
         raise RunError(f"{path} already holds a run; go on with it by --resume, {remedy}")
     if (path / WEIGHTS_FILE).exists():
-        raise RunError(f"{path} already holds a run, without a checkpoint to go on from; {remedy}")
+        raise RunError(f"{path} already holds a run, without a checkpoint to resume from; {remedy}")
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether the folder can be replaced as a whole: it is not there, or holds nothing but a run."""
+    """Whether the folder can be replaced as a whole: it does not exist, or holds only a run and can be renamed."""
     if not path.exists():
         return True
     names = {file.name for file in path.iterdir() if not file.match(_LEFTOVERS)}
     place = path.resolve()
     held = place.is_mount() or Path.cwd().is_relative_to(place) or not os.access(place.parent, os.W_OK | os.X_OK)
-    return names <= _OF_A_RUN and not held
+    return names <= _RUN_FILES and not held
 
 
-def _continued(path: Path, config: RunConfig) -> RunConfig:
-    """Return the configuration of a run that goes on. The number of epochs may change, and the command's options.
+def _config_to_resume(path: Path, config: RunConfig) -> RunConfig:
+    """Return the configuration of a resumed run. Only the number of epochs and the command's options may change.
 
     Raises:
-        RunError: Something else has changed.
+        RunError: Another option has changed.
     """
     before = read_config(path)
     for part in ("model", "training", "dataset"):
@@ -228,10 +228,10 @@ def _continued(path: Path, config: RunConfig) -> RunConfig:
             if name == "digest":
                 raise RunError(
                     f"{path} was begun with other rows of {now['name']}: the data changed, or were split in another "
-                    "way; give it the same (--data, --split-seed, --scale, ...), or begin another with --out"
+                    "way; give the same (--data, --split-seed, --scale, ...), or begin another run with --out"
                 )
             raise RunError(
-                f"{path} was begun with {name} {was[name]}, got {now[name]}; a run goes on as it began: give the "
-                "same, or begin another with --out"
+                f"{path} was begun with {name} {was[name]}, got {now[name]}; a resumed run keeps its options: "
+                "give the same, or begin another run with --out"
             )
     return dataclasses.replace(before, training=config.training, command=config.command or before.command)
