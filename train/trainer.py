@@ -203,9 +203,7 @@ class Trainer:
         with evaluating(self.vae), forked_rng(self._device):
             shape = elbo_terms(self.vae, x, eps, y).log_px_z.shape
         if shape != (len(x),):
-            raise ValueError(
-                f"log p(x|z) must be one number for each row, got shape {tuple(shape)}; declare .to_event(1)"
-            )
+            raise ValueError(f"log p(x|z) must be one number a row, got shape {tuple(shape)}; declare .to_event(1)")
 
     @contextlib.contextmanager
     def _isolated(self) -> Iterator[None]:

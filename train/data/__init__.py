@@ -1,4 +1,4 @@
-"""Where the observations come from: known data sets, and files of one's own."""
+"""Data to train on: known data sets, and your own files."""
 
 from edgevae import Preprocessing
 

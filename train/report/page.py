@@ -57,7 +57,7 @@ _templates = Environment(
 )
 
 
-def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they arise
+def write_report(  # noqa: PLR0917 - the parts of a run
     folder: Path,
     vae: VAE,
     images: Images,
@@ -67,9 +67,9 @@ def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they a
     config: RunConfig | None = None,
     class_names: Sequence[str] = (),
 ) -> None:
-    """Write a run's figures as PNG and `report.html`, a page that holds them all and needs no other file.
+    """Write a run's figures as PNG and `report.html`, a page that contains them and needs no other file.
 
-    Noise is drawn with fixed seeds; the model, Pyro's parameter store and the random generators are left as they were.
+    Noise has fixed seeds; the model, Pyro's parameter store and the random generators are left as they were.
     Each file is written whole or not at all.
 
     Args:
@@ -77,9 +77,9 @@ def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they a
         vae: The model.
         images: Test images, shape `(num_images, *data_shape)`, at least one; up to 2,000 of them are used. Data of
             another shape than `(height, width)` or `(1 or 3, height, width)` are shown as features.
-        labels: Classes, shape `(num_images,)`. A conditional model needs them; for any other they are colours.
+        labels: Classes, shape `(num_images,)`. A conditional model needs them; otherwise they only set colours.
         metrics: One entry an epoch, in order; at least one.
-        evaluations: By the name of the set; the KL shown is that of `test`, or else of the first one.
+        evaluations: By the name of the set; the KL shown is that of `test`, or otherwise of the first.
         config: The run's configuration, for the page.
         class_names: Names of the classes, by number.
 
@@ -105,7 +105,7 @@ def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they a
     write_whole(folder / REPORT_FILE, page.encode())
 
 
-# The figures, each with the words around it.
+# The figures, each with title and caption.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,6 @@ def _sections(
     *,
     class_names: Sequence[str],
 ) -> Iterator[tuple[_Section, Figure]]:
-    """Draw one figure after the other."""
     yield _Section(LOSS, "Loss", _LOSS_CAPTION), figures.loss_figure(metrics)
     if (schedule := figures.schedule_figure(metrics)) is not None:
         yield _Section(SCHEDULE, "Schedule", "Learning rate and beta, where they changed."), schedule
@@ -186,11 +185,11 @@ def _feature_sections(
     yield _Section(TRAVERSALS, "Traversals", caption), figures.feature_traversals_figure(x, traversals)
 
 
-# The words and numbers of the page.
+# The text and numbers of the page.
 
 
 def _one(vae: VAE) -> str:
-    """Return what one observation is called."""
+    """Return the name of one observation."""
     return "an image" if figures.is_picture(vae.config.data_shape) else "a row"
 
 
@@ -212,7 +211,7 @@ def _advice(evaluations: Mapping[str, Evaluation], config: RunConfig | None) -> 
 def _headline(
     vae: VAE, metrics: Sequence[EpochMetrics], evaluations: Mapping[str, Evaluation]
 ) -> list[tuple[str, str, str]]:
-    """Return the numbers that readers look for first: name, value, unit."""
+    """Return the main results: name, value, unit."""
     test, last, unit = evaluations.get("test"), metrics[-1], f"nats {_one(vae)}"
     found = [("Test ELBO", _nats(last.test_elbo_nats if test is None else test.elbo_nats), unit)]
     if test is not None:
@@ -226,12 +225,12 @@ def _headline(
 
 
 def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
-    """Return the table's rows, its head first; empty without evaluations."""
+    """Return the rows of the table, the header first; none without evaluations."""
     if not evaluations:
         return []
     bounded = any(each.iw_bound_nats is not None for each in evaluations.values())
-    head = ["Set", "Size", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
-    rows = [head]
+    header = ["Set", "Size", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
+    rows = [header]
     for name, each in evaluations.items():
         size = f"{each.num_images:,}"
         if each.num_in_set > each.num_images:
@@ -272,7 +271,7 @@ def _configuration(vae: VAE, config: RunConfig | None) -> dict[str, dict[str, st
 
 
 def _text(name: str, value: object) -> str:
-    """Return an option's value as it reads in the table."""
+    """Return an option's value as the table shows it."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(key, each)}" for key, each in value.items() if each) or "–"
     if isinstance(value, (tuple, list)):
