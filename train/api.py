@@ -47,8 +47,7 @@ from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, 
 from .objective import objective_of
 from .observers import MlflowLog, Observer, TensorBoardLog
 from .processes import Processes, joined
-from .run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
-from .run_writer import RunWriter
+from .run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
 from .trainer import Trainer
 from .vae import VAE, check_label_values
 

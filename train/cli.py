@@ -31,8 +31,7 @@ from .likelihoods import LIKELIHOODS
 from .networks import ARCHITECTURES, networks_of
 from .observers import MlflowLog, Observer, ProgressDisplay, TensorBoardLog
 from .processes import Processes, joined, this_process
-from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, read_config
-from .run_writer import check_writable
+from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, check_writable, read_config
 from .vae import VAE
 
 if sys.version_info >= (3, 11):

@@ -23,8 +23,7 @@ from .likelihoods import LIKELIHOODS
 from .observers import Observer
 from .processes import SINGLE, Processes
 from .report import write_report
-from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, load_run, run_config
-from .run_writer import RunWriter
+from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, RunWriter, load_run, run_config
 from .trainer import Trainer
 from .vae import VAE
 

@@ -19,8 +19,17 @@ from torch import Tensor
 
 from .data import Dataset, Images, binarize_once
 from .errors import InstallError
-from .report import REPORT_FILES, figures, generation
-from .run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config, write_whole
+from .report import figures, generation
+from .run import (
+    CONFIG_FILE,
+    EVALUATION_FILE,
+    METRICS_FILE,
+    REPORT_FILES,
+    WEIGHTS_FILE,
+    EpochMetrics,
+    read_config,
+    write_whole,
+)
 from .vae import VAE
 
 if TYPE_CHECKING:

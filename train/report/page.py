@@ -22,12 +22,6 @@ from . import figures, generation
 if TYPE_CHECKING:
     from ..run import EpochMetrics, RunConfig
 
-REPORT_FILE = "report.html"
-LOSS, SCHEDULE, RECONSTRUCTIONS, SAMPLES = "loss.png", "schedule.png", "reconstructions.png", "samples.png"
-TRAVERSALS, LATENT_MAP, KL = "traversals.png", "latent_map.png", "kl.png"
-REPORT_FILES = (LOSS, SCHEDULE, RECONSTRUCTIONS, SAMPLES, TRAVERSALS, LATENT_MAP, KL, REPORT_FILE)
-"""Every file that a report may consist of."""
-
 _MAX_SHOWN = 2000
 _RECONSTRUCTED = 36
 _TRAVERSED, _STEPS = 8, 13
@@ -102,7 +96,7 @@ def write_report(  # noqa: PLR0917 - the parts of a run
         sections=sections,
         configuration=_configuration(vae, config),
     )
-    write_whole(folder / REPORT_FILE, page.encode())
+    write_whole(folder / "report.html", page.encode())
 
 
 # The figures, each with title and caption.
@@ -124,9 +118,9 @@ def _sections(
     *,
     class_names: Sequence[str],
 ) -> Iterator[tuple[_Section, Figure]]:
-    yield _Section(LOSS, "Loss", _LOSS_CAPTION), figures.loss_figure(metrics)
+    yield _Section("loss.png", "Loss", _LOSS_CAPTION), figures.loss_figure(metrics)
     if (schedule := figures.schedule_figure(metrics)) is not None:
-        yield _Section(SCHEDULE, "Schedule", "Learning rate and beta, where they changed."), schedule
+        yield _Section("schedule.png", "Schedule", "Learning rate and beta, where they changed."), schedule
     x, y = generation.some_of(vae, images, labels, _MAX_SHOWN)
     z_loc, _ = generation.encode(vae, x, y)
     traversals = generation.traverse(vae, z_loc, y, _TRAVERSED, _STEPS)
@@ -138,13 +132,13 @@ def _sections(
     if labels is not None:
         classes = labels[generation.evenly_spaced(len(images), _MAX_SHOWN).to(labels.device)].cpu()
     yield (
-        _Section(LATENT_MAP, "Latent space", f"Means of q(z|x) of {len(x):,} test observations."),
+        _Section("latent_map.png", "Latent space", f"Means of q(z|x) of {len(x):,} test observations."),
         figures.latent_map_figure(z_loc, classes, class_names),
     )
     name = "test" if "test" in evaluations else next(iter(evaluations), None)
     if name is not None and evaluations[name].kl_per_dim_nats:
         caption = f"{_KL_CAPTIONS[vae.config.latent]} Mean over the {name} set."
-        yield _Section(KL, "KL by dimension", caption), figures.kl_figure(evaluations[name])
+        yield _Section("kl.png", "KL by dimension", caption), figures.kl_figure(evaluations[name])
 
 
 def _image_sections(
@@ -153,16 +147,16 @@ def _image_sections(
     shape, levels = vae.config.data_shape, figures.GreyLevels(x)
     some, some_y = generation.some_of(vae, x, y, _RECONSTRUCTED)
     yield (
-        _Section(RECONSTRUCTIONS, "Reconstructions", "Means of p(x|z), z drawn from q(z|x)."),
+        _Section("reconstructions.png", "Reconstructions", "Means of p(x|z), z drawn from q(z|x)."),
         figures.image_reconstructions_figure(some, generation.reconstruct(vae, some, some_y), levels),
     )
     samples = generation.sample_prior(vae, figures.GRID_COLUMNS, class_names)
     yield (
-        _Section(SAMPLES, "Samples", "Means of p(x|z), z drawn from the prior."),
+        _Section("samples.png", "Samples", "Means of p(x|z), z drawn from the prior."),
         figures.image_samples_figure(samples, shape, levels),
     )
     yield (
-        _Section(TRAVERSALS, "Traversals", f"The active units that change the image most, up to {_TRAVERSED}."),
+        _Section("traversals.png", "Traversals", f"The active units that change the image most, up to {_TRAVERSED}."),
         figures.image_traversals_figure(traversals, shape, levels),
     )
 
@@ -171,18 +165,20 @@ def _feature_sections(
     vae: VAE, x: Tensor, y: Tensor | None, traversals: generation.Traversals, class_names: Sequence[str]
 ) -> Iterator[tuple[_Section, Figure]]:
     yield (
-        _Section(RECONSTRUCTIONS, "Reconstructions", "The features of the largest variance; z drawn from q(z|x)."),
+        _Section(
+            "reconstructions.png", "Reconstructions", "The features of the largest variance; z drawn from q(z|x)."
+        ),
         figures.feature_reconstructions_figure(x, generation.reconstruct(vae, x, y)),
     )
     yield (
-        _Section(SAMPLES, "Samples", "Test data, and draws from p(x|z) with z drawn from the prior."),
+        _Section("samples.png", "Samples", "Test data, and draws from p(x|z) with z drawn from the prior."),
         figures.feature_samples_figure(x, generation.sample_prior(vae, _FEATURE_SAMPLES, class_names)),
     )
     caption = (
         f"One dimension of z moved, the others those of the first test row; the active units that change the features "
         f"most, up to {_TRAVERSED}."
     )
-    yield _Section(TRAVERSALS, "Traversals", caption), figures.feature_traversals_figure(x, traversals)
+    yield _Section("traversals.png", "Traversals", caption), figures.feature_traversals_figure(x, traversals)
 
 
 # The text and numbers of the page.
