@@ -165,9 +165,7 @@ def _feature_sections(
     vae: VAE, x: Tensor, y: Tensor | None, traversals: generation.Traversals, class_names: Sequence[str]
 ) -> Iterator[tuple[_Section, Figure]]:
     yield (
-        _Section(
-            "reconstructions.png", "Reconstructions", "The features of the largest variance; z drawn from q(z|x)."
-        ),
+        _Section("reconstructions.png", "Reconstructions", "Features of the largest variance; z drawn from q(z|x)."),
         figures.feature_reconstructions_figure(x, generation.reconstruct(vae, x, y)),
     )
     yield (
