@@ -354,9 +354,9 @@ class RunWriter:
     Args:
         path: The folder; made with the first checkpoint, so that a training that fails before leaves nothing.
         config: Goes into `config.json`.
-        samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
+        samples: Test images to keep, shape `(num_images, *data_shape)`: the first 256, binarized as `config` says.
         labels: Their classes, shape `(num_images,)`, for a conditional model.
-        train_samples: Training images to keep; 256 of them are, evenly spaced, binarized likewise.
+        train_samples: Training images to keep: 256 of them, evenly spaced, binarized as `config` says.
         train_labels: Their classes.
         overwrite: Whether a run that is already there may be replaced.
         resume: Whether to resume a run that is already there.
@@ -417,8 +417,8 @@ class RunWriter:
 
         Args:
             checkpoint: The state of the training.
-            metrics: The epoch's.
-            keep: Whether the checkpoint's weights become the run's.
+            metrics: The metrics of the epoch.
+            keep: Whether the checkpoint's weights become those of the run.
         """
         self.metrics.append(metrics)
         lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
@@ -444,7 +444,7 @@ class RunWriter:
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
-        """Yield the folder to write to: the run's, or for a new run a hidden one that is renamed to it at the end."""
+        """Yield the folder to write to: the run's, or for a new run a hidden folder that is renamed at the end."""
         if self._begun:
             yield self.path
         elif self.checkpoint is None and _is_replaceable(self.path):
@@ -482,7 +482,7 @@ class RunWriter:
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
-    """Raise `RunError` if a run cannot be written to `path` without losing what is there."""
+    """Raise `RunError` if `path` is a file, or holds a run and `overwrite` is not set."""
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; --out must name a folder")
     if overwrite:
@@ -491,7 +491,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
     if (path / CHECKPOINT_FILE).exists():
         raise RunError(f"{path} already holds a run; go on with it by --resume, {remedy}")
     if (path / WEIGHTS_FILE).exists():
-        raise RunError(f"{path} already holds a run, without a checkpoint to resume from; {remedy}")
+        raise RunError(f"{path} already holds a run, without a checkpoint to go on from; {remedy}")
 
 
 def _is_replaceable(path: Path) -> bool:
