@@ -301,8 +301,7 @@ class Checkpoint:
         Raises:
             RunError: The disk is full, or the folder cannot be written to; the old file is kept.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        write_whole(path, safetensors.torch.save(tensors, {_NOTES: json.dumps(self.notes)}))
+        write_whole(path, _safetensors(self.tensors, {_NOTES: json.dumps(self.notes)}))
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
@@ -317,6 +316,13 @@ class Checkpoint:
                 return cls(tensors, json.loads((file.metadata() or {})[_NOTES]))
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(f"the checkpoint {path} cannot be read: {error}") from error
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Return the content of a safetensors file."""
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
+    )
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -425,9 +431,8 @@ class RunWriter:
         with self._folder() as folder:
             write_whole(folder / METRICS_FILE, lines.encode())  # before the weights, whose step refers to them
             if keep:
-                vae = checkpoint.named(WEIGHTS)
-                weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.items()}
-                write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(weights, {_STEP: str(metrics.step)}))
+                weights = _safetensors(checkpoint.named(WEIGHTS), {_STEP: str(metrics.step)})
+                write_whole(folder / WEIGHTS_FILE, weights)
             checkpoint.write(folder / CHECKPOINT_FILE)
 
     def save_evaluations(self, evaluations: Mapping[str, Evaluation], test_elbos: Tensor) -> None:
@@ -437,8 +442,7 @@ class RunWriter:
             evaluations: By the name of the set: `train`, `validation`, `test`.
             test_elbos: The ELBO of each test image, in nats, shape `(num_test,)`.
         """
-        elbos = {_ELBOS: test_elbos.float().cpu().contiguous()}
-        write_whole(self.path / TEST_ELBOS_FILE, safetensors.torch.save(elbos))
+        write_whole(self.path / TEST_ELBOS_FILE, _safetensors({_ELBOS: test_elbos.float()}))
         content: dict[str, Any] = {name: dataclasses.asdict(each) for name, each in evaluations.items()}
         write_whole(self.path / EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
 
@@ -478,7 +482,7 @@ class RunWriter:
         """Write the files that do not change during the training."""
         content = json.dumps(msgspec.to_builtins(self._config), indent=2).encode()
         write_whole(folder / CONFIG_FILE, content + b"\n")
-        write_whole(folder / SAMPLES_FILE, safetensors.torch.save(self._samples))
+        write_whole(folder / SAMPLES_FILE, _safetensors(self._samples))
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
