@@ -175,7 +175,7 @@ def test_test_data_of_another_kind_are_refused(tmp_path: Path) -> None:
     here = save(tmp_path / "x.npy", X)
     refused(here, r"must have observations of shape \(1, 6, 5\) as", test_data=save(tmp_path / "t.npy", X[:, :5]))
     bytes_ = save(tmp_path / "b.npy", X.astype(np.uint8))
-    refused(here, "b.npy holds uint8 and .*x.npy float32: of these only uint8 would be divided", test_data=bytes_)
+    refused(here, "b.npy holds uint8 and .*x.npy float32: only uint8 would be divided", test_data=bytes_)
     pets = tmp_path / "pets"
     for name in ("cat", "dog"):
         images(pets / name, 4)

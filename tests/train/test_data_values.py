@@ -88,6 +88,15 @@ def test_tensors_are_looked_through_too(monkeypatch: pytest.MonkeyPatch) -> None
         check_range(images, True)
 
 
+@pytest.mark.parametrize("row", [0, 9])
+def test_a_tensor_with_nan_is_refused_by_its_row(monkeypatch: pytest.MonkeyPatch, row: int) -> None:
+    monkeypatch.setattr(rows, "VALUES_AT_ONCE", 6)
+    images = torch.zeros(10, 3)
+    images[row, 1] = torch.nan
+    with pytest.raises(DatasetError, match=f"got values from nan to nan, first in row {row} "):
+        check_range(images, True)
+
+
 @pytest.mark.parametrize("at_once", [2**22, 20])
 def test_mean_and_scale_are_those_of_numpy_however_the_data_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int

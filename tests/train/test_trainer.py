@@ -183,7 +183,7 @@ def test_labels_are_looked_at_in_every_epoch(digits: Dataset) -> None:
 
 
 def test_images_out_of_the_likelihoods_range_are_refused(digits: Dataset) -> None:
-    with pytest.raises(DatasetError, match=r"must be in \[0, 1\] for likelihood bernoulli, got values from 0 to 255"):
+    with pytest.raises(DatasetError, match=r"must be in \[0, 1\] for this likelihood, got values from 0 to 255"):
         trainer().fit_epoch(digits.train * 255)
 
 
