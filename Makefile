@@ -1,14 +1,18 @@
-# Two commands are all that a fresh machine needs: `make demo` and `make test`. Python >= 3.10, make and pip.
+# A fresh machine needs Python >= 3.10, make and pip; then `make demo` and `make test`.
 PYTHON ?= python3
 DEV := .venv
 BARE := .venv-bare
-# The oldest libraries that are supported have wheels for Python 3.10 to 3.12.
+# The oldest supported libraries have wheels for Python 3.10 to 3.12.
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-# Two processes, a file of tests in one of them, and a thread each.
+# What is installed, with sub-packages of two levels and the report's template.
+SOURCES := $(wildcard $(foreach folder,runtime train export,$(folder)/*.py $(folder)/*/*.py $(folder)/*/*/*.py $(folder)/*/*.jinja))
+# setuptools copies everything that an older build left in build/lib into the next wheel.
+CLEAR_BUILD := rm -rf build/lib build/bdist.*
+# Two processes, each with one thread; a test file runs in one process.
 PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test slow fuzz audit bench lint types pytest clean
+.PHONY: demo test test-runtime slow fuzz audit bench lint types pytest wheel measure clean
 
 # The development environment: training, export, tests.
 $(DEV)/installed: pyproject.toml
@@ -16,16 +20,18 @@ $(DEV)/installed: pyproject.toml
 	$(DEV)/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# What a device has: the runtime alone, without PyTorch. Not editable, so that it is what users install.
-$(BARE)/installed: pyproject.toml $(wildcard runtime/*.py runtime/*/*.py train/*.py train/*/*.py export/*.py export/*/*.py)
+# The runtime alone, as on a device: without PyTorch, and installed as users install it.
+$(BARE)/installed: pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv $(BARE)
+	$(CLEAR_BUILD)
 	$(BARE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	$(BARE)/bin/python -m pip install --quiet '.[cpu]'
 	touch $@
 
-# The oldest of what pyproject.toml allows, likewise without PyTorch.
-$(OLDEST)/installed: pyproject.toml $(wildcard runtime/*.py runtime/*/*.py train/*.py train/*/*.py export/*.py export/*/*.py)
+# The oldest versions that pyproject.toml allows, without PyTorch.
+$(OLDEST)/installed: pyproject.toml $(SOURCES)
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(CLEAR_BUILD)
 	$(OLDEST)/bin/python -m pip install --quiet 'numpy==1.26.0' 'onnxruntime==1.20.0' 'msgspec==0.19.0' 'click==8.1.0' 'pillow<=13.0.0'
 	$(OLDEST)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	touch $@
@@ -48,7 +54,7 @@ lint: $(DEV)/installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 
-# mypy finds packages by folders: a folder of links shows it the installed names.
+# mypy finds packages by their folders: build/types shows it the installed names as links.
 TYPES := build/types
 types: $(DEV)/installed
 	rm -rf $(TYPES) && mkdir -p $(TYPES)/edgevae
@@ -58,28 +64,46 @@ types: $(DEV)/installed
 pytest: $(DEV)/installed $(BARE)/installed $(OLDEST)/installed
 	EDGEVAE_BARE_PYTHON=$(CURDIR)/$(BARE)/bin/python EDGEVAE_OLDEST_PYTHON=$(CURDIR)/$(OLDEST)/bin/python $(PYTEST) -m 'not slow'
 
-# What takes longer than the default run may: all 48 combinations of the model space.
+# The runtime without PyTorch, on Linux, macOS and Windows. Without make: the commands in CONTRIBUTING.md.
+RUNTIME := .venv-runtime
+RUNTIME_PYTHON := $(RUNTIME)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python
+test-runtime:
+	$(PYTHON) -m venv $(RUNTIME)
+	$(CLEAR_BUILD)
+	$(RUNTIME_PYTHON) -m pip install --quiet '.[cpu]' pytest
+	$(RUNTIME_PYTHON) -m pytest --noconftest tests/test_runtime_alone.py
+
+# Tests that take minutes: all 48 combinations of the model space among them.
 slow: $(DEV)/installed
 	$(PYTEST) -m slow
 
-# Bytes that nobody wrote on purpose, guided by coverage: every reader of what comes from outside.
+# Random and damaged bytes for every reader of files from elsewhere, guided by coverage.
 FUZZ_SECONDS ?= 20
 fuzz: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[fuzz]'
 	for target in arrays bundle graph images manifest noise reference; do \
 		$(DEV)/bin/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) --seed 1 || exit 1; done
 
-# Known vulnerabilities of what is installed; needs the network.
+# Known vulnerabilities of the installed packages; needs the network.
 audit: $(DEV)/installed
 	$(DEV)/bin/python -m pip install --quiet pip-audit
 	$(DEV)/bin/pip-audit --strict --skip-editable
 
-# What the project claims about speed, beside the other ways to run the same model; half an hour on two cores.
+# Speed beside other ways to run the same model; half an hour on two cores.
 bench: $(DEV)/installed $(BARE)/installed
 	$(DEV)/bin/python -m pip install --quiet --editable '.[bench]'
 	$(DEV)/bin/python -W ignore -m benchmarks.inference --json docs/inference.json --chart docs/inference.svg
 	$(DEV)/bin/python -m benchmarks.start --python $(BARE)/bin/python --chart docs/start.svg
 	$(DEV)/bin/python -m benchmarks.training
 
+# What a release uploads: dist/edgevae-VERSION-py3-none-any.whl.
+wheel:
+	$(CLEAR_BUILD) dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# Files, lines, and tests that use private names.
+measure: $(DEV)/installed
+	$(DEV)/bin/python -m tests.measure
+
 clean:
-	rm -rf $(DEV) $(BARE) $(OLDEST) demo build *.egg-info
+	rm -rf $(DEV) $(BARE) $(OLDEST) $(RUNTIME) demo build dist *.egg-info

@@ -1,9 +1,9 @@
-"""The three ways to put a model into an application, each from an environment that was empty.
+"""The three ways to put a model into an application, each in a new environment.
 
     python -m benchmarks.embedding --bundle models/mnist-mlp
 
-Installed is what an environment grew by, the bundle and a copied runtime added; the seconds are those of
-a process from its start to the end of the first generated image, medians of runs in turn.
+The size is everything that was installed, with the bundle and a copied runtime. The seconds are medians from the start
+of a process to its first generated image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROGRAM = "import sys, {0}; {0}.load({1}).generate(1, seed=0)"
 
 
 class Way(NamedTuple):
-    """One way to embed: what pip installs, the program that makes an image, and what lies beside site-packages."""
+    """One way: what pip installs, the program that makes an image, and what is shipped beside site-packages."""
 
     installs: tuple[str, ...]
     program: str
@@ -37,7 +37,7 @@ class Way(NamedTuple):
 
 
 def ways(folder: Path, bundle: Path) -> dict[str, Way]:
-    """Return the three ways, by what they are called."""
+    """Return the three ways, by name."""
     wheel = build_wheel(bundle, folder)
     package = wheel.name.partition("-")[0]
     copied = folder / "vendored_vae"
@@ -58,7 +58,7 @@ def size(folder: Path) -> int:
 
 
 def environment(folder: Path, installs: tuple[str, ...]) -> tuple[Path, int]:
-    """Make an environment and install into it; return its Python, and the bytes that it grew by."""
+    """Make an environment and install into it; return its Python and the installed bytes."""
     venv.create(folder, with_pip=True)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     empty = size(folder)

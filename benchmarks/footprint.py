@@ -2,8 +2,8 @@
 
     python -m benchmarks.footprint --bare .venv-bare/bin/python
 
-Each is a process of its own, timed from its start; the two take turns, and what is compared is the median. The peer is
-PyTorch alone, with the bundle's TorchScript programs: no Pyro, no training code.
+Each is a process of its own, timed from its start. They take turns, and medians are compared. The peer is PyTorch with
+the bundle's TorchScript programs, without Pyro and without training code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ with torch.no_grad():
 def run_once(command: Sequence[str | Path]) -> tuple[float, float]:
     """Run a program to its end; return its seconds, and the peak of its resident memory in MiB.
 
-    Linux counts what the process had before it became that program: the caller must still be small.
+    Linux includes the memory of the calling process before `exec`, so the caller must be small.
     """
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program, our own Python

@@ -1,11 +1,12 @@
-"""Our public call beside the other ways to run the same model: PyTorch's, ONNX Runtime's stock export, OpenVINO, NumPy.
+"""Our public call beside other ways to run the same model: PyTorch, ONNX Runtime with a stock export, OpenVINO, NumPy.
 
     python -m benchmarks.inference --json inference.json --chart docs/inference.svg
+    python -m benchmarks.inference --beside ../before --peers ''    # before and after, in one run
 
-The model is untrained: weights make no difference to the time. Timed is `reconstruct` with its noise given, from NumPy
-arrays to a NumPy array; our checks of the input are in it. Each way gives the same numbers, to 1e-5 (lower precisions
-to 0.1), or nothing is timed. All have the same number of threads, a process for each number; they take turns, and what
-is compared is the median. The table says what part of each peer's time ours takes: below 1, ours is faster.
+The model is untrained: the weights do not change the time. `reconstruct` is timed with given noise, from NumPy arrays
+to a NumPy array, including our checks of the input. All ways must give the same numbers, to 1e-5 (lower precisions to
+0.1), with the same number of threads. They take turns, and medians are compared. The table shows our time divided by
+that of each peer: below 1, ours is faster.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.chart import draw_bars
-from benchmarks.overhead import Overhead, measure_overhead
-from benchmarks.peers import EAGER, OURS, PEERS, Peers, inputs
-from benchmarks.timing import check_equal, medians, time_in_turn
+from benchmarks.peers import BESIDE, EAGER, OURS, PEERS, Peers, inputs
+from benchmarks.timing import check_equal, draw_bars, medians, time_in_turn
 from edgevae import Noise, ReducedPrecision
 from edgevae.train import ARCHITECTURES
 
@@ -48,17 +47,15 @@ class Cell(TypedDict):
 
 
 class Measured(TypedDict):
-    """All of one process.
+    """What one process measured.
 
     Args:
         cells: Its part of the table.
-        overhead_us: What the public call adds to `session.run`, by batch size.
-        noise_seconds: What the noise of 4,096 rows takes, ours and PyTorch's.
+        noise_seconds: Seconds to draw the noise of 4,096 rows, by our runtime and by PyTorch.
         graph_bytes: Sizes of the graph, by file.
     """
 
     cells: list[Cell]
-    overhead_us: dict[str, dict[str, Overhead]]
     noise_seconds: dict[str, float]
     graph_bytes: dict[str, int]
 
@@ -71,10 +68,11 @@ def measure(
     precisions: tuple[ReducedPrecision, ...],
     repeats: int,
     block_s: float,
+    checkout: Path | None,
 ) -> Measured:
-    """Check and time all ways; to be called in a process of its own."""
+    """Check and time all ways; called in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        peers = Peers(architecture, threads, Path(folder), precisions)
+        peers = Peers(architecture, threads, Path(folder), precisions, checkout)
         cells: list[Cell] = []
         for batch in batches:
             x, eps = inputs(batch, peers.z_dim)
@@ -86,11 +84,9 @@ def measure(
             calls = {name: functools.partial(way, x, eps) for name, way in ways.items()}
             seconds = medians(time_in_turn(calls, repeats, block_s))
             cells.append({"architecture": architecture, "threads": threads, "batch": batch, "seconds": seconds})
-        # With more threads, those of the one session would wait in a loop on the processor that the other one needs.
-        overhead = {str(batch): measure_overhead(peers, batch, repeats) for batch in (1, 256) if threads == 1}
         files = {path.name: path.stat().st_size for path in peers.bundle.glob("reconstruct*.onnx")}
     noise = measure_noise(repeats, block_s)
-    return {"cells": cells, "overhead_us": overhead, "noise_seconds": noise, "graph_bytes": files}
+    return {"cells": cells, "noise_seconds": noise, "graph_bytes": files}
 
 
 def measure_noise(repeats: int, block_s: float) -> dict[str, float]:
@@ -106,7 +102,7 @@ def measure_noise(repeats: int, block_s: float) -> dict[str, float]:
 
 
 def in_own_process(threads: int, *arguments: object) -> Measured:
-    """Call `measure` in a new process, whose libraries learn of the number of threads before they are loaded."""
+    """Call `measure` in a new process: libraries read the number of threads when they are loaded."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
     try:
@@ -122,7 +118,7 @@ def in_own_process(threads: int, *arguments: object) -> Measured:
 
 
 def table(cells: list[Cell]) -> list[str]:
-    """Return the lines of the table: our milliseconds, and our part of each peer's time."""
+    """Return the lines of the table: our milliseconds, and our time divided by each peer's."""
     names = [name for name in dict.fromkeys(name for cell in cells for name in cell["seconds"]) if name != OURS]
     lines = [f"| network | threads | batch | {OURS}, ms | {' | '.join(names)} |", f"|{' --- |' * (4 + len(names))}"]
     for cell in cells:
@@ -152,10 +148,15 @@ def _names(_context: click.Context, option: click.Parameter, text: str) -> tuple
 @click.option("--architectures", callback=_names, default="mlp,conv", help="Networks.")
 @click.option("--batch-sizes", callback=_numbers, default="1,32,256,4096", help="Rows in a call.")
 @click.option("--threads", callback=_numbers, default="1,2", help="Threads that each way may use.")
-@click.option("--peers", callback=_names, default=",".join(PEERS), help="Ways; ours is always among them.")
-@click.option("--precisions", callback=_names, default="int8", help="Lower precisions of ours; '' for none.")
+@click.option("--peers", callback=_names, default=",".join(PEERS), help="Other ways; ours is always measured.")
+@click.option("--precisions", callback=_names, default="int8", help="Our lower precisions; '' for none.")
 @click.option("--repeats", type=click.IntRange(min=1), default=11, help="Turns.")
-@click.option("--block-ms", type=click.IntRange(min=1), default=100, help="Length of a turn, at least one call.")
+@click.option("--block-ms", type=click.IntRange(min=1), default=100, help="Milliseconds of a turn, at least one call.")
+@click.option(
+    "--beside",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Another checkout of this project, whose exporter and runtime are measured too.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the numbers.")
 @click.option(
     "--chart", type=click.Path(path_type=Path), help="Where to draw those of the first --threads, .svg or .png."
@@ -168,26 +169,19 @@ def main(
     precisions: tuple[ReducedPrecision, ...],
     repeats: int,
     block_ms: int,
+    beside: Path | None,
     json_file: Path | None,
     chart: Path | None,
 ) -> None:
-    """Print the table; `edgevae` is ours, the other columns are our part of a peer's time."""
-    names = (OURS, *(name for name in peers if name != OURS))
+    """Print the table; `edgevae` is ours; the other columns are our time divided by a peer's."""
+    names = (OURS, *[BESIDE] * (beside is not None), *(name for name in peers if name != OURS))
     parts = [
-        in_own_process(count, architecture, batch_sizes, names, precisions, repeats, block_ms / 1e3)
+        in_own_process(count, architecture, batch_sizes, names, precisions, repeats, block_ms / 1e3, beside)
         for architecture in architectures
         for count in threads
     ]
     cells = [cell for part in parts for cell in part["cells"]]
     click.echo("\n".join(table(cells)))
-    for part in parts:
-        cell = part["cells"][0]
-        for batch, ways in part["overhead_us"].items():
-            for way, us in ways.items():
-                click.echo(
-                    f"{cell['architecture']}, batch {batch}, {way}: the public call adds {us['added']:.1f} µs to "
-                    f"session.run; a run of an empty graph takes {us['empty']:.1f} µs"
-                )
     noise = parts[0]["noise_seconds"]
     click.echo(f"noise of {_NOISE_SHAPE}: {noise[OURS] / noise[_TORCH_NOISE]:.2f} of {_TORCH_NOISE}'s time")
     for name, size in sorted(parts[0]["graph_bytes"].items()):

@@ -1,10 +1,9 @@
-"""Test ELBO and log p(x) of bundles, over the whole test set of the data that each was trained on.
+"""Test ELBO and log p(x) of bundles, over the test set of their own data.
 
     python -m benchmarks.likelihood models/mnist-mlp models/mnist-conv --data-dir ~/mnist --num-particles 1000
 
-Both are estimated on the device's side, by the runtime. log p(x) is importance-weighted (Burda, Grosse & Salakhutdinov,
-2016), and a lower bound. Grey values and binarized ones are different data, and not every likelihood is a density:
-numbers of different likelihoods, or of values that were binarized in different ways, do not compare.
+The runtime estimates both. log p(x) is the importance-weighted lower bound (Burda, Grosse & Salakhutdinov, 2016). Do
+not compare numbers of different likelihoods, or of differently binarized data: they are not on one scale.
 """
 
 from __future__ import annotations

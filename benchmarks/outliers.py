@@ -1,6 +1,8 @@
-"""How well a bundle's score tells its own test images from those of another data set.
+"""How well a bundle's score separates its own test images from those of another data set.
 
-python -m benchmarks.outliers models/mnist-mlp --data-dir ~/mnist --outliers fashion-mnist --outliers-dir ~/fashion
+    python -m benchmarks.outliers models/mnist-mlp --outliers fashion-mnist --outliers-dir ~/fashion
+
+The bundle scores both sets, binarized as its training data were.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The ways in which a user could run the same model on the same machine, each with its best settings."""
+"""The ways to run the same model on the same machine, each with its best settings."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import edgevae
+from benchmarks import beside
 from edgevae import Precision, ReducedPrecision
 from edgevae.export import Source, export_bundle
 from edgevae.train import VAE, ModelConfig
@@ -25,11 +26,11 @@ FloatArray: TypeAlias = NDArray[np.float32]
 Way: TypeAlias = Callable[[FloatArray, FloatArray], FloatArray]
 """x, eps → loc_img: encode, take z = z_loc + z_scale · eps, decode."""
 
-OURS, STOCK, EAGER = "edgevae", "stock export", "torch eager"
-PEERS = (OURS, EAGER, "torch.compile", "max-autotune", "TorchScript", STOCK, "OpenVINO", "numpy")
+OURS, STOCK, EAGER, SESSION, BESIDE = "edgevae", "stock export", "torch eager", "session.run", "other checkout"
+PEERS = (OURS, EAGER, "torch.compile", "max-autotune", "TorchScript", STOCK, SESSION, "OpenVINO", "numpy")
 DATA_SHAPE = (1, 28, 28)
 _OPSET = 20
-_NO_LIMIT_NATS = 1e6  # what an untrained model loses in a lower precision says nothing
+_NO_LIMIT_NATS = 1e6  # the loss of an untrained model says nothing
 
 
 class Reconstruct(nn.Module):
@@ -54,17 +55,23 @@ def inputs(batch: int, z_dim: int) -> tuple[FloatArray, FloatArray]:
 
 
 class Peers:
-    """The model in all forms: exported once, and made for a batch size where that is faster.
+    """The model in all forms: exported once, and compiled for one batch size where that is faster.
 
     Args:
         architecture: Of the networks.
         threads: That each of them may use.
         folder: An empty one, for files.
         precisions: Lower ones for our own bundle.
+        checkout: Another checkout of this project, whose exporter and runtime are one of the ways.
     """
 
     def __init__(
-        self, architecture: str, threads: int, folder: Path, precisions: tuple[ReducedPrecision, ...] = ()
+        self,
+        architecture: str,
+        threads: int,
+        folder: Path,
+        precisions: tuple[ReducedPrecision, ...] = (),
+        checkout: Path | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
@@ -79,19 +86,27 @@ class Peers:
         source = Source("peers", vae, images, "noise", None, train_samples=images)
         export_bundle(source, self.bundle, ["onnx"], precisions=limits)
         self._export_stock()
+        self._other_runtime: Any = None
+        if checkout is not None:
+            self._other_bundle = folder / "beside"
+            beside.export(checkout, architecture, self._other_bundle)
+            self._other_runtime = beside.load_runtime(checkout)
 
     def ways(self, names: tuple[str, ...], batch: int) -> Iterator[tuple[str, Way]]:
-        """Make the ways of these names, of `PEERS`, for a batch size; those that cannot be had here are left out."""
-        torch.compiler.reset()  # what was compiled for another batch size, and is then made again with other settings
+        """Make the ways of these names, of `PEERS`, for a batch size; those that are not available are left out."""
+        torch.compiler.reset()  # compiled code is for one batch size
+        simple: dict[str, Callable[[], Way]] = {
+            BESIDE: self._beside,
+            EAGER: self._eager,
+            "TorchScript": self._script,
+            STOCK: self._stock,
+            SESSION: self._session,
+        }
         for name in names:
             if name == OURS:
                 yield from self._ours()
-            elif name == EAGER:
-                yield name, self._eager()
-            elif name == "TorchScript":
-                yield name, self._script()
-            elif name == STOCK:
-                yield name, self._stock()
+            elif name in simple:
+                yield name, simple[name]()
             elif name == "OpenVINO" and importlib.util.find_spec("openvino") is not None:
                 yield name, self._openvino(batch)
             elif name == "numpy" and hasattr(self.module.encoder, "fc1") and not hasattr(self.module.encoder, "convs"):
@@ -100,12 +115,15 @@ class Peers:
                 yield name, self._compiled("default" if name == "torch.compile" else name, batch)
 
     def _ours(self) -> Iterator[tuple[str, Way]]:
-        """The public call, its checks included, in each precision that the bundle has."""
+        """The public call with its checks, in each precision of the bundle."""
         precisions: tuple[Precision, ...] = ("fp32", *edgevae.load(self.bundle).manifest.precisions)
         for precision in precisions:
             model = edgevae.load(self.bundle, provider="cpu", threads=self.threads, precision=precision)
             name = OURS if precision == "fp32" else f"{OURS} {precision}"
             yield name, _of_model(model)
+
+    def _beside(self) -> Way:
+        return _of_model(self._other_runtime.load(self._other_bundle, provider="cpu", threads=self.threads))
 
     def _eager(self) -> Way:
         return _of_torch(self.module)
@@ -130,6 +148,11 @@ class Peers:
 
     def _stock(self) -> Way:
         session = bare_session(self.stock, self.threads)
+        return lambda x, eps: session.run(["loc_img"], {"x": x, "eps": eps})[0]
+
+    def _session(self) -> Way:
+        """Our own graph in ONNX Runtime, without the checks of the public call."""
+        session = bare_session(self.bundle / "reconstruct.onnx", self.threads)
         return lambda x, eps: session.run(["loc_img"], {"x": x, "eps": eps})[0]
 
     def _export_stock(self) -> None:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.space
 
-The models are tiny and hardly trained: what is measured is how far the exported graphs are from Pyro.
+The models are tiny and hardly trained: the table shows the difference between exported graphs and Pyro.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _measured(report: Report) -> tuple[str, str]:
-    """The largest difference of what the networks give, and that of the ELBO."""
+    """The largest difference of the networks' outputs, and that of the ELBO."""
     outputs = [check for check in report.checks if check.graph not in {"elbo", "model"}]
     drift = next(check for check in report.checks if check.output == "ELBO drift nats")
     return f"{max(check.max_abs_diff for check in outputs):.1e}", f"{drift.max_abs_diff:.1e}"

@@ -2,10 +2,10 @@
 
     python -m benchmarks.streaming --rows 1000000
 
-The rows are images of the model's reference, again and again, float32 in a `.npy` file. Ours is `reconstruct_batches`
-with noise of a seed; the bare loop runs the same graph in ONNX Runtime with no noise and no check, and both write into
-a memory-mapped file. They take turns, a stretch of rows each, and what is compared is the median over the stretches.
-Memory is that of `vae-run reconstruct` in a process of its own, for all rows and for a hundredth of them.
+The rows are the images of the model's reference, repeated, float32 in a `.npy` file. Ours is `reconstruct_batches`,
+with and without the noise of a seed; the bare loop runs the same graph in ONNX Runtime without noise and checks. They
+write to a memory-mapped file, take turns of some thousand rows, and their medians are compared. Memory is the peak of
+`vae-run reconstruct` in a process of its own, for all rows and for a hundredth of them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import edgevae
 from benchmarks.footprint import run_once
 
 _BATCH = 1024
-_STRETCH = 20 * _BATCH
+_TURN = 20 * _BATCH
 _TOLERANCE = 1e-5
 
 
 def write_rows(path: Path, images: NDArray[np.float32], count: int) -> None:
-    """Write `count` rows to a `.npy` file, the images again and again."""
+    """Write `count` rows to a `.npy` file, repeating the images."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (count, images.shape[1])}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -49,7 +49,7 @@ def peak_memory(bundle: Path, rows: Path, threads: int, out: Path) -> float:
 
 
 def bare_loop(bundle: Path, threads: int, z_dim: int) -> Callable[[NDArray[Any], NDArray[np.float32]], None]:
-    """Return what ONNX Runtime alone does: batch by batch through the graph."""
+    """Return a loop over `session.run`, batch by batch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(bundle / "reconstruct.onnx", options, providers=["CPUExecutionProvider"])
@@ -64,7 +64,7 @@ def bare_loop(bundle: Path, threads: int, z_dim: int) -> Callable[[NDArray[Any],
 
 
 def our_loop(model: edgevae.Model, seed: int | None) -> Callable[[NDArray[Any], NDArray[np.float32]], None]:
-    """Return what the runtime does."""
+    """Return a loop over `reconstruct_batches`."""
 
     def run(x: NDArray[Any], out: NDArray[np.float32]) -> None:
         start = 0
@@ -76,7 +76,7 @@ def our_loop(model: edgevae.Model, seed: int | None) -> Callable[[NDArray[Any], 
 
 
 def time_loops(bundle: Path, threads: int, source: Path, target: Path) -> dict[str, list[float]]:
-    """Return the seconds of each stretch of each loop; they write over one another's, and the numbers must be right."""
+    """Check that the loops agree; return the seconds of each turn of each loop."""
     model = edgevae.load(bundle, provider="cpu", threads=threads)
     loops = {
         "bare session.run": bare_loop(bundle, threads, model.z_dim),
@@ -86,9 +86,9 @@ def time_loops(bundle: Path, threads: int, source: Path, target: Path) -> dict[s
     x = np.load(source, mmap_mode="r")
     out = np.lib.format.open_memmap(target, "w+", np.float32, x.shape)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for start in range(0, len(x) - _STRETCH + 1, _STRETCH):
-        part, result = x[start : start + _STRETCH], out[start : start + _STRETCH]
-        loops["bare session.run"](part, result)  # so that none of the loops is the first to touch these pages
+    for start in range(0, len(x) - _TURN + 1, _TURN):
+        part, result = x[start : start + _TURN], out[start : start + _TURN]
+        loops["bare session.run"](part, result)  # so that no timed loop is the first to touch these pages
         expected = result.copy()
         for name, loop in loops.items():
             begin = time.perf_counter()
@@ -101,7 +101,7 @@ def time_loops(bundle: Path, threads: int, source: Path, target: Path) -> dict[s
 
 @click.command(context_settings={"show_default": True})
 @click.option("--bundle", type=click.Path(exists=True, path_type=Path), default="models/mnist-mlp", help="The model.")
-@click.option("--rows", type=click.IntRange(min=_STRETCH), default=1_000_000, help="How many.")
+@click.option("--rows", type=click.IntRange(min=_TURN), default=1_000_000, help="How many.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, help="Threads in an operator.")
 def main(bundle: Path, rows: int, threads: int) -> None:
     """Print the table."""
@@ -114,11 +114,11 @@ def main(bundle: Path, rows: int, threads: int) -> None:
             click.echo(f"vae-run reconstruct, {count:9,} rows: {peak:5.0f} MiB at its peak")
         seconds = time_loops(bundle, threads, source, target)
     bare = statistics.median(seconds["bare session.run"])
-    done = len(seconds["bare session.run"]) * _STRETCH
-    click.echo(f"{bundle.name}, {done:,} rows each, batch {_BATCH}, {threads} threads, medians of stretches")
+    done = len(seconds["bare session.run"]) * _TURN
+    click.echo(f"{bundle.name}, {done:,} rows each, batch {_BATCH}, {threads} threads, medians of turns")
     for name, times in seconds.items():
         median = statistics.median(times)
-        click.echo(f"{name:28} {_STRETCH / median:9,.0f} rows/s  {bare / median:5.2f} of bare")
+        click.echo(f"{name:28} {_TURN / median:9,.0f} rows/s  {bare / median:5.2f} of bare")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Seconds an epoch, beside Pyro's way and beside a loop by hand.
+"""Seconds an epoch: ours, Pyro's way, and a loop by hand.
 
     python -m benchmarks.training --dataset mnist --data-dir ~/mnist --also bf16 --also compile --json training.json
 
-Pyro's way is a DataLoader over single images and `svi.step`. The loop by hand is plain PyTorch: the same network, the
-two densities written out, one fused Adam, the images in one tensor. First the three are compared, step by step on the
-same batches from the same seed; then they take turns in one process, in another order each time, and what is compared
-is the median of the rounds' ratios. `--also` times the loop by hand in bfloat16 too, and ours beside it; or compiled,
-which `train` does not do.
+Pyro's way is a DataLoader over single images and `svi.step`. The loop by hand is plain PyTorch: the same network, both
+densities written out, one fused Adam, all images in one tensor. First their losses are compared, step by step on the
+same batches from the same seed. Then they take turns in one process, in a random order, and the medians of the ratios
+are compared. `--also bf16` times the loop by hand and ours in bfloat16 too, `--also compile` the loop by hand with
+`torch.compile`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
 
-from benchmarks.chart import draw_bars
-from benchmarks.timing import rounds
+from benchmarks.timing import draw_bars, rounds
 from edgevae.train import (
     DATASET_NAMES,
     VAE,
@@ -51,7 +50,7 @@ _OURS = "python -m train"
 _MAX_RELATIVE_DIFF = 1e-5
 
 Way = tuple[VAE, Callable[[], float]]
-"""A model, and what trains it for an epoch and returns the mean loss, nats an image."""
+"""A model, and a function that trains it for an epoch and returns the mean loss, nats an image."""
 
 
 class _SingleImages(Dataset[Tensor]):
@@ -116,7 +115,7 @@ def pyros_way(images: Tensor, model_config: ModelConfig) -> Way:
 
 
 def by_hand(images: Tensor, model_config: ModelConfig, also: str | None = None) -> Way:
-    """Train with a loop that one writes for this model alone."""
+    """Train with a loop written for this model alone."""
     vae = _new_vae(model_config)
     step = step_by_hand(vae, also)
 
@@ -133,7 +132,7 @@ def our_way(images: Tensor, model_config: ModelConfig, precision: Precision = "f
     """Train with `Trainer`.
 
     Raises:
-        ClickException: This processor has no quick instructions for the precision.
+        ClickException: This processor has no fast instructions for the precision.
     """
     try:
         trainer = _new_trainer(model_config, precision)
@@ -143,10 +142,10 @@ def our_way(images: Tensor, model_config: ModelConfig, precision: Precision = "f
 
 
 def check_equal(images: Tensor, model_config: ModelConfig) -> float:
-    """Return by how much the losses of the first steps differ at most, relative to Pyro's.
+    """Return the largest relative difference between the losses of the first steps and Pyro's.
 
     Raises:
-        ClickException: It is more than rounding.
+        ClickException: The difference is more than rounding.
     """
     ours: list[Tensor] = []
     _new_trainer(model_config).fit_epoch(images, ours.append, lambda: len(ours) == _COMPARED_STEPS)
@@ -166,7 +165,7 @@ def check_equal(images: Tensor, model_config: ModelConfig) -> float:
 @click.option("--dataset", type=click.Choice(DATASET_NAMES), default="digits", help="The images to train on.")
 @click.option("--data-dir", type=click.Path(exists=True, path_type=Path), help="Folder with the IDX files.")
 @click.option("--epochs", type=click.IntRange(min=2), default=6, help="Epochs of each; the first is not timed.")
-@click.option("--also", type=click.Choice(["bf16", "compile"]), multiple=True, help="Time it so too.")
+@click.option("--also", type=click.Choice(["bf16", "compile"]), multiple=True, help="Time this variant too.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where to write the numbers.")
 @click.option("--chart", type=click.Path(path_type=Path), help="Where to draw them, .svg or .png.")
 def main(

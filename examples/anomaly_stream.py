@@ -1,10 +1,10 @@
-"""Watch a stream of images for unusual ones: each is scored, and told if it lies below the model's threshold.
+"""Find the unusual images of a stream: those with a score below the model's threshold.
 
     python examples/anomaly_stream.py models/mnist-mlp images.npy more/*.png
     camera | python examples/anomaly_stream.py models/mnist-mlp -    # paths, one a line, as they come
 
-An unusual image is a line on the standard output, a file that cannot be read one on the standard error. The exit code
-is 0 if all images were usual, 3 if some were not, and 2 if something could not be read.
+Unusual images are printed to standard output, files that cannot be read to standard error. The exit code is 0 if all
+images were usual, 3 if some were unusual, and 2 if a file could not be read.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ import edgevae
 from edgevae.images import read_image
 
 UNREADABLE, UNUSUAL = 2, 3
-PARTICLES = 10  # draws of z an image, as many as the threshold was made with
-WAITING = 256  # images that may be read ahead; this bounds the memory, however long the stream is
+PARTICLES = 10  # draws of z for each image, as for the threshold
+READ_AHEAD = 256  # images; bounds the memory, however long the stream is
 
 Image: TypeAlias = "tuple[str, NDArray[np.float32] | Exception]"
-"""A name, and one observation, shape `(data_dim,)`; or why there is none."""
+"""A name, and one observation, shape `(data_dim,)`, or the error that came instead."""
 
 
 def observations(model: edgevae.Model, paths: Iterable[str], y: int | None) -> Iterator[Image]:
-    """Yield the images of files and of folders, each checked by itself: a bad one does not end the stream."""
+    """Yield the images of files and folders. Each is checked by itself: a bad one does not end the stream."""
     for path in paths:
         found = Path(path)
         for file in sorted(found.iterdir()) if found.is_dir() else [found]:
             try:
                 rows = _rows(file, model)
-                # The shape and the type of all rows, and none of their values; a row alone is refused for its shape.
+                # Checks shape and dtype once, without reading values; a single row without a batch axis is refused.
                 model.observations(rows[:0] if rows.ndim > 1 else rows, y)
-            except Exception as error:  # noqa: BLE001 - what a damaged file makes NumPy or Pillow raise has no end
+            except Exception as error:  # noqa: BLE001 - damaged files make NumPy and Pillow raise anything
                 yield str(file), error
                 continue
             for index, row in enumerate(rows):
@@ -52,32 +52,32 @@ def observations(model: edgevae.Model, paths: Iterable[str], y: int | None) -> I
 
 
 def _rows(file: Path, model: edgevae.Model) -> NDArray[Any]:
-    """An array stays on the disk, and its rows are read when their turn comes."""
+    """Return all rows of a file; arrays are memory-mapped, so that a row is read when it is needed."""
     if file.suffix == ".npy":
         return np.atleast_1d(np.load(file, mmap_mode="r", allow_pickle=False))
     return read_image(file, model.data_shape)[None]
 
 
 def batches(images: Iterable[Image], size: int) -> Iterator[list[Image]]:
-    """Yield what has come since the last time, `size` at most: in a slow stream nothing waits for a batch to fill."""
-    come: queue.Queue[Image | Exception | None] = queue.Queue(WAITING)
+    """Yield the images that have arrived, at most `size`; in a slow stream no image waits for a full batch."""
+    arrived: queue.Queue[Image | Exception | None] = queue.Queue(READ_AHEAD)
 
     def read() -> None:
         try:
             for image in images:
-                come.put(image)
-            come.put(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the stream as if all were well
-            come.put(error)
+                arrived.put(image)
+            arrived.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again below: the stream must not seem complete
+            arrived.put(error)
 
     # A daemon, so that the program can end while the thread still waits for input.
     threading.Thread(target=read, daemon=True).start()
     batch: list[Image] = []
-    while (image := come.get()) is not None:
+    while (image := arrived.get()) is not None:
         if isinstance(image, Exception):
             raise image
         batch.append(image)
-        if len(batch) == size or come.empty():
+        if len(batch) == size or arrived.empty():
             yield batch
             batch = []
     if batch:
@@ -85,9 +85,9 @@ def batches(images: Iterable[Image], size: int) -> Iterator[list[Image]]:
 
 
 def noise(model: edgevae.Model, seed: int) -> list[NDArray[np.float32]]:
-    """Draw what `model.score(image, seed=seed)` draws for one image; for each level `(particles, 1, size)`.
+    """Return the noise of `model.score(image, seed=seed)` for one image: for each level `(particles, 1, size)`.
 
-    Every image is scored with the same noise. So its score does not depend on its neighbours in the stream.
+    Every image is scored with this noise, so that its score does not depend on its neighbours in the stream.
     """
     stream = edgevae.Noise(seed)
     sizes = model.manifest.model.z_dims
@@ -106,8 +106,8 @@ def main(bundle: Path, inputs: tuple[str, ...], rate: float, batch_size: int, se
     """Score INPUTS: .npy arrays, images, folders of them, or - for paths on the standard input."""
     try:
         model = edgevae.load(bundle)
-        threshold = model.threshold(rate)  # the ELBO below which a part of `rate` of the test images lies
-        model.observations(np.empty((0, *model.data_shape), np.float32), y)  # whether labels are wanted, and this one
+        threshold = model.threshold(rate)  # a part of `rate` of the test images has a lower ELBO
+        model.observations(np.empty((0, *model.data_shape), np.float32), y)  # checks the label
     except edgevae.EdgeVAEError as error:
         raise click.UsageError(str(error)) from error
     lines = (line.rstrip("\n") for path in inputs for line in (sys.stdin if path == "-" else [path]))

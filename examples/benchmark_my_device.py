@@ -1,9 +1,9 @@
-"""Which setting is the fastest on this device: where the model runs, and with how many threads.
+"""Find the fastest setting on this device: provider and number of threads.
 
     python examples/benchmark_my_device.py models/mnist-mlp --batch-size 1 --batch-size 64
 
-(`vae-run bench` measures one setting; this compares them.) The settings take turns, several times over, so that what
-else the device does meanwhile falls on all of them alike.
+`vae-run bench` measures one setting; this compares several. They take turns, so that other work on the device slows all
+of them down alike.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 
 import edgevae
 
-ALIKE = 1.1  # medians as close as this are taken for equal, and the setting that keeps fewer CPUs busy wins
+SIMILAR = 1.1  # medians within 10 % count as equal; then fewer threads win
 
 
 class Setting(NamedTuple):
-    """What `edgevae.load` is told."""
+    """Arguments of `edgevae.load`."""
 
     provider: str
     threads: int
 
 
 def load_settings(bundle: Path, provider: str, threads: tuple[int, ...]) -> dict[Setting, edgevae.Model]:
-    """Load the model with each number of threads; if the provider does not work here, say why and return nothing."""
-    # The threads are the CPU's: on another device, more of them change nothing.
+    """Load the model with each number of threads. If the provider does not work here, print why and return nothing."""
+    # Threads matter on the CPU only.
     counts = threads if provider == "cpu" else threads[:1]
     try:
         return {Setting(provider, count): edgevae.load(bundle, provider=provider, threads=count) for count in counts}
@@ -42,8 +42,8 @@ def load_settings(bundle: Path, provider: str, threads: tuple[int, ...]) -> dict
 
 
 def measure(model: edgevae.Model, x: NDArray[np.float32], y: NDArray[np.int64] | None, seconds: float) -> list[float]:
-    """Return how long each call took, in seconds, of those that fit into the time; at least one."""
-    model.reconstruct(x, y=y)  # not counted: the caches are another setting's
+    """Return the seconds of each call; as many calls as fit into `seconds`, at least one."""
+    model.reconstruct(x, y=y)  # warm-up: the caches hold another setting's data
     taken: list[float] = []
     while not taken or sum(taken) < seconds:
         start = time.perf_counter()
@@ -53,13 +53,13 @@ def measure(model: edgevae.Model, x: NDArray[np.float32], y: NDArray[np.int64] |
 
 
 def fastest(medians: dict[Setting, float]) -> Setting:
-    """Return the setting with the smallest median; of those that are alike, the one with the fewest threads."""
-    limit = min(medians.values()) * ALIKE
+    """Return the setting with the smallest median; among similar ones, that with the fewest threads."""
+    limit = min(medians.values()) * SIMILAR
     return min((setting for setting in medians if medians[setting] <= limit), key=lambda setting: setting.threads)
 
 
 def thread_counts() -> tuple[int, ...]:
-    """Return 1, 2, 4 and so on up to the number of CPUs that this process may use, and that number."""
+    """Return 1, 2, 4, ... and the number of CPUs that this process may use."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return (*(2**power for power in range((cpus - 1).bit_length())), cpus)
 
@@ -75,7 +75,7 @@ def thread_counts() -> tuple[int, ...]:
     help="Threads in an operator.  [default: 1, 2, 4, ... up to all CPUs]",
 )
 @click.option("--seconds", type=click.FloatRange(min=0), default=2.0, help="For each setting and batch size.")
-@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Turns that this time is cut into.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, help="Turns in which a setting spends its time.")
 def main(
     bundle: Path,
     batch_sizes: tuple[int, ...],

@@ -9,10 +9,10 @@ if len(sys.argv) != 2:
 
 with edgevae.load(sys.argv[1]) as model:
     label = 0 if model.num_classes else None  # only a conditional model takes labels
-    images = model.generate(4, seed=0, y=label)  # (4, data_dim), float32: new ones, and the same on every machine
-    posterior = model.encode(images, y=label)  # what the model makes of them: z_loc and z_scale, (4, z_dim) each
-    restored = model.reconstruct(images, y=label)  # (4, data_dim), through the mean of that posterior
-    score = model.score(images, y=label)  # how usual each is, in nats; the higher, the more usual
+    images = model.generate(4, seed=0, y=label)  # (4, data_dim), float32; the same on every machine
+    posterior = model.encode(images, y=label)  # q(z|x): z_loc and z_scale, (4, z_dim) each
+    restored = model.reconstruct(images, y=label)  # (4, data_dim), decoded from the mean of q(z|x)
+    score = model.score(images, y=label)  # how usual each image is, in nats; higher is more usual
 
     print(f"{model.manifest.name} on {model.provider}: {model.data_shape} to {model.z_dim} numbers and back")
     for row in range(len(images)):

@@ -1,10 +1,10 @@
-"""Networks of one's own, from training to a bundle: `python examples/own_networks.py`.
+"""Your own networks, from training to a bundle: `python examples/own_networks.py`.
 
 The VAE of Burda, Grosse & Salakhutdinov, "Importance Weighted Autoencoders", 2016, section 5: one stochastic layer of
-50 units, two deterministic layers of 200 tanh units on each side of it, weights from the heuristic of Glorot & Bengio,
-2010, and pixels drawn as 0 or 1 anew in each epoch. Adam keeps its step size; the paper lowers it over 3,280 epochs.
+50 units, two deterministic layers of 200 tanh units on each side, weights initialised as by Glorot & Bengio, 2010, and
+pixels drawn as 0 or 1 in each epoch. Unlike the paper, the learning rate is constant.
 
-In this folder the commands do the same:
+The commands do the same, in this folder:
 
     python -m train --dataset mnist --architecture own_networks:TanhEncoder,TanhDecoder --hidden-dim 200 \
         --binarize stochastic --batch-size 100 --out runs/own
@@ -93,8 +93,8 @@ class TanhDecoder(AbstractDecoder):
 def main(name: DatasetName, epochs: int, out: Path) -> None:
     """Train the networks above, export them, and run them without PyTorch."""
     dataset, training = load_dataset(name), TrainingConfig(epochs=epochs, batch_size=100, binarize="stochastic")
-    # A run finds its networks by import: these by the name of this file. In a program that imports them from a module,
-    # architecture_of(TanhEncoder, TanhDecoder) is this name.
+    # A run imports its networks by this name. For classes that your program imports from a module,
+    # architecture_of(TanhEncoder, TanhDecoder) returns it.
     architecture = "own_networks:TanhEncoder,TanhDecoder"
     config = model_for(dataset, training, architecture=architecture, hidden_dim=200)
     run = fit(dataset, out / "run", config, training, overwrite=True, report=False)
@@ -104,7 +104,7 @@ def main(name: DatasetName, epochs: int, out: Path) -> None:
     (report,) = export_bundle(source, out / "bundle", overwrite=True)
     print(report)
 
-    with edgevae.load(out / "bundle") as model:  # needs this file no more, nor PyTorch
+    with edgevae.load(out / "bundle") as model:  # needs neither this file nor PyTorch
         x = run.samples[:64].numpy()
         restored = model.reconstruct(x, seed=0).reshape(x.shape)
         elbo = model.elbo(x, seed=0).mean()

@@ -4,14 +4,14 @@ from . import requirements as _requirements  # noqa: F401 - checks, before anyth
 
 # isort: split
 from .bundle_writer import FORMATS, Format, export_bundle, latent_space_id
+from .card import renew_card
 from .errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
-from .onnx_format import DEFAULT_OPSET
 from .precision import LIMITS_NATS
-from .preprocessing import preprocessing_spec
 from .reference import make_reference
 from .sign import SigningKey
 from .source import Source
 from .state_dict import load_state_dict
+from .to_onnx import DEFAULT_OPSET
 from .wheel import build_wheel
 
 __all__ = [
@@ -31,5 +31,5 @@ __all__ = [
     "latent_space_id",
     "load_state_dict",
     "make_reference",
-    "preprocessing_spec",
+    "renew_card",
 ]

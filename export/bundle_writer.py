@@ -1,4 +1,4 @@
-"""From a trained VAE to a verified bundle: written whole or not at all."""
+"""From a trained VAE to a verified bundle."""
 
 from __future__ import annotations
 
@@ -25,30 +25,26 @@ from edgevae import (
     Tolerances,
     graphs_of,
     load,
-    verify_graphs,
 )
 from edgevae.train import VAE
 
-from .card import write_card
+from .card import VaeDecoder, write_card
 from .errors import VerificationError
+from .files import bundle_folder
 from .lint import lint_program
-from .onnx_format import DEFAULT_OPSET, to_onnx
-from .pictures import draw_pictures, what_is_generated
 from .precision import add_precisions
 from .programs import Program, make_programs, model_spec
 from .reference import make_reference
-from .release import check_license, check_version
 from .sign import SigningKey
 from .source import Source
-from .torch_formats import TorchGraph, load_pt2, load_torchscript, to_pt2, to_torchscript
-from .whole import whole_bundle
+from .to_onnx import DEFAULT_OPSET, to_onnx
+from .torch_formats import TORCH_PROGRAMS, TorchGraph, to_pt2, to_torchscript, verify_torch
+from .wheel import check_license, check_version
 
 Format = Literal["onnx", "torchscript", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _REFERENCE_FILE = "reference.npz"
-_TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")  # PyTorch's users call the two networks
-_TORCH_SUFFIX = {"torchscript": ".ts", "pt2": ".pt2"}
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl", "onnx", "onnxscript")
 
 
@@ -67,32 +63,32 @@ def export_bundle(
 ) -> tuple[Report, ...]:
     """Export a model, verify it against Pyro, and write it to the folder `out`.
 
-    Everything is written to a hidden folder beside `out`, verified there, and put in its place in one step. Whatever
-    fails, nothing of it is left, and a bundle that was there before stays.
+    The bundle is written to a hidden folder beside `out`, verified there, and renamed to `out`. If anything fails,
+    nothing is left of it, and an existing bundle stays.
 
     Args:
         source: The model.
         out: The bundle's folder.
         formats: What to write: `onnx` for the runtime, `torchscript` and `pt2` for PyTorch.
-        part: `all` of the model, its `encoder` alone, which makes latents, or its `decoder` alone with the prior, which
-            makes observations of them. The reference then holds what that part is verified with, and no more.
-        precisions: Lower precisions to write the ONNX networks in too, and by how much each may lower the mean ELBO of
-            the samples, nats a row; `LIMITS_NATS` has the usual limits.
-        opset: Version of ONNX's operators.
+        part: `all`, the `encoder` alone, or the `decoder` alone with the prior. The reference holds only what verifies
+            that part.
+        precisions: Lower precisions of the ONNX networks to write too, and how much mean ELBO each may lose, nats a
+            row; `LIMITS_NATS` has the defaults.
+        opset: ONNX opset version.
         optimize: Whether to rewrite the ONNX graphs for speed.
-        tolerances: How far the outputs may be from Pyro's; by default 1e-5, absolute and relative.
-        overwrite: Whether a bundle that is already there may be replaced.
-        sign: Key to sign it with, after all else; `edgevae.load(..., public_key=...)` checks that.
+        tolerances: How much outputs may differ from Pyro's; by default 1e-5, absolute and relative.
+        overwrite: Whether to replace an existing bundle.
+        sign: Key to sign the finished bundle with; `edgevae.load(..., public_key=...)` checks the signature.
 
     Returns:
         The verifications, one a format and one a lower precision; all passed.
 
     Raises:
-        ExportError: `out` is in the way, cannot be written, or another export to it is under way; or the version or the
-            license is none.
-        GraphError: The networks cannot become graphs that give the same numbers everywhere.
-        PrecisionError: A lower precision loses more than it may.
-        VerificationError: They became graphs that do not.
+        ExportError: `out` is not a bundle, cannot be written, or is being written by another export; or the version or
+            license is not valid.
+        GraphError: The networks cannot be exported as graphs that give the same numbers everywhere.
+        PrecisionError: A lower precision loses more than its limit.
+        VerificationError: A graph's outputs differ from Pyro's by more than the tolerances.
     """
     out = out.resolve()
     source = dataclasses.replace(
@@ -101,7 +97,7 @@ def export_bundle(
         license=check_license(source.license) if source.license else "",
     )
     options = _Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
-    with whole_bundle(out, overwrite) as folder:
+    with bundle_folder(out, overwrite) as folder:
         reports = _write(folder, source, options)
         if sign is not None:
             sign.sign_bundle(folder)
@@ -109,7 +105,7 @@ def export_bundle(
 
 
 class _Options(NamedTuple):
-    """What `export_bundle` was asked for."""
+    """The arguments of `export_bundle` that say what to write."""
 
     formats: Sequence[Format]
     part: Part
@@ -137,9 +133,9 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
             model = to_onnx(name, program, traced, options.opset, spec, optimize=options.optimize)
             file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
             graphs[name] = _graph_spec(program, model, file)
-        if "torchscript" in formats and name in _TORCH_PROGRAMS:
+        if "torchscript" in formats and name in TORCH_PROGRAMS:
             torch_files[f"{name}.ts"] = write(f"{name}.ts", to_torchscript(program))
-        if "pt2" in formats and name in _TORCH_PROGRAMS:
+        if "pt2" in formats and name in TORCH_PROGRAMS:
             torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
     reference = make_reference(source.vae, source.samples, source.labels)
@@ -167,13 +163,20 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
     reports += tuple(load(folder, provider="cpu", precision=name).verify() for name in manifest.precisions)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
-    draw_pictures(folder, source.vae, reference)
-    write_card(folder, manifest, reports, source.samples_note, what_is_generated(source.vae))
+    write_card(
+        folder,
+        manifest,
+        reports,
+        reference,
+        VaeDecoder(source.vae),
+        samples_note=source.samples_note,
+        collapse_advice=source.collapse_advice,
+    )
     return reports
 
 
 def _used(programs: Mapping[GraphName, Program]) -> set[str]:
-    """Names of all that goes in and out of the programs."""
+    """Return the names of all inputs and outputs of the programs."""
     signatures = [program.signature for program in programs.values()]
     return {spec.name for signature in signatures for spec in (*signature.inputs, *signature.outputs)}
 
@@ -189,21 +192,16 @@ def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> Gr
 
 
 def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Format) -> Report:
-    """Verify one format by loading what was written, as its users will."""
+    """Verify one format by loading the written files, as users will."""
     if format_name == "onnx":
         return load(folder, provider="cpu").verify()
-    load_program = {"torchscript": load_torchscript, "pt2": load_pt2}[format_name]
-    graphs = {
-        name: TorchGraph(programs[name], load_program(folder / f"{name}{_TORCH_SUFFIX[format_name]}"))
-        for name in _TORCH_PROGRAMS
-        if name in programs
-    }
-    elbo = TorchGraph(programs["elbo"], programs["elbo"].module) if "elbo" in programs else None
-    return verify_graphs(Bundle(folder), format_name, graphs, elbo)
+    signatures = {name: program.signature for name, program in programs.items()}
+    elbo = TorchGraph(signatures["elbo"], programs["elbo"].module) if "elbo" in programs else None
+    return verify_torch(Bundle(folder), format_name, signatures, elbo)
 
 
 def latent_space_id(vae: VAE) -> str:
-    """Return the SHA-256 of the weights: what latents of this model, and of no other, have in common."""
+    """Return the SHA-256 of the weights, which identifies the latent space: latents of other models do not fit."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())

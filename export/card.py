@@ -1,51 +1,139 @@
-"""The model card: the bundle's README.md."""
+"""The model card: a bundle's README.md, `samples.png` and `traversal.png`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from edgevae import Manifest, ModelSpec, Part, PrecisionSpec, Report, part_of, values_text
-from edgevae.images import can_draw
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
 
-from .pictures import SAMPLES_FILE, TRAVERSAL_FILE
+from edgevae import Bundle, Manifest, ModelSpec, Part, PrecisionSpec, Reference, Report, load, part_of, values_text
+from edgevae.images import can_draw, save_grid
+from edgevae.train import VAE
 
-CARD_FILE = "README.md"
+from .errors import ExportError
+from .torch_formats import TORCH_SUFFIXES, TorchGraph, verify_torch
 
+CARD_FILE, SAMPLES_FILE, TRAVERSAL_FILE = "README.md", "samples.png", "traversal.png"
+
+_COLUMNS = 12
+_MAX_TRAVERSED = 8  # dimensions in traversal.png
+_SPAN = 3.0  # standard deviations of a dimension over the samples, to either side of its mean
+_SEED = 0
+_ACTIVE_VARIANCE = 0.01  # as in `Model.active_units`
+_VISIBLE = 0.25  # units whose largest change of a value is below this share of the strongest unit's are not drawn
 _BINARIZED = {
     "none": "",
-    "threshold": ", grey values made 0 or 1 at one half",
-    "stochastic": ", 0 or 1 drawn with the grey value as probability",
+    "threshold": ", binarized at one half",
+    "stochastic": ", binarized: 1 with the grey value as probability",
 }
 
+FloatArray = NDArray[np.float32]
 
-def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data_note: str, generated: str) -> None:
-    """Write the bundle's README.md.
+
+class Decoder(Protocol):
+    """What the pictures need of a model: a loaded bundle has it, and `VaeDecoder` gives it to a VAE."""
+
+    @property
+    def component_probs(self) -> FloatArray:
+        """p(c) of a mixture's components, shape `(components,)`; empty for other latents."""
+
+    def decode(self, z: Any, *, y: Any = None) -> FloatArray:
+        """Return the observations' means for latents, shape `(count, data_dim)`."""
+
+    def generate(self, n: int, seed: int, *, y: Any = None, component: Any = None) -> FloatArray:
+        """Return the means for `n` draws of the prior, shape `(n, data_dim)`."""
+
+
+class VaeDecoder:
+    """A VAE's generative half with the methods of a loaded bundle.
+
+    Args:
+        vae: The model, on the CPU, in evaluation mode.
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        self._vae = vae
+
+    @property
+    def component_probs(self) -> FloatArray:
+        """p(c) of a mixture's components, shape `(components,)`; empty for other latents."""
+        return np.asarray(self._vae.latent.component_probs.detach(), np.float32)
+
+    @torch.no_grad()
+    def decode(self, z: Any, *, y: Any = None) -> FloatArray:
+        """Return the observations' means for latents, shape `(count, data_dim)`."""
+        loc_img: FloatArray = self._vae.decoder(_tensor(z), None if y is None else _tensor(y)).numpy()
+        return loc_img
+
+    @torch.no_grad()
+    def generate(self, n: int, seed: int, *, y: Any = None, component: Any = None) -> FloatArray:
+        """Return the means for `n` draws of the prior, those of `Model.generate` from the same seed."""
+        generator, noise = torch.Generator().manual_seed(seed), []
+        if self._vae.latent.enumerated:
+            below = self._vae.latent.component_probs.cumsum(0)[:-1]
+            drawn = torch.rand(n, generator=generator) if component is None else None
+            noise = [_tensor(component) if drawn is None else torch.searchsorted(below, drawn, right=True)]
+        levels = [torch.randn((n, size), generator=generator) for size in reversed(self._vae.config.z_dims)]
+        return self.decode(self._vae.latent.prior(*noise, *reversed(levels)), y=y)
+
+
+def write_card(
+    folder: Path,
+    manifest: Manifest,
+    reports: Sequence[Report],
+    reference: Reference,
+    decoder: Decoder,
+    *,
+    samples_note: str,
+    collapse_advice: str = "",
+) -> None:
+    """Write a bundle's README.md, and its pictures where observations are images.
 
     Args:
         folder: The bundle.
-        manifest: What the bundle is.
+        manifest: Its manifest.
         reports: The verifications that it passed.
-        data_note: What the reference's samples and the picture's images are.
-        generated: What the samples in the picture are.
+        reference: Samples, their latents and their reconstructions.
+        decoder: Decodes latents for the pictures.
+        samples_note: What the samples are, like `test images of mnist`.
+        collapse_advice: A warning of posterior collapse, or empty.
     """
-    model = manifest.model
+    model, active = manifest.model, _active_units(reference)
+    pictures = []
+    if can_draw(model.data_shape):
+        note = f"{samples_note[0].upper()}{samples_note[1:]}, their reconstructions, and samples of the prior."
+        _draw_samples(folder, model, reference, decoder)
+        pictures.append(("originals, reconstructions, samples", SAMPLES_FILE, note))
+        traversed = _draw_traversal(folder, model, reference, decoder, active)
+        note = (
+            f"The first image, with one active unit of its latent a row moved from -{_SPAN:g} to {_SPAN:g} standard "
+            f"deviations: the {traversed} of {len(active)} active units that change it most."
+        )
+        pictures += [("traversal of the latent", TRAVERSAL_FILE, note)] * (traversed > 0)
     shape = " x ".join(map(str, model.data_shape))
-    value_range, has_labels = _values(manifest), model.num_classes > 0
+    names = () if manifest.dataset is None else manifest.dataset.class_names
+    classes = f" ({', '.join(names)})" if names else ""
     lines = [
         f"# {manifest.name}",
         "",
         "A variational autoencoder, trained with Pyro and exported by EdgeVAE. Runs with NumPy and ONNX Runtime.",
         "",
-        *(_picture_lines(data_note, generated) if can_draw(model.data_shape) else []),
+        *(line for title, file, note in pictures for line in (f"![{title}]({file})", "", note, "")),
+        *([f"**Warning:** {collapse_advice}.", ""] if collapse_advice else []),
         "| | |",
         "| --- | --- |",
         f"| architecture | {model.architecture}, {model.sizes} |",
-        f"| observations | shape {shape}, {value_range} |",
+        f"| observations | shape {shape}, {_values(manifest)} |",
         *([f"| preprocessing | {done}, by the runtime |"] if (done := _preprocessing(manifest)) else []),
         f"| likelihood | {model.likelihood} |",
         f"| latent | {model.latent_text} |",
-        *([f"| labels | {model.num_classes} classes{_classes(manifest)}, seen by both networks |"] * has_labels),
+        f"| active units | {len(active)} of {model.z_dim}, measured on {_num_samples(reference)} samples |",
+        *([f"| labels | {model.num_classes} classes{classes}, inputs of both networks |"] * (model.num_classes > 0)),
         *_dataset_lines(manifest),
         f"| version | {manifest.version} |",
         *([f"| license | {manifest.license} |"] if manifest.license else []),
@@ -68,6 +156,122 @@ def write_card(folder: Path, manifest: Manifest, reports: Sequence[Report], data
     (folder / CARD_FILE).write_text("\n".join(lines), encoding="utf-8")
 
 
+def renew_card(folder: Path) -> None:
+    """Write the README.md and the pictures of a bundle again, from its own graphs and reference.
+
+    Manifest, graphs and reference stay as they are, and a signature stays valid.
+
+    Args:
+        folder: A bundle of the whole model with ONNX graphs.
+
+    Raises:
+        BundleError: There is no bundle, or it is damaged.
+        ExportError: It holds a part of the model only, or no ONNX graphs.
+    """
+    bundle = Bundle(folder)
+    manifest = bundle.manifest
+    if not manifest.graphs or part_of(manifest) != "all":
+        raise ExportError(f"{folder} must hold the ONNX graphs of the whole model, from which its card is made")
+    reference = Reference.decode(bundle.read(manifest.reference))
+    samples_note = f"test images of {manifest.dataset.name}" if manifest.dataset else "samples of the reference"
+    reports = []
+    for format_name, suffix in TORCH_SUFFIXES.items():
+        if f"encoder{suffix}" in manifest.torch_files:
+            reports.append(verify_torch(bundle, format_name, manifest.graphs, _elbo_graph(bundle)))
+    for precision in manifest.precisions:
+        with load(folder, provider="cpu", precision=precision) as reduced:
+            reports.append(reduced.verify())
+    with load(folder, provider="cpu") as model:
+        write_card(folder, manifest, [model.verify(), *reports], reference, model, samples_note=samples_note)
+
+
+def _elbo_graph(bundle: Bundle) -> TorchGraph:
+    """Return a bundle's `elbo.onnx`, which computes the ELBO of its files for PyTorch."""
+    spec = bundle.manifest.graphs["elbo"]
+    session = onnxruntime.InferenceSession(bundle.read(spec.file), providers=["CPUExecutionProvider"])
+
+    def terms(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        inputs = {entry.name: tensor.numpy() for entry, tensor in zip(spec.inputs, tensors, strict=True)}
+        return tuple(torch.from_numpy(output) for output in session.run(None, inputs))
+
+    return TorchGraph(spec, terms)
+
+
+def _num_samples(reference: Reference) -> int:
+    return int((reference.case == "sample").sum())
+
+
+def _active_units(reference: Reference) -> NDArray[np.int64]:
+    """Return the active units: Var_x(E_q(z|x)[z]) > 0.01 over the samples (Burda et al., 2016, arXiv:1509.00519)."""
+    z_loc = reference["z_loc"][reference.case == "sample"]
+    return np.flatnonzero(z_loc.astype(np.float64).var(axis=0) > _ACTIVE_VARIANCE)
+
+
+def _draw_samples(folder: Path, model: ModelSpec, reference: Reference, decoder: Decoder) -> None:
+    rows = np.flatnonzero(reference.case == "sample")
+    first = rows[:_COLUMNS]
+    sets = {
+        "originals": reference["x"][first],
+        "reconstructions": reference["loc_img"][first],
+        **_prior_samples(model, decoder),
+    }
+    save_grid(folder / SAMPLES_FILE, _grey(model, reference["x"][rows], sets), model.data_shape, _COLUMNS)
+
+
+def _prior_samples(model: ModelSpec, decoder: Decoder) -> dict[str, FloatArray]:
+    """Return samples of the prior: of each class, or each component with the likeliest first, or two rows."""
+    if model.num_classes:
+        y = np.repeat(np.arange(model.num_classes), _COLUMNS)
+        names, samples = [f"class {c}" for c in range(model.num_classes)], decoder.generate(len(y), _SEED, y=y)
+    elif model.num_components:
+        components = np.argsort(-decoder.component_probs, kind="stable")
+        names = [f"component {c}" for c in components]
+        samples = decoder.generate(len(components) * _COLUMNS, _SEED, component=np.repeat(components, _COLUMNS))
+    else:
+        return {"samples": decoder.generate(2 * _COLUMNS, _SEED)}
+    return dict(zip(names, np.split(samples, len(names)), strict=True))
+
+
+def _draw_traversal(
+    folder: Path, model: ModelSpec, reference: Reference, decoder: Decoder, active: NDArray[np.int64]
+) -> int:
+    """Draw the first sample with one active unit a row moved; return how many units were drawn.
+
+    Units with little effect compared with the strongest are left out. Without any active unit there is no picture.
+    """
+    rows = np.flatnonzero(reference.case == "sample")
+    z_loc = reference["z_loc"][rows]
+    y = np.repeat(reference["y"][rows[:1]], _COLUMNS) if "y" in reference.arrays else None
+    decoded = {}
+    for unit in active:
+        z = np.repeat(z_loc[:1], _COLUMNS, axis=0)
+        z[:, unit] = z_loc[:, unit].mean() + np.linspace(-_SPAN, _SPAN, _COLUMNS) * z_loc[:, unit].std()
+        decoded[f"z[{unit}]"] = decoder.decode(z, y=y)
+    shown = _grey(model, reference["x"][rows], decoded)
+    if not shown:
+        (folder / TRAVERSAL_FILE).unlink(missing_ok=True)
+        return 0
+    changes = {name: float(np.ptp(images.clip(0, 1), axis=0).max()) for name, images in shown.items()}
+    visible = [name for name, change in changes.items() if change >= _VISIBLE * max(changes.values())]
+    most = sorted(visible, key=lambda name: -float(shown[name].var(axis=0).sum()))[:_MAX_TRAVERSED]
+    save_grid(folder / TRAVERSAL_FILE, {name: shown[name] for name in most}, model.data_shape, _COLUMNS)
+    return len(most)
+
+
+def _grey(model: ModelSpec, samples: FloatArray, sets: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Bring values to [0, 1], one scale for all: the samples' range, of each column where observations are rows."""
+    if model.unit_interval:
+        return dict(sets)
+    axis = 0 if len(model.data_shape) == 1 else None
+    low, high = samples.min(axis), samples.max(axis)
+    span = np.where(high > low, high - low, np.float32(1))
+    return {name: (values - low) / span for name, values in sets.items()}
+
+
+def _tensor(values: Any) -> torch.Tensor:
+    return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
+
+
 def _values(manifest: Manifest) -> str:
     if manifest.preprocessing is not None and manifest.preprocessing.scale is not None:
         return values_text(manifest.model, manifest.preprocessing)
@@ -76,24 +280,6 @@ def _values(manifest: Manifest) -> str:
 
 def _preprocessing(manifest: Manifest) -> str:
     return "" if manifest.preprocessing is None else manifest.preprocessing.text
-
-
-def _classes(manifest: Manifest) -> str:
-    names = () if manifest.dataset is None else manifest.dataset.class_names
-    return f" ({', '.join(names)})" if names else ""
-
-
-def _picture_lines(data_note: str, generated: str) -> list[str]:
-    return [
-        f"![test images, reconstructions, samples]({SAMPLES_FILE})",
-        "",
-        f"{data_note[0].upper()}{data_note[1:]}, their reconstructions below them, and then {generated}.",
-        "",
-        f"![traversal of the latent]({TRAVERSAL_FILE})",
-        "",
-        "The first image's z, one dimension a row moved from -3 to 3 standard deviations; those that vary most.",
-        "",
-    ]
 
 
 def _kilobytes(spec: PrecisionSpec) -> str:
@@ -106,30 +292,32 @@ def _dataset_lines(manifest: Manifest) -> list[str]:
         return ["| trained on | not known: exported from a state_dict |"]
     draws = f"{dataset.num_particles} particle{'s' * (dataset.num_particles > 1)}"
     bound = ", a bound on log p(x given y)" if manifest.model.num_classes else ""
+    options = ", ".join(f"{name} {value}" for name, value in manifest.training.items())
     return [
         f"| trained on | {dataset.name}, {dataset.num_train} images{_BINARIZED[dataset.binarize]} |",
         f"| test ELBO | {dataset.test_elbo_nats:.2f} nats an image{bound}, {dataset.num_test} images, {draws} |",
-        *_training_lines(manifest),
+        *([f"| training | {options} |"] if options else []),
     ]
 
 
-def _onnx_use(manifest: Manifest) -> list[str]:
+def _onnx_use(manifest: Manifest) -> Iterable[str]:
     y = f", y={min(3, manifest.model.num_classes - 1)}" if manifest.model.num_classes else ""
     scaled = manifest.preprocessing is not None and manifest.preprocessing.scale is not None
     to_raw = "images = model.manifest.preprocessing.raw(images)  # from [0, 1] to the values that encode takes"
     generate = f"images = model.generate(16, seed=0{y}).reshape(-1, *model.data_shape)"
     shape = ", ".join(map(str, manifest.model.data_shape))
+    upper = {"hierarchical": ", and the upper levels", "mixture": ", component_probs"}.get(manifest.model.latent, "")
     lines: dict[Part, list[str]] = {
         "all": [
             generate,
             *([to_raw] * scaled),
-            f"posterior = model.encode(images{y})  # {_posterior_text(manifest.model)}",
+            f"posterior = model.encode(images{y})  # z_loc, z_scale{upper}",
             f"loc_img = model.reconstruct(images{y}, seed=0)  # what Pyro's reconstruct_img gives from the same seed",
             f"elbo = model.elbo(images{y}, seed=0)  # nats a row",
         ],
         "encoder": [
-            f"posterior = model.encode(x{y})  # x: shape (batch, {shape}); {_posterior_text(manifest.model)}",
-            'posterior.z_loc.save("latents.npz")  # for the decoder, which knows them by their latent space',
+            f"posterior = model.encode(x{y})  # x: shape (batch, {shape}); z_loc, z_scale{upper}",
+            'posterior.z_loc.save("latents.npz")  # for the decoder, which checks that it has the same latent space',
         ],
         "decoder": [
             generate,
@@ -146,16 +334,6 @@ def _onnx_use(manifest: Manifest) -> list[str]:
     ]
 
 
-def _torch_use(manifest: Manifest) -> list[str]:
+def _torch_use(manifest: Manifest) -> Iterable[str]:
     files = ", ".join(f"`{entry.file}`" for entry in manifest.torch_files.values())
     return [f"This bundle is for PyTorch only: {files}. Export with `--format onnx` to run without PyTorch."]
-
-
-def _posterior_text(model: ModelSpec) -> str:
-    extra = {"hierarchical": ", and the upper levels", "mixture": ", component_probs"}
-    return f"z_loc, z_scale{extra.get(model.latent, '')}"
-
-
-def _training_lines(manifest: Manifest) -> list[str]:
-    options = ", ".join(f"{name} {value}" for name, value in manifest.training.items())
-    return [f"| training | {options} |"] if options else []

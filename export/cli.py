@@ -10,26 +10,29 @@ import dataclasses
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 import click
 import onnx
 
 from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
+from edgevae.cli.sections import SectionedCommand, SectionOption
 from edgevae.train import DATASET_NAMES, DatasetName, TrainError, newest_run
 from edgevae.train.numbers import Sizes
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
-from .onnx_format import DEFAULT_OPSET
+from .files import check_writable
 from .precision import LIMITS_NATS
-from .release import check_license, check_version
 from .sign import SigningKey
 from .source import source_of_run, source_of_state_dict
 from .state_dict import load_state_dict
-from .wheel import build_wheel, wheel_file
-from .whole import check_writable
+from .to_onnx import DEFAULT_OPSET
+from .wheel import build_wheel, check_license, check_version, wheel_file
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _RUNS = Path("runs")
 _MODELS = Path("models")
@@ -37,79 +40,95 @@ _ALL, _ONNX, _WHEEL = "all", "onnx", "wheel"
 _PASSPHRASE = "EDGEVAE_SIGN_PASSPHRASE"  # noqa: S105 - the name of a variable of the environment
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function], _Function]:
+    return click.option(*names, cls=SectionOption, section=section, **settings)
+
+
+@click.command(cls=SectionedCommand, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.argument("run", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
+@_option(
+    "Formats",
     "--format",
     "formats",
     multiple=True,
     type=click.Choice([*FORMATS, _WHEEL, _ALL]),
     default=(_ONNX,),
-    help="What to write; can be given several times. all is onnx, torchscript and pt2; wheel is onnx, and beside the "
-    "bundle a Python package with bundle and runtime in it.",
+    help="What to write; can be given several times. all is onnx, torchscript and pt2. wheel is onnx, and beside the "
+    "bundle a Python package that contains it and the runtime.",
 )
-@click.option(
+@_option(
+    "Formats",
     "--graphs",
     "part",
     type=click.Choice(PARTS),
     default=_ALL,
-    help="The whole model; its encoder, which makes latents; or its decoder, which makes observations of them.",
+    help="The whole model, its encoder (observations to latents), or its decoder (latents to observations).",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
-@click.option(
+@_option("Output", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: models/<name>]")
+@_option("Output", "--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
+@_option(
+    "Precision",
     "--precision",
     "precisions",
     multiple=True,
     type=click.Choice(get_args(Precision)),
     default=("fp32",),
-    help="Precision of the networks' ONNX graphs; can be given several times, fp32 is always there.",
+    help="Precision of the networks' ONNX graphs; can be given several times. fp32 is always written.",
 )
-@click.option(
+@_option(
+    "Precision",
     "--max-elbo-lost",
     type=click.FloatRange(min=0),
-    help="What a lower precision may lose of the mean ELBO, nats a row.  "
+    help="How much of the mean ELBO a lower precision may lose, nats a row.  "
     f"[default: {', '.join(f'{limit} for {name}' for name, limit in LIMITS_NATS.items())}]",
 )
-@click.option("--force", is_flag=True, help="Replace the bundle that --out already holds, and its wheel.")
-@click.option(
+@_option("Release", "--model-version", default="1.0.0", help="The model's version.")
+@_option("Release", "--license", "license_", default="", help="The model's license: an SPDX expression, Apache-2.0.")
+@_option(
+    "Release",
     "--sign",
     "sign_with",
     metavar="KEY",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Sign the bundle with this private key, Ed25519 in a PEM file; the passphrase of an encrypted one is in "
+    help="Sign the bundle with this private key (Ed25519, PEM). The passphrase of an encrypted key is read from "
     f"{_PASSPHRASE}, or asked for.",
 )
-@click.option("--model-version", default="1.0.0", help="The model's version.")
-@click.option("--license", "license_", default="", help="The model's license, an SPDX expression like Apache-2.0.")
-@click.option(
+@_option(
+    "ONNX graphs",
     "--opset",
     type=click.IntRange(18, onnx.defs.onnx_opset_version()),
     default=DEFAULT_OPSET,
-    help="Version of ONNX's operators.",
+    help="ONNX opset version.",
 )
-@click.option(
+@_option(
+    "ONNX graphs",
     "--no-optimize",
     is_flag=True,
-    help="Leave the ONNX graphs as PyTorch's exporter wrote them, but for what keeps their numbers right.",
+    help="Skip the graph rewrites for speed. Those for accuracy are always applied.",
 )
-@click.option("--atol", type=click.FloatRange(min=0), default=Tolerances().atol, help="Absolute tolerance.")
-@click.option("--rtol", type=click.FloatRange(min=0), default=Tolerances().rtol, help="Relative tolerance.")
-@click.option(
+@_option("Verification", "--atol", type=click.FloatRange(min=0), default=Tolerances().atol, help="Absolute tolerance.")
+@_option("Verification", "--rtol", type=click.FloatRange(min=0), default=Tolerances().rtol, help="Relative tolerance.")
+@_option(
+    "Weights trained elsewhere",
     "--state-dict",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Export weights trained elsewhere with Pyro's VAE example (torch.save or safetensors) instead of a run.",
+    help="Export the weights of Pyro's VAE example (torch.save or safetensors) instead of a run.",
 )
-@click.option("--data-shape", type=Sizes("1,28,28"), help="With --state-dict: shape of an observation, like 1,28,28.")
-@click.option(
+@_option(
+    "Weights trained elsewhere", "--data-shape", type=Sizes("1,28,28"), help="Shape of an observation, like 1,28,28."
+)
+@_option(
+    "Weights trained elsewhere",
     "--dataset",
     type=click.Choice(DATASET_NAMES),
-    help="With --state-dict: the data set whose test images to verify with, and whose training images scale and round "
-    "int8. Without it, draws from the model's prior verify.",
+    help="Data set whose test images to verify with, and whose training images to calibrate int8 with. Without it, "
+    "samples of the prior are used to verify.",
 )
-@click.option(
+@_option(
+    "Weights trained elsewhere",
     "--data-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="With --dataset: folder with its IDX files.",
+    help="Folder with the IDX files of --dataset.",
 )
 @click.version_option(package_name="edgevae", prog_name="vae-export")
 def main(
@@ -134,8 +153,8 @@ def main(
 ) -> None:
     """Export a trained RUN, by default the newest in runs/, to a verified bundle.
 
-    Every graph is compared with Pyro before the bundle is written; where a number is out of tolerance, the exit code
-    is 1 and nothing is written.
+    Every graph is compared with Pyro before the bundle is written. If a number is out of tolerance, the exit code is 1
+    and nothing is written.
 
     \b
     Examples:
@@ -155,7 +174,7 @@ def main(
         origin = state_dict or run or newest_run(_RUNS)
         out = (out or _MODELS / (origin.stem if state_dict else origin.resolve().name)).resolve()
         check_writable(out, force)
-        key = SigningKey(sign_with, _passphrase) if sign_with is not None else None
+        key = SigningKey(sign_with, passphrase_of_signing_key) if sign_with is not None else None
         wheel = _check_wheel(out, model_version, force) if _WHEEL in formats else None
         if state_dict is None:
             source = source_of_run(origin, out.name)
@@ -164,9 +183,9 @@ def main(
         click.echo(f"{origin}: verified with {source.samples_note}")
         if "int8" in precisions and source.train_samples is None:
             click.echo(
-                f"{origin}: no training data for int8: weights become the nearest integers, and convolutions and "
-                "products of the latent stay in float32. A run that is trained anew keeps some; a --state-dict "
-                "gets them from --dataset"
+                f"{origin}: no training data to calibrate int8 with: weights are rounded to the nearest integers, and "
+                "convolutions and products of the latent stay in float32. Train the run again, or give --dataset "
+                "with --state-dict"
             )
         reports = export_bundle(
             dataclasses.replace(source, version=model_version, license=license_),
@@ -215,8 +234,8 @@ def _check_usage(
         raise click.UsageError("--data-dir goes with --dataset")
 
 
-def _passphrase() -> str:
-    """Return the passphrase of the signing key, from the environment or from the person at the terminal."""
+def passphrase_of_signing_key() -> str:
+    """Return the passphrase of the signing key, from the environment or the terminal."""
     if (given := os.environ.get(_PASSPHRASE)) is not None:
         return given
     if not sys.stdin.isatty():
@@ -230,7 +249,7 @@ def _chosen(formats: tuple[str, ...]) -> list[Format]:
 
 
 def _check_wheel(out: Path, version: str, force: bool) -> Path:
-    """Return where the wheel of a bundle goes; refuse to replace one that is there unless asked to."""
+    """Return the path of a bundle's wheel; refuse to replace an existing one without --force."""
     path = out.parent / wheel_file(out.name, version)
     if path.exists() and not force:
         raise ExportError(f"{path} is already there; choose another --model-version, or give --force to replace it")

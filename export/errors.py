@@ -1,7 +1,7 @@
 """The errors of the export.
 
 ExportError
-├── GraphError         a network cannot become a graph that gives the same numbers everywhere
+├── GraphError         a network cannot be exported as a graph that gives the same numbers everywhere
 ├── PrecisionError     a lower precision loses more of the ELBO than it may
 ├── StateDictError     weights from elsewhere do not fit the model
 └── VerificationError  the exported graphs do not give Pyro's numbers
@@ -15,26 +15,26 @@ from edgevae import Report
 
 
 class ExportError(Exception):
-    """Base of everything that `export` raises on purpose."""
+    """Base class of the export's errors."""
 
 
 class GraphError(ExportError):
-    """A network cannot become a graph that gives the same numbers everywhere."""
+    """A network cannot be exported as a graph that gives the same numbers everywhere."""
 
 
 class PrecisionError(ExportError):
     """A lower precision loses more of the ELBO than it may; no bundle was written.
 
     Args:
-        precision: Which one.
-        lost_nats: By how much the mean ELBO is lower than in float32, nats a row; may be NaN.
-        limit_nats: How much was allowed.
+        precision: The precision.
+        lost_nats: Loss of mean ELBO compared with float32, nats a row; may be NaN.
+        limit_nats: The limit.
     """
 
     def __init__(self, precision: str, lost_nats: float, limit_nats: float) -> None:
         super().__init__(
-            f"{precision} loses {lost_nats:.3f} nats a row of the mean ELBO, more than the {limit_nats:g} that are "
-            f"allowed, and no bundle was written; leave {precision} out, or allow more with --max-elbo-lost"
+            f"{precision} loses {lost_nats:.3f} nats a row of the mean ELBO, more than the limit of {limit_nats:g}; no "
+            f"bundle was written. Leave out --precision {precision}, or raise --max-elbo-lost"
         )
         self.precision, self.lost_nats, self.limit_nats = precision, lost_nats, limit_nats
 
@@ -47,7 +47,7 @@ class VerificationError(ExportError):
     """The exported graphs do not give Pyro's numbers; no bundle was written.
 
     Args:
-        reports: The comparisons, one a format; at least one of them failed.
+        reports: The verifications, one a format; at least one failed.
     """
 
     def __init__(self, reports: Sequence[Report]) -> None:

@@ -1,4 +1,4 @@
-"""The lint: what must not be in a graph that is to give the same numbers everywhere."""
+"""Checks that refuse graphs which would not give the same numbers everywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import GraphError
 
 
 def lint_program(name: str, program: ExportedProgram) -> None:
-    """Refuse random operators, dropout and training-mode norms in a traced program.
+    """Refuse random operators, dropout and layers in training mode in a traced program.
 
     Raises:
         GraphError: There is one; the message names it.
@@ -25,17 +25,16 @@ def lint_program(name: str, program: ExportedProgram) -> None:
         training = _argument(node, operator, "train", "training")
         if training is True:
             raise GraphError(f"{name}: {operator} is in training mode; call .eval() before exporting")
-        drops = _argument(node, operator, "dropout_p") != 0  # attention has none by itself, and is marked as random
+        drops = _argument(node, operator, "dropout_p") != 0  # attention is tagged as random even without dropout
         if training is None and drops and torch.Tag.nondeterministic_seeded in operator.tags:
             raise GraphError(f"{name}: {operator} draws random numbers; noise must be an input of the graph")
 
 
 def lint_onnx(name: str, model: onnx.ModelProto) -> None:
-    """Refuse what would make an ONNX graph random, unportable, or bound to one batch size.
+    """Refuse an ONNX graph that the runtime would refuse, or whose batch size is fixed.
 
     Raises:
-        GraphError: The runtime would refuse the graph, for which `edgevae.check_graph` has the reasons; or its batch
-            axis is frozen. The message names what it is.
+        GraphError: `edgevae.check_graph` refuses the graph, or a batch axis is fixed; the message says why.
     """
     try:
         check_graph(model.SerializeToString(), name)
@@ -49,8 +48,8 @@ def lint_onnx(name: str, model: onnx.ModelProto) -> None:
 
 
 def _argument(node: torch.fx.Node, operator: OpOverload, *names: str) -> object:
-    """The value of an operator's argument of one of these names, `None` where it has none."""
-    schema = operator._schema  # noqa: SLF001 - an operator shows its schema nowhere else
+    """Return the value of an operator's argument with one of these names, or `None`."""
+    schema = operator._schema  # noqa: SLF001 - there is no public way to the schema
     for index, argument in enumerate(schema.arguments):
         if argument.name in names:
             return (

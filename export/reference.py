@@ -1,4 +1,4 @@
-"""What Pyro itself computes, for a bundle's reference."""
+"""A bundle's reference: what Pyro computes for real observations and edge cases."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from .programs import model_spec
 
 _ROWS = max(BATCH_SIZES)
 _SEED = 0
-_GRID = 16  # steps in 1 of the noise of observations: few values, which compress well
-_RANGE = 3.0  # of that noise: beyond it Φ(eps) is so near to 1 that float32 leaves the inverse of it few digits
-_REACH = 4.0  # standard deviations of the data that edge cases may be away from its mean
-_MARGIN = 1e-4  # how far that noise stays from where a discrete draw changes
+_GRID = 16  # the noise of observations is rounded to sixteenths, which compress well
+_RANGE = 3.0  # limit of that noise: beyond, float32 cannot represent Φ(eps) accurately enough for its inverse
+_REACH = 4.0  # distance of edge cases from the mean, in standard deviations of the data
+_MARGIN = 1e-4  # distance of that noise from the steps of a discrete draw
 
 
 def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> Reference:
-    """Compute the reference: samples, then all zeros and all ones, 256 rows together.
+    """Compute the reference: 254 samples, a row of zeros and a row of ones.
 
-    Where the likelihood takes any range, zeros and ones are brought to within four standard deviations of the data:
-    columns of a table may lie so far from both that no network has numbers there.
+    If the likelihood takes any range, zeros and ones are clipped to four standard deviations around the data's mean:
+    the columns of a table may be so far from both that the networks' outputs overflow.
 
     Args:
         vae: The model, on the CPU.
-        samples: Observations, shape `(num_samples, *data_shape)`; at least one. Fewer than 254 are repeated.
+        samples: Observations, shape `(num_samples, *data_shape)`, at least one; repeated if fewer than 254.
         labels: Their classes, shape `(num_samples,)`, for a conditional model.
 
     Raises:
@@ -55,7 +55,7 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
     generator = torch.Generator().manual_seed(_SEED)
     picked = torch.arange(_ROWS - 2) % len(samples)
     flat = samples.flatten(1)
-    x = torch.cat([flat[picked], _near(vae, torch.stack([torch.zeros_like(flat[0]), torch.ones_like(flat[0])]))])
+    x = torch.cat([flat[picked], _clipped(vae, torch.stack([torch.zeros_like(flat[0]), torch.ones_like(flat[0])]))])
     y = None if labels is None else torch.cat([labels[picked], labels[:1], labels[:1]])
     eps = [torch.randn((_ROWS, size), generator=generator) for size in vae.config.z_dims]
     eps_obs = torch.round(torch.randn(x.shape, generator=generator).clamp(-_RANGE, _RANGE) * _GRID) / _GRID
@@ -67,14 +67,14 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
         tensors.update(zip(level_names("z_loc", len(eps)), terms.z_loc, strict=True))
         tensors.update(zip(level_names("z_scale", len(eps)), terms.z_scale, strict=True))
         tensors.update(z=terms.z[0], log_px_z=terms.log_px_z, log_pz=terms.log_pz, log_qz_x=terms.log_qz_x)
-        eps_obs = _steady(likelihood, parameters, eps_obs)
+        eps_obs = _away_from_steps(likelihood, parameters, eps_obs)
         tensors.update(zip(likelihood.parameter_names, parameters, strict=True))
         tensors.update(eps_obs=eps_obs, obs=likelihood.draw(parameters, eps_obs), **_prior(vae, eps))
         tensors.update(zip(level_names("eps", len(eps)), eps, strict=True))
         extra = vae.latent.posterior(terms.z_loc[0], terms.z_scale[0], *eps[:-1])
         names = [spec.name for spec in signatures(model_spec(vae), ())["encoder"].outputs[2:]]
         for name, tensor in zip(names, extra, strict=True):
-            tensors.setdefault(name, tensor)  # what Pyro's traces hold is taken from there
+            tensors.setdefault(name, tensor)  # values from Pyro's traces take precedence
     if y is not None:
         tensors["y"] = y
     for name, tensor in tensors.items():
@@ -84,8 +84,8 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
     return Reference(case, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
 
 
-def _near(vae: VAE, edges: Tensor) -> Tensor:
-    """Edge cases, no farther from the data than a model that standardises them was made for."""
+def _clipped(vae: VAE, edges: Tensor) -> Tensor:
+    """Clip edge cases to the range of the data, if the model standardises its inputs."""
     if vae.decoder.likelihood.unit_interval:
         return edges
     data_loc, data_scale = (torch.tensor(each) for each in (vae.config.data_loc, vae.config.data_scale))
@@ -94,7 +94,7 @@ def _near(vae: VAE, edges: Tensor) -> Tensor:
 
 
 def _prior(vae: VAE, eps: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """Z of the prior, from a trace of Pyro's own statements; of a mixture the component too, and p(c)."""
+    """Return z of the prior, from a trace of Pyro's sample statements; for a mixture also the component and p(c)."""
     component = torch.arange(_ROWS) % vae.config.components
     given = {COMPONENT_SITE: component} if vae.latent.enumerated else {}
     statements = GivenNoise(eps)(poutine.condition(vae.latent.sample_prior, data=given))
@@ -107,8 +107,8 @@ def _prior(vae: VAE, eps: Sequence[Tensor]) -> Mapping[str, Tensor]:
     return {"z_prior": z_prior, "component": component, "prior_probs": categorical.probs}
 
 
-def _steady(likelihood: Likelihood, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
-    """Move noise off the places where a discrete draw changes: there, rounding decides and not the graph."""
+def _away_from_steps(likelihood: Likelihood, parameters: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+    """Move noise away from the steps of a discrete draw, where the result would depend on rounding."""
     if likelihood.discrete:
         for _ in range(_GRID):
             low, high = (likelihood.draw(parameters, eps + side) for side in (-_MARGIN, _MARGIN))

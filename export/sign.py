@@ -1,4 +1,4 @@
-"""Signing: Ed25519 over the bytes of a bundle's manifest, which holds the SHA-256 of every file."""
+"""Signing of bundles: Ed25519 over the bytes of the manifest, which holds the SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WANTED = (
 
 
 class SigningKey:
-    """The private half of a key: who has it can sign. Nothing of it is written anywhere or shown.
+    """A private key that signs bundles. It is never written or shown.
 
     Args:
         path: PEM file of an Ed25519 private key, PKCS#8, encrypted or not.
-        passphrase: Called for the passphrase where the file is encrypted.
+        passphrase: Returns the passphrase; called only if the file is encrypted.
 
     Raises:
         ExportError: There is no such file, it holds another kind of key, its passphrase is wrong or missing, or the
@@ -39,16 +39,16 @@ class SigningKey:
 
     @property
     def public_key(self) -> bytes:
-        """The public half, PEM: what `edgevae.load` takes as `public_key`."""
+        """The public key, PEM, as `edgevae.load` takes it."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         return self._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     def sign_bundle(self, folder: Path) -> None:
-        """Write the signature of a bundle's manifest, which may not change after that, and check it.
+        """Write the signature of a bundle's manifest and check it. The manifest must not change afterwards.
 
         Args:
-            folder: The bundle, whole.
+            folder: The finished bundle.
 
         Raises:
             BundleError: The bundle cannot be read.

@@ -1,4 +1,4 @@
-"""What an export begins with: a model, and data to verify it with."""
+"""What is exported: a trained model, and data to verify it with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgevae import DatasetSpec, PreprocessingSpec
+from edgevae import DatasetSpec, Preprocessing
 from edgevae.train import VAE, DatasetName, load_dataset, load_run
+from edgevae.train.evaluation import collapse_advice
 
 from .errors import ExportError
-from .preprocessing import preprocessing_spec
 
 _PRIOR_DRAWS = 254
 _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
@@ -21,23 +21,24 @@ _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What is exported.
+    """A model and what its bundle says about it.
 
     Args:
         name: The model's name.
         vae: The trained model, on the CPU.
         samples: Observations to verify with, shape `(num_samples, *data_shape)`; at least one.
         labels: Their classes, shape `(num_samples,)`; `None` where the model is not conditional.
-        samples_note: What they are, for the model card: `test images of mnist`.
+        samples_note: What they are, for the model card, like `test images of mnist`.
         dataset: What the model was trained on; `None` where that is not known.
-        training: How, by the names of the options; empty where that is not known.
-        version: The model's version, as Python packages count.
-        license: The model's license, an SPDX expression; empty for none stated.
-        preprocessing: What the runtime is to do to values before a graph gets them, as it was done to `samples`; `None`
-            for nothing.
-        train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, for int8 to round
-            weights and scale convolutions by; `None` leaves convolutions, and products of the latent, in float32.
+        training: The options of the training, by name; empty where they are not known.
+        version: The model's version, in the form of Python packages (PEP 440).
+        license: The model's license, an SPDX expression; empty if none is stated.
+        preprocessing: What the runtime does to values before a graph gets them; it was done to `samples` already.
+            `None` for nothing.
+        train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, to calibrate int8
+            with; without them convolutions, and products of the latent, stay in float32.
         train_labels: Their classes, for a conditional model.
+        collapse_advice: A sentence for the card where the posterior has collapsed; else empty.
     """
 
     name: str
@@ -49,13 +50,14 @@ class Source:
     training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
     version: str = "1.0.0"
     license: str = ""
-    preprocessing: PreprocessingSpec | None = None
+    preprocessing: Preprocessing | None = None
     train_samples: Tensor | None = None
     train_labels: Tensor | None = None
+    collapse_advice: str = ""
 
 
 def source_of_run(path: Path, name: str) -> Source:
-    """Return the model of the run in the folder `path`, under this name, with its test images.
+    """Return the model of the run in the folder `path` with its test images.
 
     Raises:
         RunError: There is no run, or it is damaged.
@@ -74,12 +76,15 @@ def source_of_run(path: Path, name: str) -> Source:
         class_names=info.class_names,
     )
     training = dataclasses.asdict(run.config.training)
+    evaluation = run.evaluations.get("test")
+    advice = None if evaluation is None else collapse_advice(evaluation, run.config.training)
     source = Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
     return dataclasses.replace(
         source,
-        preprocessing=preprocessing_spec(info.preprocessing),
+        preprocessing=None if info.preprocessing == Preprocessing() else info.preprocessing,
         train_samples=run.train_samples,
         train_labels=run.train_labels,
+        collapse_advice=advice or "",
     )
 
 
@@ -91,17 +96,17 @@ def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:
 
 
 def source_of_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_dir: Path | None) -> Source:
-    """Return a model that was trained elsewhere, with a data set's images, or else its own draws.
+    """Return a model that was trained elsewhere, with images of a data set or samples of its own prior.
 
     Args:
         vae: The model.
         name: Its name.
-        dataset: The data set; `None` for draws from the prior.
+        dataset: The data set; `None` for samples of the prior.
         data_dir: Folder with its files; `None` to download them.
 
     Raises:
-        DatasetError: The data set cannot be had.
-        ExportError: Its images have another shape than the model's.
+        DatasetError: The data set cannot be loaded.
+        ExportError: Its images do not have the model's shape.
     """
     if dataset is not None:
         images = load_dataset(dataset, data_dir)

@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere, with Pyro's own VAE example."""
+"""Weights that were trained elsewhere with Pyro's VAE example."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexErro
 
 
 def load_state_dict(path: Path, data_shape: tuple[int, ...] | None = None) -> VAE:
-    """Return the VAE whose `state_dict` the file holds, sizes inferred from it.
+    """Return the VAE whose `state_dict` is in the file; its sizes are inferred.
 
     Args:
-        path: Written by `torch.save(vae.state_dict(), path)` or by safetensors; read without executing anything.
-        data_shape: Shape of one observation. Without it, a square number of values is taken for a square grey image,
-            `(1, height, width)`, and any other for a row.
+        path: Written by `torch.save(vae.state_dict(), path)` or by safetensors; read without running any code in it.
+        data_shape: Shape of an observation. By default `(1, side, side)` where the number of values is a square, else
+            `(count,)`.
 
     Raises:
-        StateDictError: The file cannot be read, or its tensors are not those of the reference model; the message lists
-            what is missing, what is too much, and what has the wrong shape.
+        StateDictError: The file cannot be read, or its tensors do not have the names and shapes of the example's.
     """
     state = _read(path)
     expected = {f"{name}.{kind}" for name in _WEIGHTS for kind in ("weight", "bias")}
@@ -76,7 +75,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(_is_weight(*item) for item in state.items()):
         raise StateDictError(f"{path} must hold names and dense float tensors, got other content; {_REMEDY}")
     if state and all(name.startswith(_WRAPPED) for name in state):
-        raise StateDictError(f"{path} is of a wrapped model, its names start with {_WRAPPED}: save model.module")
+        raise StateDictError(
+            f"{path} holds the weights of a wrapped model, whose names start with {_WRAPPED}; save model.module"
+        )
     return dict(state)
 
 

@@ -1,4 +1,4 @@
-"""Programs for PyTorch users: TorchScript, which PyTorch has deprecated, and `torch.export`'s archive."""
+"""Files for PyTorch users: TorchScript, which PyTorch has deprecated, and the archive of `torch.export`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyro
@@ -16,23 +16,33 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from edgevae import Bundle, GraphName, Report, RunnableGraph, TensorSpec, verify_graphs
+
 from .programs import Program
+
+TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")
+"""What is written for PyTorch: its users call the two networks."""
+
+TORCH_SUFFIXES = {"torchscript": ".ts", "pt2": ".pt2"}
 
 FloatArray = NDArray[np.float32]
 TorchFunction = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 def to_torchscript(program: Program) -> bytes:
-    """Return the program as a TorchScript archive, without the source positions of this machine."""
+    """Return the program as a TorchScript archive, without paths of this machine."""
     buffer = io.BytesIO()
-    with _deprecations_silenced(), pyro.validation_enabled(False):  # a trace has no values to validate
+    with (
+        _deprecations_silenced(),
+        pyro.validation_enabled(False),
+    ):  # it would look at values
         traced = torch.jit.trace(program.module, program.example())
         torch.jit.save(traced, buffer)
     return _without_debug_files(buffer.getvalue())
 
 
 def to_pt2(traced: ExportedProgram) -> bytes:
-    """Return a traced program as an archive of `torch.export.save`, without the source positions of this machine."""
+    """Return a traced program as an archive of `torch.export.save`, without paths of this machine."""
     for node in traced.graph.nodes:
         node.meta.pop("stack_trace", None)
     buffer = io.BytesIO()
@@ -51,17 +61,52 @@ def load_pt2(path: Path) -> TorchFunction:
     return torch.export.load(path).module()
 
 
-class TorchGraph:
-    """A function over tensors, run over arrays.
+def verify_torch(
+    bundle: Bundle,
+    format_name: str,
+    signatures: Mapping[GraphName, InputsAndOutputs],
+    elbo: RunnableGraph | None,
+) -> Report:
+    """Verify a bundle's files of one format for PyTorch by loading them, as users will.
 
     Args:
-        program: Names its inputs and outputs.
-        function: Computes them.
+        bundle: The bundle.
+        format_name: `torchscript` or `pt2`.
+        signatures: Inputs and outputs of the bundle's graphs, by name.
+        elbo: Computes the terms of the ELBO; `None` where the bundle holds a part of the model only.
+    """
+    load_program = {"torchscript": load_torchscript, "pt2": load_pt2}[format_name]
+    graphs = {
+        name: TorchGraph(signatures[name], load_program(bundle.path / f"{name}{TORCH_SUFFIXES[format_name]}"))
+        for name in TORCH_PROGRAMS
+        if name in signatures
+    }
+    return verify_graphs(bundle, format_name, graphs, elbo)
+
+
+class InputsAndOutputs(Protocol):
+    """A graph's inputs and outputs, in order."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """What the graph takes."""
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """What it gives."""
+
+
+class TorchGraph:
+    """A function of tensors that is called with arrays by name.
+
+    Args:
+        signature: Names its inputs and outputs.
+        function: Computes the outputs.
     """
 
-    def __init__(self, program: Program, function: TorchFunction) -> None:
-        self.inputs = [tensor.name for tensor in program.signature.inputs]
-        self.outputs = [tensor.name for tensor in program.signature.outputs]
+    def __init__(self, signature: InputsAndOutputs, function: TorchFunction) -> None:
+        self.inputs = [tensor.name for tensor in signature.inputs]
+        self.outputs = [tensor.name for tensor in signature.outputs]
         self._function = function
 
     def __call__(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, FloatArray]:
@@ -73,7 +118,7 @@ class TorchGraph:
 
 
 def _without_debug_files(archive: bytes) -> bytes:
-    """Drop TorchScript's `.debug_pkl` entries: they hold this machine's paths, and nothing that runs."""
+    """Drop TorchScript's `.debug_pkl` entries, which contain paths of this machine and nothing that runs."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as source, zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as target:
         for entry in source.infolist():
@@ -84,7 +129,7 @@ def _without_debug_files(archive: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _deprecations_silenced() -> Iterator[None]:
-    """PyTorch has deprecated `torch.jit`; the format stays, because LibTorch on devices reads nothing else."""
+    """Silence the deprecation of `torch.jit`; the format stays because LibTorch on devices reads no other."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)

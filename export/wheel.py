@@ -1,4 +1,4 @@
-"""A bundle and the runtime as one Python package with a name of its own."""
+"""A Python package (wheel) that contains a bundle and the runtime."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import zipfile
 from pathlib import Path
 
 import msgspec
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
 
 import edgevae
 from edgevae import MANIFEST_FILE, SIGNATURE_FILE, Bundle, FileEntry, Manifest
 
 from .errors import ExportError
-from .release import check_spelling
-from .whole import write_whole
+from .files import write_file
 
 _OURS = "edgevae"
-_NOT_RUNTIME = ("train", "export")  # which an installed package holds beside its own modules
+_NOT_RUNTIME = ("train", "export")  # the other packages in the installed folder
 _OUR_LICENSE = "Apache-2.0"
 _RUNTIME_NEEDS = ("msgspec", "numpy", "onnxruntime")
 _CARD_FILES = ("README.md", "samples.png", "traversal.png")
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can hold: what is built twice is the same
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip file, so that the same content gives the same file
 _MODE = 0o644 << 16
 
 _INIT = '''\
@@ -38,7 +39,7 @@ _INIT = '''\
     model = {package}.load()
 {example}
 
-`{package}.runtime` holds the errors, `Noise`, `Latents` and what else EdgeVAE's runtime has.
+`{package}.runtime` is EdgeVAE's runtime: the errors, `Noise`, `Latents` and all else.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def load(
     precision: runtime.Precision = "fp32",
     public_key: str | os.PathLike[str] | bytes | None = None,
 ) -> runtime.Model:
-    """Load the model; the arguments are those of `runtime.load` behind its path."""
+    """Load the model; the arguments are those of `runtime.load` after the path."""
     return runtime.load(
         BUNDLE,
         provider,
@@ -79,29 +80,55 @@ def load(
 '''
 
 
-def import_name(name: str) -> str:
-    """Return what a model's package is called: `mnist_mlp` for `mnist-mlp`.
+def check_version(version: str) -> str:
+    """Return a version in its normal form, like `1.0.0`.
 
     Raises:
-        ExportError: It is no name for a package, or that of another one here: a name of Python itself, or of an
-            installed distribution.
+        ExportError: It is not a version of a Python package (PEP 440).
+    """
+    try:
+        return str(Version(version))
+    except InvalidVersion as error:
+        raise ExportError(f"the model's version must be like 1.0.0, got {version!r}") from error
+
+
+def check_license(expression: str) -> str:
+    """Return a license expression in its normal form.
+
+    Raises:
+        ExportError: It is not an SPDX license expression.
+    """
+    try:
+        return str(canonicalize_license_expression(expression))
+    except InvalidLicenseExpression as error:
+        raise ExportError(
+            f"the model's license must be an SPDX expression like Apache-2.0 or CC-BY-SA-4.0, or LicenseRef- and a "
+            f"name of your own, got {expression!r}"
+        ) from error
+
+
+def import_name(name: str) -> str:
+    """Return the import name of a model's package: `mnist_mlp` for `mnist-mlp`.
+
+    Raises:
+        ExportError: It is not a valid name, or it is taken by Python's standard library or by an installed package.
     """
     package = re.sub(r"[-.]+", "_", name).lower()
     taken = [name for name in importlib.metadata.packages_distributions().get(package, ()) if not _is_ours(name)]
     obstacle = ""
     if not package.isidentifier() or not package.isascii() or keyword.iskeyword(package):
-        obstacle = "is no name for a Python package"
+        obstacle = "is not a valid name for a Python package"
     elif package in sys.stdlib_module_names:
-        obstacle = "is a module of Python itself"
+        obstacle = "is a module of Python's standard library"
     elif taken:
-        obstacle = f"is what {', '.join(sorted(set(taken)))} is imported as"
+        obstacle = f"is the import name of the installed package {', '.join(sorted(set(taken)))}"
     if obstacle:
-        raise ExportError(f"the model's name makes the package {package}, which {obstacle}; choose another --out")
+        raise ExportError(f"the model's name gives the package {package}, which {obstacle}; choose another --out")
     return package
 
 
 def _is_ours(distribution: str) -> bool:
-    """Whether an installed distribution is a model's wheel, perhaps an older one of the same model."""
+    """Return whether an installed distribution is a model's wheel, perhaps an older one of the same model."""
     return f"Generator: {_OURS}" in (importlib.metadata.distribution(distribution).read_text("WHEEL") or "")
 
 
@@ -109,36 +136,36 @@ def wheel_file(name: str, version: str) -> str:
     """Return the file name of a model's wheel.
 
     Raises:
-        ExportError: `name` is none for a package.
+        ExportError: `name` is not usable as the name of a package.
     """
     return f"{import_name(name)}-{version}-py3-none-any.whl"
 
 
 def build_wheel(bundle: Path, folder: Path) -> Path:
-    """Write the wheel of a bundle: the bundle, without its programs for PyTorch, and this runtime.
+    """Write the wheel of a bundle: the bundle without its files for PyTorch, and this runtime.
 
-    The same bundle and the same runtime give the same file, byte for byte. A signature goes along, and with it the
-    manifest as it was signed, programs for PyTorch listed. Its license is the model's together with
-    Apache-2.0, the runtime's; without the model's it states none.
+    The same bundle and runtime give the same file, byte for byte. A signed bundle stays signed: its manifest is
+    included unchanged. The wheel's license is the model's and the runtime's, Apache-2.0; if the model states none, the
+    wheel states none.
 
     Args:
         bundle: The bundle's folder; its manifest gives the wheel's name, version and license.
-        folder: Where to write it; a wheel of the same name there is replaced.
+        folder: The folder to write it to; a wheel of the same name there is replaced.
 
     Returns:
         The wheel's path.
 
     Raises:
         BundleError: There is no bundle, or a file of it is missing or was changed.
-        ExportError: The bundle holds no ONNX graphs, its name, version or license is none for a package, or a file for
-            people in it is a link.
+        ExportError: The bundle holds no ONNX graphs; its name, version or license is not valid for a package; or its
+            README.md or a picture is a symbolic link.
     """
     source = Bundle(bundle)
     manifest = source.manifest
     if not manifest.graphs:
-        raise ExportError(f"{bundle} has no ONNX graphs, and a wheel runs nothing else; export it with --format onnx")
+        raise ExportError(f"{bundle} has no ONNX graphs, which a wheel needs; export it with --format onnx")
     package = import_name(manifest.name)
-    check_spelling(manifest.version, manifest.license)
+    _check_normal_form(manifest.version, manifest.license)
     files = {f"{package}/{name}": content for name, content in _package_files(source, package).items()}
     info = f"{package}-{manifest.version}.dist-info"
     license_text = _our_license()
@@ -152,12 +179,32 @@ def build_wheel(bundle: Path, folder: Path) -> Path:
     record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in sorted(files.items())]
     files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
     path = folder / wheel_file(manifest.name, manifest.version)
-    write_whole(path, _zipped(files))
+    write_file(path, _zipped(files))
     return path
 
 
+def _check_normal_form(version: str, license_: str) -> None:
+    """Refuse a version or license that is not in its normal form.
+
+    The parsers accept line breaks, which would start a new field of the wheel's metadata.
+
+    Args:
+        version: The model's version.
+        license_: The model's license, or empty.
+
+    Raises:
+        ExportError: One is not valid or not in its normal form.
+    """
+    for what, stated, normal in (
+        ("version", version, check_version(version)),
+        ("license", license_, check_license(license_) if license_ else ""),
+    ):
+        if stated != normal:
+            raise ExportError(f"the model's {what} must be written {normal!r}, got {stated!r}; export the model again")
+
+
 def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
-    """The package's files: its `__init__`, the runtime, and the bundle."""
+    """Return the package's files by path: its `__init__`, the runtime, and the bundle."""
     manifest = msgspec.structs.replace(source.manifest, torch_files={})
     example = {
         "all": "    images = model.generate(16, seed=0)  # float32, shape (16, {0})",
@@ -179,11 +226,11 @@ def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
         files[f"bundle/{entry.file}"] = source.read(entry)
     for name in (*_CARD_FILES, SIGNATURE_FILE):
         path = source.path / name
-        if path.is_symlink():  # it may lead to what is nobody else's business, and the wheel is for others
-            raise ExportError(f"{path} is a link; put the file itself there, or remove it")
+        if path.is_symlink():  # it may point to a private file, and wheels are published
+            raise ExportError(f"{path} is a symbolic link; replace it by the file itself, or remove it")
         if path.is_file():
             files[f"bundle/{name}"] = path.read_bytes()
-    if f"bundle/{SIGNATURE_FILE}" in files:  # it holds for these bytes, and no others
+    if f"bundle/{SIGNATURE_FILE}" in files:  # it signs these bytes
         files[f"bundle/{MANIFEST_FILE}"] = (source.path / MANIFEST_FILE).read_bytes()
     return files
 
@@ -211,14 +258,14 @@ def _metadata(manifest: Manifest, package: str) -> str:
 
 
 def _license(of_model: str) -> str:
-    """The license of the whole: the model's, and the runtime's."""
+    """Return the license of the wheel: the model's and the runtime's."""
     if of_model == _OUR_LICENSE:
         return of_model
     return f"({of_model}) AND {_OUR_LICENSE}" if " " in of_model else f"{of_model} AND {_OUR_LICENSE}"
 
 
 def _requirements() -> list[str]:
-    """What the runtime needs, ONNX Runtime for the CPU included, as our own distribution states it."""
+    """Return the runtime's requirements, with ONNX Runtime for the CPU, as the `edgevae` distribution states them."""
     stated = [Requirement(line) for line in importlib.metadata.requires(_OURS) or []]
     found = {
         entry.name: f"{entry.name}{entry.specifier}"
@@ -238,7 +285,7 @@ def _digest(content: bytes) -> str:
 
 
 def _zipped(files: dict[str, bytes]) -> bytes:
-    """The files as a zip, the same for the same content: stored, because compressors differ between machines."""
+    """Return a zip file that depends on the content alone: not compressed, because compressors differ."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in sorted(files.items(), key=lambda item: (".dist-info/" in item[0], item[0])):

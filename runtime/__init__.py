@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from .bundle import SIGNATURE_FILE, Bundle
 from .errors import BundleError, EdgeVAEError, InputError, InstallError, ProviderError, SignatureError
-from .graph_check import GraphVersions, check_graph
 from .manifest import (
     MANIFEST_FILE,
     MODEL_PROPERTY,
@@ -45,9 +44,10 @@ from .model import Model, load
 from .model_spec import ModelSpec
 from .noise import Noise
 from .posterior import Latents, Level, Posterior
-from .preprocessing import PreprocessingSpec, values_text
+from .preprocessing import Preprocessing, values_text
 from .providers import ProviderOptions
 from .scores import Score
+from .untrusted import GraphVersions, check_graph
 from .verify import BATCH_SIZES, Check, Reference, Report, RunnableGraph, verify_graphs
 
 __version__ = "0.1.0"
@@ -80,7 +80,7 @@ __all__ = [
     "Posterior",
     "Precision",
     "PrecisionSpec",
-    "PreprocessingSpec",
+    "Preprocessing",
     "ProviderError",
     "ProviderOptions",
     "ReducedPrecision",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, InputError, InstallError, SignatureError
+from .files import read_regular_file, regular_file_chunks
 from .manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileEntry, Manifest
-from .regular_file import pieces_of_regular_file, read_regular_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -75,7 +75,7 @@ class Bundle:
             BundleError: The file is missing, or its content is not what the manifest says.
         """
         size_bytes, digest = 0, hashlib.sha256()
-        for piece in pieces_of_regular_file(str(self.path / entry.file), entry.size_bytes):
+        for piece in regular_file_chunks(str(self.path / entry.file), entry.size_bytes):
             size_bytes += len(piece)
             digest.update(piece)
         self._compare(entry, size_bytes, digest.hexdigest())

@@ -1,12 +1,14 @@
-"""Pictures in and out, for the command line and for whoever wants them; needs Pillow, and nothing else here does."""
+"""Image files in, image grids out; needs Pillow, and nothing else in the runtime does."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,46 +17,65 @@ from .errors import InputError, InstallError
 from .inputs import array_of, count, finite
 
 try:
-    from PIL import Image
+    from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 except ModuleNotFoundError as error:
     raise InstallError("pictures need Pillow; pip install pillow") from error
 
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP") + (
+    ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()
+)
+"""The formats that are read. Not EPS, which Pillow knows too: Ghostscript would run it as a program."""
+
+MAX_PIXELS = 50_000_000
+"""Of an image: a small file may hold more than fits into memory."""
+
 _GAP = 1  # pixels of background between the images of a grid
 _GAP_GREY = 96
+_SET_GAP = 8  # pixels between sets of images with names
+_LABEL_MARGIN, _LABEL_HEIGHT = 6, 11  # pixels, of a set's name
 _SMALLEST_TILE = 56  # pixels; smaller images are enlarged by a whole factor
 _LARGEST_GREY = 255
 _LARGEST_16_BIT = 65535
-_RESIZE_FILTER = (
-    Image.Resampling.BILINEAR
-)  # that of train/_data/_pictures.py, so that models see what they were fitted to
-# Likewise. EPS, which Pillow knows too, is a program that Ghostscript would run.
-_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP") + (
-    ("AVIF",) if importlib.util.find_spec("PIL.AvifImagePlugin") else ()
-)
-_MAX_PIXELS = 50_000_000  # likewise; 200 MB in colour
-_SCAN, _MAX_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten; each takes the time of a whole picture
-_PLAIN = ("1", "L", "P", "RGB")
+_RESIZE_FILTER = Image.Resampling.BILINEAR  # looks at all pixels when it makes an image smaller
+_SCAN, _MAX_SCANS = b"\xff\xda", 100  # a progressive JPEG has about ten; each takes as long as a whole image
+_GREY, _COLOUR, _16_BIT = ("1", "L"), ("P", "RGB"), "I;16"
 _JPEG = ("JPEG", "MPO")
 _WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+
+
+class ImageHeader(NamedTuple):
+    """What an image file says of itself before its pixels are read.
+
+    Args:
+        height: In pixels, of the image as a viewer shows it.
+        width: Likewise.
+        is_grey: Whether it has no colours.
+        is_16_bit: Whether it is grey with 16 bits a pixel.
+    """
+
+    height: int
+    width: int
+    is_grey: bool
+    is_16_bit: bool
 
 
 def is_image_name(path: str | os.PathLike[str]) -> bool:
     """Return whether a file's name is one of an image that `read_image` reads."""
-    return Image.registered_extensions().get(Path(path).suffix.lower()) in _FORMATS
+    return Image.registered_extensions().get(Path(path).suffix.lower()) in FORMATS
 
 
 def read_image(
     file: str | os.PathLike[str] | BinaryIO, data_shape: tuple[int, ...], *, resize: bool = False
 ) -> NDArray[Any]:
-    """Read an image file as one observation, shape `data_shape`.
+    """Read an image file as one observation, shape `data_shape`, turned as its EXIF orientation says.
 
     Args:
         file: Path of a PNG, JPEG, BMP, GIF, JPEG 2000, PPM, QOI, SGI, TGA, TIFF, WebP, or AVIF, or such a file, opened.
             For a grey model colours are turned to grey; 16-bit grey keeps its depth.
         data_shape: Shape of an observation; the image must have its size unless it is resized.
         resize: Whether to resize an image of another size: for models whose training images were, which
-            `manifest.preprocessing.resize` says. Colours are turned to grey before. At most 50 million
-            pixels.
+            `manifest.preprocessing.resize` says. Colours are turned to grey before. At most 50 million pixels.
 
     Returns:
         uint8 in [0, 255]; float32 in [0, 1] for 16-bit images.
@@ -64,32 +85,60 @@ def read_image(
             of a kind whose values have no range, or a JPEG of more than 100 scans.
     """
     channels, height, width = _image_shape(data_shape)
-    try:
-        with Image.open(file, formats=_FORMATS) as image:
-            _check(image, channels, None if resize else (width, height))
-            deep = image.mode.startswith("I;16")
-            mode = "F" if deep else "L" if channels == 1 else "RGB"
-            plain = image if image.mode == mode else image.convert(mode)  # a copy of a large image is as large
-            if resize:
-                plain = plain.resize((width, height), _RESIZE_FILTER)
-            pixels = np.asarray(plain)
-    except InputError:
-        raise
-    except Exception as error:  # on damaged files Pillow's decoders raise errors of many unrelated classes
-        name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "it"
-        raise InputError(f"{name} cannot be read as an image: {error}") from error
-    if deep:
+    with _open_image(file) as image:
+        if not resize and sorted(image.size) != sorted((width, height)):
+            _refuse_size(image.size, width, height)  # before anything is decoded
+        header = _read_header(image)
+        if header.is_16_bit and channels != 1:
+            raise InputError(_unknown_mode(image))
+        if not resize and (header.width, header.height) != (width, height):
+            _refuse_size((header.width, header.height), width, height)
+        upright = ImageOps.exif_transpose(image)
+        mode = "F" if header.is_16_bit else "L" if channels == 1 else "RGB"
+        plain = upright if upright.mode == mode else upright.convert(mode)  # a copy of a large image is as large
+        if resize:
+            plain = plain.resize((width, height), _RESIZE_FILTER)
+        pixels = np.asarray(plain)
+    if header.is_16_bit:
         return (pixels / np.float32(_LARGEST_16_BIT)).clip(0, 1).reshape(data_shape)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1).reshape(data_shape)
 
 
-def _check(image: Image.Image, channels: int, size: tuple[int, int] | None) -> None:
-    """Refuse an image that is no observation, or of another size where it must have one, before its pixels are read."""
-    if size not in {None, image.size}:
-        got = f"{image.size[0]} by {image.size[1]}"
-        raise InputError(f"the image must be {size[0]} wide and {size[1]} high, got {got}; resize it")
-    if image.size[0] * image.size[1] > _MAX_PIXELS:
-        raise InputError(f"the image must have at most {_MAX_PIXELS:,} pixels, got {' by '.join(map(str, image.size))}")
+def read_image_header(file: str | os.PathLike[str] | BinaryIO) -> ImageHeader:
+    """Read what an image file says of itself, and check that `read_image` takes it.
+
+    Raises:
+        InputError: As `read_image` does, except that any size will do, and damage to the pixels is not found.
+    """
+    with _open_image(file) as image:
+        return _read_header(image)
+
+
+@contextlib.contextmanager
+def _open_image(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image; whatever goes wrong with it in the block is an `InputError` that names the file."""
+    if isinstance(file, (str, os.PathLike)):
+        what = f"{os.fspath(file)} cannot be read as an image"
+    else:
+        what = "the image cannot be read"
+    try:
+        with contextlib.ExitStack() as stack:
+            # Not by its name: Pillow would map an uncompressed file, and gets the size of a turned one wrong.
+            opened = stack.enter_context(Path(file).open("rb")) if isinstance(file, (str, os.PathLike)) else file
+            yield stack.enter_context(Image.open(opened, formats=FORMATS))
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:  # its message shows an object's address
+        known = ", ".join(FORMATS)
+        raise InputError(f"{what}: it is damaged, or none of {known}") from error
+    except Exception as error:  # on damaged files Pillow's decoders raise errors of many unrelated classes
+        raise InputError(f"{what}: {error}") from error
+
+
+def _read_header(image: Image.Image) -> ImageHeader:
+    """Refuse an image that is no observation before its pixels are read."""
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(f"the image must have at most {MAX_PIXELS:,} pixels, got {image.width} by {image.height}")
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise InputError(f"the file holds {frames} images, expected one; save each as a file of its own")
@@ -97,8 +146,22 @@ def _check(image: Image.Image, channels: int, size: tuple[int, int] | None) -> N
         raise InputError(f"the image has {scans} scans, expected at most {_MAX_SCANS}; save it again")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         raise InputError("the image is transparent, and its background is not known; flatten it first")
-    if image.mode not in _PLAIN and not (image.mode.startswith("I;16") and channels == 1):
-        raise InputError(f"the image has mode {image.mode}; expected one of {', '.join(_PLAIN)}; convert it")
+    is_16_bit = image.mode.startswith(_16_BIT)
+    if image.mode not in _GREY + _COLOUR and not is_16_bit:
+        raise InputError(_unknown_mode(image))
+    width, height = image.size
+    # A square keeps its size, and looking for the orientation in a PNG decodes it.
+    if width != height and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+        width, height = ImageOps.exif_transpose(image).size  # Pillow has turned the size of some formats already
+    return ImageHeader(height, width, image.mode not in _COLOUR, is_16_bit)
+
+
+def _unknown_mode(image: Image.Image) -> str:
+    return f"the image has mode {image.mode}; expected one of {', '.join(_GREY + _COLOUR)}; convert it"
+
+
+def _refuse_size(size: tuple[int, int], width: int, height: int) -> None:
+    raise InputError(f"the image must be {width} wide and {height} high, got {size[0]} by {size[1]}; resize it")
 
 
 def _count_scans(image: Image.Image) -> int:
@@ -119,44 +182,72 @@ def can_draw(data_shape: tuple[int, ...]) -> bool:
 
 
 def save_grid(
-    path: str | os.PathLike[str], values: NDArray[np.float32], data_shape: tuple[int, ...], columns: int = 8
+    path: str | os.PathLike[str],
+    values: NDArray[np.float32] | Mapping[str, NDArray[np.float32]],
+    data_shape: tuple[int, ...],
+    columns: int = 8,
 ) -> None:
-    """Save images side by side as one PNG, small ones enlarged so that pixels can be seen.
+    """Save images side by side as one PNG. Small images are enlarged by a whole factor.
 
     Args:
         path: The file; must end in `.png`.
-        values: Images, float32, shape `(count, data_dim)` or `(count, *data_shape)`, at least one; black is 0 and white
-            1, what lies outside is shown as these.
-        data_shape: Shape of one of them: `(width,)`, `(height, width)`, or `(channels, height, width)` with 1 or 3.
+        values: Images, float32, shape `(count, data_dim)` or `(count, *data_shape)`, at least one. Or several sets of
+            images by name: each begins a new row, with its name at the left and a gap above. 0 is black and 1 is
+            white; values outside are clipped.
+        data_shape: Shape of one image: `(width,)`, `(height, width)`, or `(channels, height, width)` with 1 or 3
+            channels.
         columns: Images in a row, at least 1.
 
     Raises:
-        InputError: There are no images, their shape is none of an image, they hold NaN or infinity, `columns` is not at
-            least 1, or `path` does not end in `.png`.
+        InputError: There are no images, their shape is not that of an image, they hold NaN or infinity, `columns` is
+            below 1, or `path` does not end in `.png`.
     """
     if Path(path).suffix.lower() != ".png":
         raise InputError(f"a grid is saved as .png, got {path}")
+    columns = count("columns", columns)
+    if columns == 0:
+        raise InputError("columns must be at least 1, got 0")
+    sets = values if isinstance(values, Mapping) else {"": values}
+    pixels = {name: _pixels(each, data_shape) for name, each in sets.items()}
+    if not pixels:
+        raise InputError("values must hold at least one image, got none")
+    first = next(iter(pixels.values()))
+    gap = first.shape[1] // _image_shape(data_shape)[1] * _GAP
+    tile_height, tile_width = first.shape[1] + gap, first.shape[2] + gap
+    columns = min(columns, max(map(len, pixels.values())))
+    font = ImageFont.load_default()
+    left = max((round(font.getlength(name)) + 2 * _LABEL_MARGIN for name in pixels if name), default=0)
+    tops: dict[str, int] = {}
+    bottom = 0
+    for name, images in pixels.items():
+        tops[name] = bottom + (_SET_GAP if tops else 0)
+        bottom = tops[name] + -(-len(images) // columns) * tile_height
+    canvas = np.full((bottom + gap, left + columns * tile_width + gap, first.shape[3]), _GAP_GREY, np.uint8)
+    for name, images in pixels.items():
+        for index, image in enumerate(images):
+            y = tops[name] + gap + index // columns * tile_height
+            x = left + gap + index % columns * tile_width
+            canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
+    picture = Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas)
+    draw = ImageDraw.Draw(picture)
+    for name, top in tops.items():
+        middle = top + gap + first.shape[1] // 2 - _LABEL_HEIGHT // 2
+        draw.text((_LABEL_MARGIN, middle), name, fill="white", font=font)
+    picture.save(path, optimize=True)
+
+
+def _pixels(values: NDArray[np.float32], data_shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return images as they are drawn, shape `(count, height, width, channels)`."""
     channels, height, width = _image_shape(data_shape)
     values, size = finite("values", array_of("values", values)), math.prod(data_shape)
     if values.ndim < 2 or values.size != len(values) * size:
         raise InputError(f"values must have shape (count, {size}) or (count, *data_shape), got {values.shape}")
     if len(values) == 0:
         raise InputError("values must hold at least one image, got none")
-    columns = count("columns", columns)
-    if columns == 0:
-        raise InputError("columns must be at least 1, got 0")
+    grey = values.reshape(-1, channels, height, width).clip(0, 1)
     factor = max(1, -(-_SMALLEST_TILE // max(height, width)))
-    pixels = np.rint(values.reshape(-1, channels, height, width).clip(0, 1) * _LARGEST_GREY).astype(np.uint8)
-    pixels = pixels.transpose(0, 2, 3, 1).repeat(factor, axis=1).repeat(factor, axis=2)
-    gap = _GAP * factor
-    columns = min(columns, len(pixels))
-    rows = -(-len(pixels) // columns)
-    tile_height, tile_width = pixels.shape[1] + gap, pixels.shape[2] + gap
-    canvas = np.full((rows * tile_height + gap, columns * tile_width + gap, channels), _GAP_GREY, np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = gap + index // columns * tile_height, gap + index % columns * tile_width
-        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
-    Image.fromarray(canvas[..., 0] if channels == 1 else canvas).save(path, optimize=True)
+    pixels = np.rint(grey * _LARGEST_GREY).astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _image_shape(data_shape: tuple[int, ...]) -> tuple[int, int, int]:

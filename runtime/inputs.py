@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
 from .model_spec import ModelSpec
-from .preprocessing import PreprocessingSpec
+from .preprocessing import Preprocessing
 
 FloatArray = NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class Observations:
         preprocessing: What is done to its data, if anything.
     """
 
-    def __init__(self, model: ModelSpec, preprocessing: PreprocessingSpec | None) -> None:
+    def __init__(self, model: ModelSpec, preprocessing: Preprocessing | None) -> None:
         self._model = model
         self._preprocessing = preprocessing
         self._scale = None if preprocessing is None else preprocessing.scale

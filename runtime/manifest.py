@@ -11,7 +11,7 @@ import msgspec
 
 from .errors import BundleError
 from .model_spec import MAX_VALUES, ModelSpec, Record, Size, Text
-from .preprocessing import PreprocessingSpec
+from .preprocessing import Preprocessing
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
@@ -182,7 +182,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     torch_files: dict[Text, FileEntry]
     reference: FileEntry
     tolerances: Tolerances
-    preprocessing: PreprocessingSpec | None = None
+    preprocessing: Preprocessing | None = None
     dataset: DatasetSpec | None
     training: dict[Text, bool | int | float | str]
     producers: dict[Text, Text]

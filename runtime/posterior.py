@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import inputs as _inputs
+from .arrays import open_npz
 from .errors import InputError
+from .files import replace_file, write_errors
 from .manifest import level_names
 from .model_spec import ModelSpec
 from .noise import Noise, stream_of
 from .session import Graph
-from .whole import writing, written_whole
 
 _Z, _SPACE = "z", "latent_space_id"
 
@@ -45,16 +46,14 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         Raises:
             InputError: The file cannot be read, or holds no latents.
         """
-        arrays: dict[str, NDArray[Any]] = {}
         try:
-            with Path(path).open("rb") as file:
-                content = np.load(file, allow_pickle=False)
-                if not isinstance(content, np.ndarray):
-                    arrays = {name: content[name] for name in (_Z, "z_loc", _SPACE) if name in content}
-        except Exception as error:  # on damaged files NumPy and zipfile raise errors of many unrelated classes
+            arrays, _ = open_npz(path, _Z, "z_loc", _SPACE)
+        except InputError as error:
+            raise InputError(f"{os.fspath(path)} {error}") from error
+        except OSError as error:
             raise InputError(f"{os.fspath(path)} cannot be read: {error}") from error
         z = arrays.get(_Z, arrays.get("z_loc"))
-        if not isinstance(z, np.ndarray):  # what is no array by its first bytes comes as bytes
+        if z is None:
             raise InputError(f"{os.fspath(path)} must be an .npz file with an array z or z_loc in it")
         return cls.of(z, str(arrays[_SPACE]) if _SPACE in arrays else None)
 
@@ -68,7 +67,7 @@ class Latents(np.ndarray[Any, np.dtype[np.float32]]):
         if self.latent_space_id is not None:
             arrays[_SPACE] = np.array(self.latent_space_id)
         path = Path(path)
-        with written_whole(path) as part, writing(path), part.open("wb") as file:  # given a path, NumPy adds a suffix
+        with replace_file(path) as part, write_errors(path), part.open("wb") as file:  # NumPy adds a suffix to a path
             np.savez(file, **arrays)  # type: ignore[arg-type]  # names are not options
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is done to the values that callers hand in, as it was done to the training data."""
+"""What is done to values before a model sees them: in training, and in the runtime likewise."""
 
 import math
 from typing import Any
@@ -11,10 +11,10 @@ from .model_spec import MAX_VALUES, ModelSpec, Record, Size
 FloatArray = NDArray[np.float32]
 
 
-class PreprocessingSpec(Record, frozen=True, kw_only=True):
+class Preprocessing(Record, frozen=True):
     """What was done to the training data, and is done to what callers hand in.
 
-    Without a scale, uint8 is divided by 255 unless `divide_uint8` says otherwise, and floats are taken as they are.
+    Without a scale, uint8 is divided by 255 unless `divide_uint8` says otherwise; other numbers are taken as they are.
 
     Args:
         scale: `(low, high)`: numbers of any kind, uint8 too, are given in this range and become [0, 1]. What a model
@@ -23,6 +23,9 @@ class PreprocessingSpec(Record, frozen=True, kw_only=True):
         grey: Whether image files in colour are made grey, as Pillow does (ITU-R 601-2 luma).
         channels_last: Whether observations may also be images with the channels behind height and width.
         divide_uint8: Whether uint8 without a scale are pixels, divided by 255; where not, they are numbers like any.
+
+    Raises:
+        ValueError: `scale` is no range in float32, or `resize` no size.
     """
 
     scale: tuple[float, float] | None = None
@@ -32,12 +35,16 @@ class PreprocessingSpec(Record, frozen=True, kw_only=True):
     divide_uint8: bool = True
 
     def __post_init__(self) -> None:
+        if self.resize is not None and min(self.resize) < 1:
+            raise ValueError(f"resize must be a height and a width of at least 1, got {self.resize}")
         if self.resize is not None and math.prod(self.resize) > MAX_VALUES:
             raise ValueError(f"resize must be at most {MAX_VALUES} pixels, got {self.resize}")
         if self.scale is not None:
             low, span = _ends(self.scale)
             if not (math.isfinite(low) and 0 < span < math.inf):
-                raise ValueError(f"scale must be two finite numbers, the lower first, got {self.scale}")
+                raise ValueError(
+                    f"scale must be two finite numbers that float32 tells apart, the lower first, got {self.scale}"
+                )
 
     def scaled(self, values: FloatArray) -> FloatArray:
         """Return values in the model's range, for values as callers give them; float32 both."""
@@ -76,7 +83,7 @@ class PreprocessingSpec(Record, frozen=True, kw_only=True):
         return ", ".join(said)
 
 
-def values_text(model: ModelSpec, preprocessing: PreprocessingSpec | None) -> str:
+def values_text(model: ModelSpec, preprocessing: Preprocessing | None) -> str:
     """Say which values observations may have."""
     if preprocessing is not None and preprocessing.scale is not None:
         return f"numbers in [{preprocessing.scale[0]:g}, {preprocessing.scale[1]:g}]"

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .errors import BundleError, EdgeVAEError, InputError, ProviderError
-from .graph_check import check_graph
 from .manifest import MODEL_PROPERTY, FileEntry, GraphName, Manifest, Precision, TensorSpec, part_of
 from .providers import CPU, Execution, check_runs, create_session, has_own_threads
+from .untrusted import check_graph
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import ArrayHeader, Npz
 from .bundle import Bundle
-from .errors import BundleError
+from .errors import BundleError, InputError
 from .manifest import GraphName, ReducedPrecision, TensorSpec, Tolerances
-from .npz import Npz, damaged
 
 BATCH_SIZES = (1, 2, 7, 256)
 
@@ -82,7 +82,7 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
         reference = bundle.manifest.reference
         row_bytes = sum(_TEXT_BYTES + math.prod(spec.row_shape) * _VALUE_BYTES for spec in tensors.values())
         if tensors and reference.size_bytes > _MAX_ROWS * row_bytes + _OVERHEAD_BYTES:
-            raise damaged(f"it has {reference.size_bytes} bytes, more than what goes in and out of the graphs")
+            raise _damaged(f"it has {reference.size_bytes} bytes, more than what goes in and out of the graphs")
         return Reference.decode(bundle.read(reference), tensors)
 
     @staticmethod
@@ -97,28 +97,49 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
         Raises:
             BundleError: It is damaged.
         """
-        npz = Npz(content)
-        case = npz.entries.pop(_CASE, None)
+        npz, headers = _open(content)
+        case = headers.pop(_CASE, None)
         if case is None or len(case.shape) != 1 or case.dtype.kind != "U" or not 0 < case.shape[0] <= _MAX_ROWS:
-            raise damaged(f"it must say for 1 to {_MAX_ROWS} rows which case each of them is")
-        for name, entry in npz.entries.items():
+            raise _damaged(f"it must say for 1 to {_MAX_ROWS} rows which case each of them is")
+        for name, entry in headers.items():
             spec = (tensors or {}).get(name)
             if entry.dtype.kind == "U" or entry.shape[0] != case.shape[0]:
-                raise damaged(
+                raise _damaged(
                     f"{name!a} must be float32 or int64 with {case.shape[0]} rows, got {entry.dtype} of shape "
                     f"{entry.shape}"
                 )
             if tensors and (spec is None or (entry.dtype.name, entry.shape[1:]) != (spec.dtype, spec.row_shape)):
                 expected = "nothing of this name" if spec is None else f"{spec.dtype} with rows of {spec.row_shape}"
-                raise damaged(f"{name!a} must be {expected}, got {entry.dtype} of shape {entry.shape}")
-        cases = npz.read_entry(_CASE, case)
+                raise _damaged(f"{name!a} must be {expected}, got {entry.dtype} of shape {entry.shape}")
+        try:
+            cases = npz[_CASE]
+            arrays = {name: npz[name] for name in headers}
+        except InputError as error:
+            raise _damaged(str(error)) from error
         if not np.isin(cases, _CASES).all() or _SAMPLE not in cases:
-            raise damaged(f"each row must be one of {', '.join(_CASES)}, and one at least a {_SAMPLE}")
-        arrays = {name: npz.read_entry(name, entry) for name, entry in npz.entries.items()}
+            raise _damaged(f"each row must be one of {', '.join(_CASES)}, and one at least a {_SAMPLE}")
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise damaged(f"{name!a} holds NaN or infinity")
+                raise _damaged(f"{name!a} holds NaN or infinity")
         return Reference(cases, arrays)
+
+
+def _open(content: bytes) -> tuple[Npz, dict[str, ArrayHeader]]:
+    """Return the archive, and the headers of its arrays: float32, int64 or text in rows."""
+    try:
+        npz = Npz(io.BytesIO(content), untrusted=True)
+        headers = {name: npz.header(name) for name in npz}
+    except InputError as error:
+        raise _damaged(str(error)) from error
+    for name, header in headers.items():
+        known = header.dtype.kind == "U" or header.dtype in {np.dtype(np.float32), np.dtype(np.int64)}
+        if not known or not header.shape or header.fortran_order:
+            raise _damaged(f"{name!a} is no array of float32, int64 or text in rows")
+    return npz, headers
+
+
+def _damaged(why: str) -> BundleError:
+    return BundleError(f"reference.npz is damaged: {why}; export the model again")
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ import click
 import torch
 from torch import Tensor
 
-from edgevae import DatasetSpec, Part, PreprocessingSpec, ReducedPrecision
+from edgevae import DatasetSpec, Part, Preprocessing, ReducedPrecision
 from edgevae.export import Format, Source, export_bundle
 from edgevae.train import Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
 
@@ -34,7 +34,7 @@ class Kind:
     formats: tuple[Format, ...] = ("onnx",)
     part: Part = "all"
     limits_nats: tuple[tuple[ReducedPrecision, float], ...] = ()
-    preprocessing: PreprocessingSpec | None = None
+    preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] = ()
 
 
@@ -45,7 +45,7 @@ KINDS = {
     "mixture": Kind(dataclasses.replace(_SMALL, likelihood="continuous-bernoulli", latent="mixture", components=3)),
     "hierarchical": Kind(
         dataclasses.replace(_SMALL, latent="hierarchical", upper_dims=(2,), num_classes=10),
-        preprocessing=PreprocessingSpec(scale=(0.0, 16.0), resize=(3, 3), grey=True, channels_last=True),
+        preprocessing=Preprocessing(scale=(0.0, 16.0), resize=(3, 3), grey=True, channels_last=True),
         class_names=tuple(f"digit {number}" for number in range(10)),
     ),
     "table": Kind(

@@ -1,8 +1,9 @@
-"""The house: who may import whom, and what must not stand in it."""
+"""Who may import whom, and what names and paths the project may hold."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -57,6 +58,14 @@ def test_the_runtime_imports_only_what_it_may() -> None:
         allowed = RUNTIME_PACKAGES.union(*more)
         others = {module.partition(".")[0] for module in imports(path)} - set(sys.stdlib_module_names)
         assert others <= allowed, path
+
+
+@pytest.mark.parametrize("package", ["edgevae.train", "edgevae.export"])
+def test_no_module_hides_a_public_name_of_its_package(package: str) -> None:
+    """These packages import their names when one is asked for: a module of that name would be found instead."""
+    names = set(importlib.import_module(package).__all__)
+    modules = {path.stem for path in (REPOSITORY / FOLDERS[package]).iterdir()}
+    assert names & modules == set()
 
 
 def test_no_path_of_a_machine_stands_in_the_project() -> None:

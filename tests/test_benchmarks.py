@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,13 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import inference, start
-from benchmarks.peers import OURS, STOCK, Peers, Way
+from benchmarks.peers import BESIDE, OURS, STOCK, Peers, Way
 from benchmarks.timing import check_equal, time_in_turn
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of its own for each number of threads would take longer than all the rest."""
+    """Measure in this process: starting one for each number of threads takes too long."""
 
     def measure(threads: int, architecture: str, *others: object) -> inference.Measured:
         return inference.measure(architecture, threads, *others)  # type: ignore[arg-type]  # passed on
@@ -56,11 +60,14 @@ def test_openvino_gives_the_same_numbers() -> None:
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_peer_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(peers: Peers) -> Way:
-        right = peers._eager()
-        return lambda x, eps: right(x, eps + np.float32(0.1))
+    right = Peers.ways
 
-    monkeypatch.setattr(Peers, "_stock", wrong)
+    def wrong(peers: Peers, names: tuple[str, ...], batch: int) -> Iterator[tuple[str, Way]]:
+        for name, way in right(peers, names, batch):
+            noise = np.float32(0.1 if name == STOCK else 0)
+            yield name, functools.partial(lambda way, noise, x, eps: way(x, eps + noise), way, noise)
+
+    monkeypatch.setattr(Peers, "ways", wrong)
     done = CliRunner().invoke(inference.main, [*QUICK, "--precisions", "", "--peers", STOCK])
     assert done.exit_code == 1
     assert "stock export gives other numbers" in done.output
@@ -82,17 +89,28 @@ def test_calls_take_turns() -> None:
     assert "bbaa" in turns, "the order is another one now and then"
 
 
-def test_start_compares_whole_processes(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.slow  # exports twice
+@pytest.mark.usefixtures("in_this_process")
+def test_another_checkout_is_measured_beside_this_one() -> None:
+    arguments = [*QUICK, "--precisions", "", "--peers", "session.run", "--beside", str(REPOSITORY)]
+    done = CliRunner().invoke(inference.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert f"| {OURS}, ms | {BESIDE} | session.run |" in done.output
+
+
+@pytest.mark.parametrize("beside", [[], ["--beside", str(REPOSITORY)]], ids=["alone", "beside"])
+def test_start_compares_whole_processes(beside: list[str], bundle: Path, tmp_path: Path) -> None:
     json_file = tmp_path / "start.json"
-    arguments = ["--bundle", str(bundle), "--repeats", "1", "--json", str(json_file)]
+    arguments = ["--bundle", str(bundle), "--repeats", "1", "--json", str(json_file), *beside]
     done = CliRunner().invoke(start.main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert all(value > 0 for value in json.loads(json_file.read_text(encoding="utf-8"))["seconds"].values())
     assert "1.00 of bare" in done.output
+    assert ("of other checkout" in done.output) == bool(beside)
 
 
 def test_a_graph_that_gives_other_numbers_is_refused_by_start(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(start._PROGRAMS, start._BARE, start._PROGRAMS[start._BARE] + "image = image + 0.1\n")
+    monkeypatch.setitem(start.PROGRAMS, start.BARE, start.PROGRAMS[start.BARE] + "image = image + 0.1\n")
     done = CliRunner().invoke(start.main, ["--bundle", str(bundle), "--repeats", "1"])
     assert done.exit_code == 1
     assert "edgevae gives other numbers" in done.output

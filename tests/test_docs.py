@@ -20,13 +20,12 @@ import edgevae.train
 from edgevae.cli import main as run_main
 from edgevae.export.cli import main as export_main
 from edgevae.train.cli import main as train_main
-from edgevae.train.runs.cli import main as runs_main
+from edgevae.train.runs import main as runs_main
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 TRAINING = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, click.Command] = {
-    "python -m train.runs compare": runs_main.commands["compare"],
     "python -m train.runs list": runs_main.commands["list"],
     "python -m train.runs": runs_main,
     "python -m train": train_main,
@@ -150,3 +149,23 @@ def test_the_readme_shows_the_verification_as_it_is() -> None:
     header = "graph        output                    max_abs_diff  tolerance  worst at"
     assert header in README
     assert header in (REPOSITORY / "models/mnist-mlp/README.md").read_text(encoding="utf-8")
+
+
+GUIDES = {name: (REPOSITORY / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "docs/architecture.md")}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_guides_name_files_that_exist(guide: str) -> None:
+    named = set(re.findall(r"`((?:runtime|train|export|tests|docs|benchmarks|examples)/[\w./-]*)`", GUIDES[guide]))
+    assert named
+    assert {path for path in named if not (REPOSITORY / path).exists()} == set()
+
+
+def test_the_make_targets_that_are_named_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    places = (".ci/run", ".github/workflows/test.yml", ".pre-commit-config.yaml", "README.md", *GUIDES)
+    text = "\n".join((REPOSITORY / place).read_text(encoding="utf-8") for place in places)
+    named = set(re.findall(r"(?m)(?:^|run: |entry: |`)make ([\w./-]+)", text))
+    assert {"demo", "test", "test-runtime", "types"} <= named
+    targets = {*re.findall(r"(?m)^([\w-]+):", makefile), ".venv/installed"}
+    assert named - targets == set()

@@ -1,4 +1,4 @@
-"""Each example, run as a reader would; the HTTP service has files of its own."""
+"""Each example, run as a reader would; test_service.py tests the HTTP service."""
 
 from __future__ import annotations
 
@@ -33,10 +33,8 @@ def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_short_and_uses_only_what_the_runtime_offers(path: Path) -> None:
+def test_an_example_uses_only_what_the_runtime_offers(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 250
-    assert not re.search(r"\bruntime\._", text)
     assert path.stem in TRAINS or not re.search(r"\btorch\b|\bpyro\b", text)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgevae":
@@ -73,7 +71,7 @@ def test_the_benchmark_recommends_the_fastest_of_the_settings_that_it_measured()
         (threads,) = re.findall(
             rf'batches of {size}: edgevae.load\("models/digits-mlp", .*threads=(\d+)\)', done.stdout
         )
-        assert medians[int(threads)] <= min(medians.values()) * 1.12  # as close as this, it takes fewer threads
+        assert medians[int(threads)] <= min(medians.values()) * 1.12  # within this, fewer threads win
     assert all(float(row[3]) <= float(row[4]) and int(row[6]) >= 5 for row in rows)
 
 
@@ -166,7 +164,7 @@ def test_the_stream_shows_an_unusual_image_before_the_next_comes(x: NDArray[np.f
 
 
 def test_the_stream_reads_ahead_by_a_bounded_number_of_images() -> None:
-    from anomaly_stream import WAITING, batches
+    from anomaly_stream import READ_AHEAD, batches
 
     read = 0
 
@@ -179,11 +177,11 @@ def test_the_stream_reads_ahead_by_a_bounded_number_of_images() -> None:
     taken = 0
     for batch, _ in zip(batches(endless(), 64), range(100), strict=False):
         taken += len(batch)
-        assert read <= taken + WAITING + 64
+        assert read <= taken + READ_AHEAD + 64
         assert 1 <= len(batch) <= 64
 
 
-def test_an_error_of_the_streams_reader_does_not_end_it_as_if_all_were_well() -> None:
+def test_an_error_of_the_streams_reader_is_raised() -> None:
     from anomaly_stream import batches
 
     def broken() -> Iterator[tuple[str, NDArray[np.float32]]]:

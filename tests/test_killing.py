@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgevae.train.whole import write_whole as in_train
+from edgevae.files import write_file
 from tests.killing import contents, killed_at_each_step, refused_at_each_step
 
 Write = Callable[[Path, bytes], object]
@@ -39,7 +39,7 @@ def test_a_kill_while_a_file_is_written_in_its_place_is_found(tmp_path: Path) ->
 
 
 def test_what_is_written_beside_its_place_and_renamed_is_old_or_new(tmp_path: Path) -> None:
-    assert states(in_train, tmp_path / "file") == {b"old", b"new"}
+    assert states(write_file, tmp_path / "file") == {b"old", b"new"}
 
 
 def test_each_step_is_refused_in_turn(tmp_path: Path) -> None:

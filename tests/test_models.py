@@ -38,6 +38,21 @@ def test_every_bundle_loads_and_verifies(name: str) -> None:
     assert f"{dataset.test_elbo_nats:.2f}" in card
     assert f"epochs {model.manifest.training['epochs']}, " in card
     assert dict(dataset.elbo_quantiles)[0.5] == pytest.approx(dataset.test_elbo_nats, rel=0.2)
+    shown = re.search(r"```\n(onnx: .*?)```", card, re.DOTALL)
+    assert shown is not None
+    on_card, found = checks(shown[1]), checks(str(report))
+    assert on_card.keys() == found.keys(), "the card shows what vae-run verify shows"
+    for output, (tolerance, worst) in found.items():
+        if on_card[output][1] == worst:  # the tolerance is that of the worst value, which may differ between processors
+            assert on_card[output][0] == tolerance, output
+
+
+def checks(report: str) -> dict[tuple[str, str], tuple[str, str]]:
+    """The tolerance and the place of the worst value in the table of a verification, by graph and output."""
+    _, header, *lines = report.splitlines()
+    starts = [header.index(title) for title in ("graph", "output", "max_abs_diff", "tolerance", "worst at")]
+    rows = [[line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+    return {(graph, output): (tolerance, worst) for graph, output, _, tolerance, worst in rows}
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -75,7 +90,7 @@ def test_mnist_is_as_good_as_pyros_example() -> None:
     assert dataset.test_elbo_nats >= -101.4
 
 
-@pytest.mark.skipif("EDGEVAE_DATA" not in os.environ, reason="EDGEVAE_DATA names no folder with MNIST's IDX files")
+@pytest.mark.skipif("EDGEVAE_DATA" not in os.environ, reason="EDGEVAE_DATA names no folder with mnist/")
 def test_reconstructions_of_all_mnist_test_images_are_pyros(tmp_path: Path) -> None:
     """The weights in the graphs, put back into PyTorch, give the same images from the same seed."""
     import onnx
@@ -92,7 +107,7 @@ def test_reconstructions_of_all_mnist_test_images_are_pyros(tmp_path: Path) -> N
     vae = VAE(ModelConfig((1, 28, 28)))
     vae.load_state_dict({name: weights[name] for name, _ in vae.named_parameters()})
 
-    x = load_dataset("mnist", Path(os.environ["EDGEVAE_DATA"])).test
+    x = load_dataset("mnist", Path(os.environ["EDGEVAE_DATA"], "mnist")).test
     model = edgevae.load(MODELS / "mnist-mlp", provider="cpu")
     with torch.random.fork_rng([]), torch.no_grad():
         pyro.set_rng_seed(0)

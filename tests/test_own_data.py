@@ -17,7 +17,7 @@ from torch import Tensor
 import edgevae
 from edgevae import Model
 from edgevae.cli import main
-from edgevae.export import FORMATS, Source, export_bundle, preprocessing_spec
+from edgevae.export import FORMATS, Source, export_bundle
 from edgevae.train import (
     VAE,
     DataConfig,
@@ -70,7 +70,7 @@ def serve(out: Path, data: DataConfig, *, labels: bool = False, likelihood: str 
         binarize="none",
         class_names=dataset.class_names,
     )
-    done = preprocessing_spec(dataset.preprocessing)
+    done = None if dataset.preprocessing == edgevae.Preprocessing() else dataset.preprocessing
     formats = FORMATS if likelihood == "normal" else FORMATS[:1]  # constants of the graphs are kept in each format
     export_bundle(Source("own", trainer.vae.eval(), x, "test rows", spec, y, preprocessing=done), out, formats)
     return Served(trainer.vae, edgevae.load(out, provider="cpu"), out, x, y)

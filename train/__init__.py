@@ -3,11 +3,12 @@
     from pathlib import Path
     from edgevae.train import TrainingConfig, fit, load_dataset, model_for
 
-    dataset, training = load_dataset("digits"), TrainingConfig(epochs=10, seed=0)
-    run = fit(dataset, Path("runs/digits"), model_for(dataset, training, z_dim=16), training)
-    print(run.evaluations["test"].elbo_nats)  # nats an image
+    dataset, training = load_dataset("digits"), TrainingConfig(epochs=30, batch_size=64, seed=0)
+    run = fit(dataset, Path("runs/digits"), model_for(dataset, training, z_dim=10), training)
+    test = run.evaluations["test"]
+    print(test.elbo_nats, test.active_units)  # nats an image; latent dimensions that carry information
 
-`Trainer` fits an epoch at a time, for a loop of one's own.
+`Trainer` fits an epoch at a time, for a loop of your own.
 
 On the command line: `python -m train --help`.
 """
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names when one of them is first asked for, so that `python -m train` loads nothing twice."""
+    """Import the public names on first use, so that `python -m train` loads nothing twice."""
     if name == "api" or (name.startswith("_") and name != "__all__"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(".api", __name__), name)

@@ -3,7 +3,6 @@
 from . import requirements as _requirements  # noqa: F401 - checks, before anything else is imported
 
 # isort: split
-from .architectures import architecture_of
 from .binarization import binarize, binarize_once
 from .config import Binarize, ModelConfig, Precision, TrainingConfig
 from .data import (
@@ -11,6 +10,7 @@ from .data import (
     DataConfig,
     Dataset,
     DatasetName,
+    Images,
     Preprocessing,
     Rows,
     check_range,
@@ -19,8 +19,17 @@ from .data import (
     standardisation_of,
 )
 from .device import select_device
-from .elbo import elbo_of_each, evaluate_elbo, evaluating
+from .elbo import (
+    ElboTerms,
+    GivenNoise,
+    elbo_of_each,
+    elbo_terms,
+    evaluate_elbo,
+    evaluating,
+    importance_weighted_bound,
+)
 from .errors import (
+    CollapseWarning,
     ConfigError,
     DatasetError,
     DeviceError,
@@ -32,29 +41,19 @@ from .errors import (
     RunError,
     TrainError,
 )
-from .evaluation import Evaluation, evaluate
-from .first_calls import make_first_calls
-from .fitting import fit
-from .images import Images
-from .importance import importance_weighted_bound
+from .evaluation import Evaluation, collapse_advice, evaluate
+from .fitting import check_training, fit, model_for
 from .labels import check_label_values
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from .likelihoods import LIKELIHOODS, Likelihood
-from .mlflow_log import MlflowLog
-from .model_for import model_for
-from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder
+from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder, architecture_of
 from .objective import objective_of
-from .observer import Observer
-from .processes import Processes
+from .observers import MlflowLog, Observer, TensorBoardLog
+from .processes import Processes, joined
 from .run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
 from .run_writer import RunWriter
-from .tensorboard_log import TensorBoardLog
-from .terms import ElboTerms, GivenNoise, elbo_terms
-from .torchrun import joined
 from .trainer import Trainer
 from .vae import VAE
-
-make_first_calls()
 
 __all__ = [
     "ARCHITECTURES",
@@ -67,6 +66,7 @@ __all__ = [
     "AbstractDecoder",
     "AbstractEncoder",
     "Binarize",
+    "CollapseWarning",
     "ConfigError",
     "DataConfig",
     "Dataset",
@@ -108,6 +108,8 @@ __all__ = [
     "binarize_once",
     "check_label_values",
     "check_range",
+    "check_training",
+    "collapse_advice",
     "elbo_of_each",
     "elbo_terms",
     "evaluate",

@@ -1,4 +1,4 @@
-"""Grey values made 0 or 1."""
+"""Binarization of grey values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SEED = 0
 
 
 def binarize(images: Tensor, how: Binarize) -> Tensor:
-    """Return the images as `how` says, values in [0, 1] as before.
+    """Binarize images.
 
     Args:
         images: Values in [0, 1], any shape.
-        how: `none` returns them as they are; `threshold` is 1 above one half; `stochastic` draws 0 or 1 from PyTorch's
-            generator, with the grey value as the probability of 1.
+        how: `none` leaves them; `threshold` is 1 above one half; `stochastic` draws 0 or 1 from PyTorch's generator,
+            with the grey value as the probability of 1.
     """
     if how == "threshold":
         return (images > 0.5).to(images.dtype)
@@ -25,7 +25,7 @@ def binarize(images: Tensor, how: Binarize) -> Tensor:
 
 
 def binarize_once(images: Tensor, how: Binarize) -> Tensor:
-    """Return `binarize(images, how)` of a fixed seed, so that test sets compare. PyTorch's generators stay."""
+    """Binarize images with a fixed seed, so that test sets compare; PyTorch's generators stay as they are."""
     with forked_rng(images.device):
         torch.manual_seed(_SEED)
         return binarize(images, how)

@@ -7,59 +7,251 @@ from . import requirements  # noqa: F401 - checks, before anything else is impor
 # isort: split
 
 import contextlib
+import dataclasses
+import difflib
+import functools
+import math
 import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, get_args
 
 import click
+import torch
 from click.core import ParameterSource
 
-from .config import TrainingConfig
-from .data import DataConfig, Dataset, load_data
-from .errors import DatasetError, FirstFailedError, TrainError
-from .fitting import fit
-from .images import Images
-from .model_for import model_for
-from .observer import Observer
-from .options import data_options, model_options, run_options, training_options
-from .plan import plan_of
-from .processes import Processes
-from .progress import Shown
-from .run import CHECKPOINT_FILE, SETTINGS_FILE
-from .run_writer import check_writable
-from .settings import config_option, dump_settings, settings_for
-from .torchrun import joined, this_process
+from edgevae.cli.sections import SectionedCommand, SectionOption
 
-_GOES_WITH = {
+from .config import MAX_SEED, Binarize, ModelConfig, Precision, Schedule, TrainingConfig
+from .data import DATASET_NAMES, DataConfig, Dataset, Images, load_data
+from .errors import CollapseWarning, ConfigError, DatasetError, FirstFailedError, TrainError
+from .evaluation import collapse_advice
+from .fitting import check_training, fit, model_for
+from .latents import LATENTS
+from .likelihoods import LIKELIHOODS
+from .networks import ARCHITECTURES, networks_of
+from .numbers import Numbers, Sizes
+from .observers import MlflowLog, Observer, ProgressDisplay, TensorBoardLog
+from .processes import Processes, joined, this_process
+from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, read_config
+from .run_writer import check_writable
+from .vae import VAE
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_REQUIRES = {
     "levels": ("likelihood", "categorical"),
     "components": ("latent", "mixture"),
     "plateau_epochs": ("schedule", "plateau"),
 }
-_NOT_OF_THE_RUN = ("out", "force", "resume", "dry_run")
-_SIGNALLED = 128  # and the signal's number, as shells report it
+"""Options that mean something only with a certain value of another one."""
+
+_TRAINING_OPTIONS = {field.name for field in dataclasses.fields(TrainingConfig)}
+_MODEL_OPTIONS = {
+    *("architecture", "hidden_dim", "z_dims", "likelihood", "levels", "latent", "components", "conditional"),
+}
+_SECTIONS = ("Data", "Model", "Objective", "Training", "Output")
+_SIGNALLED = 128  # exit codes of a program that a signal ended: 128 and the signal's number
+
+_AT_LEAST_0, _AT_LEAST_1, _AT_LEAST_2 = click.IntRange(min=0), click.IntRange(min=1), click.IntRange(min=2)
+_PATH = click.Path(exists=True, path_type=Path)
+_FRACTION = click.FloatRange(0, 1, max_open=True)
+
+_data, _model, _objective, _training, _output = (
+    functools.partial(click.option, cls=SectionOption, section=section) for section in _SECTIONS
+)
 
 
-class _Refused(click.ClickException):
+class _RefusedError(click.ClickException):
     exit_code = 2
 
 
-@click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.option("--cuda", is_flag=True, help="Train on the CUDA device; an error where there is none.")
-@data_options
-@model_options
-@training_options
-@run_options
-@config_option
+class Architecture(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """The name of an architecture, or two classes of your own, like `my_nets:TanhEncoder,TanhDecoder`."""
+
+    name = "architecture"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name if there are such networks."""
+        try:
+            networks_of(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+def options_in(command: click.Command, path: Path) -> dict[str, str]:
+    """Return the options in a TOML file, by parameter name, as text that click reads like the command line.
+
+        seed = 3
+
+        [model]
+        z-dims = [32, 16]
+
+    The tables are the sections of `--help`, in lower case. They are for the reader: an option may stand in any of them.
+
+    Raises:
+        click.BadParameter: The file cannot be read or is not TOML, or a key is no option or is set twice.
+    """
+    known = {
+        name[2:]: str(option.name)
+        for option in command.params
+        if isinstance(option, click.Option) and not option.is_eager
+        for name in option.opts
+        if name.startswith("--")
+    }
+    found: dict[str, str] = {}
+    for key, value in _settings_in(path):
+        name = key.replace("_", "-")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
+            _refuse_config(path, f"{key} is not an option; {remedy}")
+        if known[name] in found:
+            _refuse_config(path, f"{key} is set twice; keep one")
+        if isinstance(value, dict):
+            _refuse_config(path, f"{key} must be a value, got a table")
+        found[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found
+
+
+def _settings_in(path: Path) -> list[tuple[str, Any]]:
+    """Return the keys and values of a TOML file, those in tables included."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        _refuse_config(path, f"the file cannot be read: {error.strerror or error}")
+    except UnicodeDecodeError as error:
+        _refuse_config(path, f"the file is not in UTF-8: {error.reason} at byte {error.start}")
+    except tomllib.TOMLDecodeError as error:
+        _refuse_config(path, f"the file is not TOML: {error}")
+    tables = [section.lower() for section in _SECTIONS]
+    settings: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            settings.append((key, value))
+        elif key in tables:
+            settings += value.items()
+        else:
+            _refuse_config(path, f"there is no table [{key}]; the tables are {', '.join(f'[{x}]' for x in tables)}")
+    return settings
+
+
+def _refuse_config(path: Path, what: str) -> NoReturn:
+    raise click.BadParameter(f"{path}: {what}", param_hint="--config")
+
+
+def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        ctx.default_map = {**(ctx.default_map or {}), **options_in(ctx.command, path)}
+
+
+@click.command(cls=SectionedCommand, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@_data("--dataset", type=click.Choice(DATASET_NAMES), default="mnist", help="Known images to train on.")
+@_data(
+    "--data",
+    type=_PATH,
+    help="Own data instead of --dataset: .npy, .npz with x and y, IDX, or a folder of images.",
+)
+@_data(
+    "--data-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with the IDX files of --dataset, plain or gzip. Without it they are downloaded to data/.",
+)
+@_data("--validation-fraction", type=_FRACTION, default=0.0, help="Fraction of the training data to validate on.")
+@_data("--validation-data", type=_PATH, help="Own data to validate on.")
+@_data("--test-fraction", type=_FRACTION, default=0.1, help="Fraction of --data to test on, without --test-data.")
+@_data("--test-data", type=_PATH, help="Own data to test on.")
+@_data("--split-seed", type=_AT_LEAST_0, default=0, help="Seed of the split into these parts.")
+@_data("--scale", type=Numbers("0,16", count=2), help="LOW,HIGH: values of own data that become 0 and 1.")
+@_data("--resize", type=Sizes("28,28", count=2), help="HEIGHT,WIDTH to which image files are resized.")
+@_data("--grey", is_flag=True, help="Convert colour images to grey.")
+@_model(
+    "--architecture",
+    type=Architecture(),
+    metavar="|".join([*ARCHITECTURES, "MODULE:ENCODER,DECODER"]),
+    default="mlp",
+    help="The networks; MODULE:ENCODER,DECODER are classes of your own, like my_nets:Encoder,Decoder in my_nets.py.",
+)
+@_model(
+    "--z-dim",
+    "--z-dims",
+    "z_dims",
+    type=Sizes("32,16"),
+    default="50",
+    help="Latent dimensions; for hierarchical one number a level, the lowest first, like 32,16.",
+)
+@_model("--hidden-dim", type=_AT_LEAST_1, default=400, help="Width of the hidden layers.")
+@_model("--likelihood", type=click.Choice(list(LIKELIHOODS)), default="bernoulli", help="p(x|z).")
+@_model("--latent", type=click.Choice(list(LATENTS)), default="normal", help="p(z).")
+@_model("--conditional", is_flag=True, help="Both networks see the labels, so that a class can be generated.")
+@_model("--levels", type=_AT_LEAST_2, default=8, help="Values that a pixel may have; for categorical.")
+@_model("--components", type=_AT_LEAST_2, default=10, help="Components of p(z); for mixture.")
+@_objective("--beta", type=float, default=1.0, help="Weight of the KL; 1 is the ELBO.")
+@_objective("--beta-warmup", type=_AT_LEAST_0, default=0, help="Epochs over which beta rises to its value.")
+@_objective("--free-bits", type=float, default=0.0, help="Nats of each latent dimension's KL that cost nothing.")
+@_objective("--num-particles", type=_AT_LEAST_1, default=1, help="Draws of z an image and step.")
+@_objective(
+    "--binarize",
+    type=click.Choice(get_args(Binarize)),
+    default="none",
+    help="Make grey values 0 or 1: at one half, or drawn anew in each epoch with the value as probability.",
+)
+@_training("--epochs", type=_AT_LEAST_1, default=100, help="Passes over the training images.")
+@_training("--batch-size", type=_AT_LEAST_1, default=256, help="Images a step.")
+@_training("--learning-rate", type=float, default=1e-3, help="Adam's step size.")
+@_training(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same weights; on the CPU bit for bit."
+)
+@_training("--cuda", is_flag=True, help="Train on a CUDA device; an error without one.")
+@_training("--patience", type=_AT_LEAST_0, default=0, help="End after so many epochs without progress; 0 for never.")
+@_training(
+    "--schedule",
+    type=click.Choice(get_args(Schedule)),
+    default="constant",
+    help="Of the learning rate; plateau halves it when the validation ELBO makes no progress.",
+)
+@_training("--plateau-epochs", type=_AT_LEAST_1, default=5, help="Epochs without progress; for plateau.")
+@_training("--lr-warmup", type=_AT_LEAST_0, default=0, help="Epochs over which the learning rate rises to its value.")
+@_training("--clip-norm", type=float, default=0.0, help="Largest norm of the gradient; 0 for any.")
+@_training("--jit", is_flag=True, help="Compile the ELBO (Pyro's JitTrace_ELBO); not for mixture.")
+@_training(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default="fp32",
+    help="Of matrix products in training; bf16 needs a processor with fast bfloat16 instructions.",
+)
+@_training("--tf32/--no-tf32", default=False, help="Let a CUDA device round factors to TF32; with --cuda.")
+@_output("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<data>-<choices>]")
+@_output("--force", is_flag=True, help="Replace the run in --out.")
+@_output("--resume", is_flag=True, help="Go on with the run in --out, with its options; begin it if there is none.")
+@_output("--dry-run", is_flag=True, help="Check everything, print what would be done, and end.")
+@_output("--report/--no-report", default=True, help="Write report.html and its pictures at the end.")
+@_output("--checkpoint-every", type=_AT_LEAST_0, default=0, help="Steps between checkpoints; 0: one an epoch.")
+@_output("--iw-particles", type=_AT_LEAST_0, default=0, help="Draws of z for the importance-weighted bound at the end.")
+@_output("--tensorboard", is_flag=True, help="Write the run's folder for TensorBoard, too.")
+@_output("--mlflow", is_flag=True, help="Log the run to MLflow.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_use_config,
+    help="TOML file with options, like learning-rate = 1e-3; the command line takes precedence.",
+)
 @click.version_option(package_name="edgevae", prog_name="vae-train")
 @click.pass_context
 def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry_run: bool, **options: Any) -> None:
     """Fit Pyro's VAE with SVI and save the run.
 
     The run goes to --out: configuration, checkpoints, weights, metrics, evaluation and report. Ctrl-C and SIGTERM end
-    the training with a checkpoint of that moment, and --resume goes on from there; so it does after a crash.
+    the training with a checkpoint, and --resume goes on from there; it does so after a crash, too.
 
     \b
     Examples:
@@ -72,60 +264,58 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry
       python -m train --resume --out runs/mnist-mlp
       torchrun --nproc-per-node 4 --max-restarts 3 -m train --out runs/mnist --resume
     """
-    _without_default_dataset(ctx, options)
+    _drop_default_dataset(ctx, options)
     out = out or Path("runs") / _default_name(options)
     if force and resume:
         raise click.UsageError("--force replaces a run and --resume goes on with it; give one of them")
-    if resume:
-        options = _as_begun(ctx, out, options)
-        _without_default_dataset(ctx, options)
-    _check_usage(ctx, options)
     try:
+        if resume and (out / CHECKPOINT_FILE).exists():
+            options = _resumed(ctx, read_config(out), options)
+            _drop_default_dataset(ctx, options)
+        _check_usage(ctx, options)
         with joined(options["cuda"]) as processes:
             stopped_by = _train(processes, out, force, resume, dry_run, **options)
     except FirstFailedError:
-        ctx.exit(_Refused.exit_code)
+        ctx.exit(_RefusedError.exit_code)
     except (TrainError, OSError) as error:
-        raise _Refused(f"{this_process()}{error}") from error
+        raise _RefusedError(f"{this_process()}{error}") from error
     if stopped_by:
         ctx.exit(_SIGNALLED + stopped_by)
 
 
 def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: bool, **options: Any) -> int:
     """Train as the options say; return the signal that ended it early, 0 for none."""
-    given = {name: value for name, value in options.items() if name != "cuda"}
     say = click.echo if processes.is_first else _say_nothing
-    training = TrainingConfig(**{field.name: given.pop(field.name) for field in fields(TrainingConfig)})
-    data = DataConfig(**{field.name: given.pop(field.name) for field in fields(DataConfig)})
-    observers = _loggers(tensorboard=given.pop("tensorboard"), mlflow=given.pop("mlflow"))
-    leaves = {name: given.pop(name) for name in ("checkpoint_every", "iw_particles", "report")}
+    training = TrainingConfig(**{name: options[name] for name in _TRAINING_OPTIONS})
+    data = DataConfig(**{field.name: options[field.name] for field in dataclasses.fields(DataConfig)})
+    loggers: list[Observer] = [TensorBoardLog()] if options["tensorboard"] else []
+    loggers += [MlflowLog()] if options["mlflow"] else []
     if not (resume and (out / CHECKPOINT_FILE).exists()):
         processes.from_first(lambda: check_writable(out, overwrite=force))
-    conditional = given.pop("conditional")
-    dataset = processes.first_ahead(lambda: _loaded(data, conditional))
-    z_dims = given.pop("z_dims")
-    model = model_for(dataset, training, conditional=conditional, z_dim=z_dims[0], upper_dims=z_dims[1:], **given)
-    say(plan_of(dataset, model, training, processes.device, out))
+    choices = {name: options[name] for name in _MODEL_OPTIONS}
+    dataset = processes.first_then_others(lambda: _loaded(data, choices["conditional"]))
+    z_dim, *upper_dims = choices.pop("z_dims")
+    model = model_for(dataset, training, z_dim=z_dim, upper_dims=tuple(upper_dims), **choices)
+    say(_plan(dataset, model, training, processes.device, out))
     if processes.world_size > 1:
         say(f"processes {processes.world_size}, each with its part of every batch")
+    where: dict[str, Any] = {"device": processes.device, "processes": processes, "overwrite": force, "resume": resume}
     if dry_run:
+        check_training(dataset, out, model, training, **where)
         say("Nothing was trained (--dry-run).")
         return 0
-    settings = dump_settings({name: value for name, value in options.items() if name not in _NOT_OF_THE_RUN})
-    with _stop_signal() as stopped_by, _shown(training, processes) as shown:
+    with _stop_signal() as stopped_by, _progress(training, processes) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)  # it is printed below
         run = fit(
             dataset,
             out,
             model,
             training,
-            device=processes.device,
-            processes=processes,
-            overwrite=force,
-            resume=resume,
-            **leaves,
-            observers=[shown, *observers],
+            **where,
+            **{name: options[name] for name in ("checkpoint_every", "iw_particles", "report")},
+            observers=[progress, *loggers],
             should_stop=lambda: stopped_by() != 0,
-            settings=settings,
+            command=_recorded(options),
         )
     stopped = processes.any(stopped_by() != 0)
     last = run.metrics[-1]
@@ -136,20 +326,23 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     elbo, num_particles = run.test_elbo
     one = "an image" if len(dataset.data_shape) == 3 else "a row"
     say(f"Test ELBO {elbo:.2f} nats {one} ({num_particles} particles). Export it with: vae-export {out}")
+    advice = collapse_advice(run.evaluations["test"], training) if "test" in run.evaluations else None
+    if advice is not None and processes.is_first:
+        click.secho(f"warning: {advice}", fg="yellow", err=True)
     return stopped_by() or (signal.SIGTERM if stopped else 0)
 
 
 def _say_nothing(_text: str) -> None:
-    """Speak in a process that is not the first."""
+    """Print nothing: in all processes but the first."""
 
 
-def _shown(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
+def _progress(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
     first = processes.is_first
-    return Shown(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
+    return ProgressDisplay(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
 
 
 def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:
-    """Return the data, with labels where there are any: the report colours by them what the model does not see."""
+    """Return the data, with labels if there are any: the report colours by them even if the model does not see them."""
     if conditional:
         return load_data(data, labels=True)
     try:
@@ -159,7 +352,7 @@ def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:
 
 
 def _check_usage(ctx: click.Context, options: Mapping[str, Any]) -> None:
-    for name, (choice, value) in _GOES_WITH.items():
+    for name, (choice, value) in _REQUIRES.items():
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and options[choice] != value:
             option = name.replace("_", "-")
             raise click.UsageError(f"--{option} goes with --{choice} {value}, got --{choice} {options[choice]}")
@@ -167,40 +360,35 @@ def _check_usage(ctx: click.Context, options: Mapping[str, Any]) -> None:
         raise click.UsageError("--tf32 goes with --cuda: the CPU has no TF32")
 
 
-def _without_default_dataset(ctx: click.Context, options: dict[str, Any]) -> None:
-    """Take away the data set that nobody asked for, where there are own data."""
+def _drop_default_dataset(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Own data take the place of the default data set."""
     if options["data"] is not None and ctx.get_parameter_source("dataset") is ParameterSource.DEFAULT:
         options["dataset"] = None
 
 
-def _as_begun(ctx: click.Context, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the run that goes on, where neither the command line nor a file says another thing."""
-    if not (out / SETTINGS_FILE).exists():
-        return dict(options)
-    begun = settings_for(ctx.command, out / SETTINGS_FILE)
+def _recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that the run keeps beside model and training, as JSON holds them."""
+    others = options.keys() - _TRAINING_OPTIONS - _MODEL_OPTIONS
+    return {name: str(options[name]) if isinstance(options[name], Path) else options[name] for name in sorted(others)}
+
+
+def _resumed(ctx: click.Context, config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the run that goes on, unless the command line or --config says otherwise."""
+    model = dataclasses.asdict(config.model)
+    begun = {**config.command, **dataclasses.asdict(config.training)}
+    begun |= {name: model[name] for name in _MODEL_OPTIONS & model.keys()}
+    begun |= {"z_dims": config.model.z_dims, "conditional": config.model.num_classes > 0}
     merged = dict(options)
     for parameter in ctx.command.params:
         name = str(parameter.name)
         if name in begun and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
-            merged[name] = parameter.type_cast_value(ctx, begun[name])
+            value = begun[name]
+            merged[name] = parameter.type_cast_value(ctx, tuple(value) if isinstance(value, list) else value)
     return merged
 
 
-def _loggers(*, tensorboard: bool, mlflow: bool) -> list[Observer]:
-    loggers: list[Observer] = []
-    if tensorboard:
-        from .tensorboard_log import TensorBoardLog
-
-        loggers.append(TensorBoardLog())
-    if mlflow:
-        from .mlflow_log import MlflowLog
-
-        loggers.append(MlflowLog())
-    return loggers
-
-
 def _default_name(options: Mapping[str, Any]) -> str:
-    """Name a run by its data, its architecture, and what it has that the reference has not."""
+    """Name a run by its data, its architecture, and its choices that are not the default."""
     usual = {"likelihood": "bernoulli", "latent": "normal", "binarize": "none"}
     parts = [options["data"].stem if options["data"] else options["dataset"]]
     parts += [options["architecture"].partition(":")[0]]
@@ -210,9 +398,57 @@ def _default_name(options: Mapping[str, Any]) -> str:
     return "-".join(parts)
 
 
+def _plan(
+    dataset: Dataset[Images], model: ModelConfig, training: TrainingConfig, device: torch.device, out: Path
+) -> str:
+    """Return five lines: the data, the model, the training, the device and the run's folder."""
+    steps = math.ceil(len(dataset.train) / training.batch_size)
+    parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    counts = ", ".join(f"{len(images):,} {name}" for name, images in parts.items() if images is not None)
+    what = "images" if len(dataset.data_shape) == 3 else "rows"
+    state = ""
+    if (out / CHECKPOINT_FILE).exists():
+        notes = Checkpoint.read(out / CHECKPOINT_FILE).notes
+        state = f" (there already: {notes['epoch']} of {training.epochs} epochs, {notes['steps']:,} steps made)"
+    elif (out / WEIGHTS_FILE).exists():
+        state = " (there already)"
+    lines = {
+        "data": f"{dataset.name}: {counts} {what}, shape {dataset.data_shape}",
+        "model": _model_line(model),
+        "training": f"{training.epochs} epochs of {steps:,} steps, batch size {training.batch_size}, "
+        f"{_training_line(training)}",
+        "device": str(device),
+        "run": f"{out}{state}",
+    }
+    return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
+
+
+def _model_line(model: ModelConfig) -> str:
+    sizes = "-".join(map(str, (model.data_dim, model.hidden_dim, *model.z_dims)))
+    latent = f"mixture of {model.components}" if model.latent == "mixture" else f"{model.latent} latent"
+    classes = f", {model.num_classes} classes" if model.num_classes else ""
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in VAE(model).parameters())
+    return f"{model.architecture} VAE {sizes}, {model.likelihood}, {latent}{classes}; {count:,} parameters"
+
+
+def _training_line(training: TrainingConfig) -> str:
+    said = [f"Adam {training.learning_rate:g}"]
+    said += [training.schedule] * (training.schedule != "constant")
+    said += [f"warm-up {training.lr_warmup}"] * (training.lr_warmup > 0)
+    said += [f"beta {training.beta:g}"] * (training.beta != 1)
+    said += [f"beta warm-up {training.beta_warmup}"] * (training.beta_warmup > 0)
+    said += [f"{training.num_particles} particles"] * (training.num_particles > 1)
+    said += [f"free bits {training.free_bits:g}"] * (training.free_bits > 0)
+    said += [f"gradient norm at most {training.clip_norm:g}"] * (training.clip_norm > 0)
+    said += [f"patience {training.patience}"] * (training.patience > 0)
+    said += [f"binarized: {training.binarize}"] * (training.binarize != "none")
+    return ", ".join([*said, f"seed {training.seed}"])
+
+
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[Callable[[], int]]:
-    """Turn the first Ctrl-C or SIGTERM into a number that is asked between steps; a second one ends the program."""
+    """Note the first Ctrl-C or SIGTERM, for the training to ask between steps; a second one ends the program."""
     received = 0
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

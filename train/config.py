@@ -1,4 +1,4 @@
-"""The choices that make a model and a training, as frozen dataclasses."""
+"""The configuration of a model and of a training, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Schedule = Literal["constant", "cosine", "plateau"]
 Precision = Literal["fp32", "bf16"]
 
 MAX_SEED = 2**32 - 1
-"""The largest seed of a training: `pyro.set_rng_seed` seeds NumPy too, which takes 32 bits."""
+"""The largest seed: `pyro.set_rng_seed` seeds NumPy too, which takes 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The model's dimensions: all that is needed to build it again before its weights are loaded.
+    """Everything that is needed to build a model before its weights are loaded.
 
     Args:
         data_shape: Shape of one observation, `(channels, height, width)` for images.
         z_dim: Number of latent dimensions, at least 1.
         hidden_dim: Width of the hidden layers of both networks, at least 1.
-        architecture: The networks: `mlp`, the reference, `conv`, or ones of your own, `module:Encoder,Decoder`;
-            `architecture_of` names them.
-        likelihood: p(x|z): `bernoulli`, the reference, `continuous-bernoulli`, `normal` or `categorical`.
+        architecture: The networks: `mlp`, `conv`, or classes of your own, `module:Encoder,Decoder`; `architecture_of`
+            returns that name.
+        likelihood: p(x|z): `bernoulli`, `continuous-bernoulli`, `normal` or `categorical`.
         levels: Number of discrete values of the `categorical` likelihood, at least 2.
-        latent: p(z): `normal`, the reference, `hierarchical` or `mixture`.
+        latent: p(z): `normal`, `hierarchical` or `mixture`.
         upper_dims: Sizes of a hierarchy's levels above z, the lowest first; empty for the other latents.
         components: Number of components of a `mixture`, at least 2.
-        num_classes: Number of labels that both networks see, 0 for none.
-        data_loc: Mean of the data, for likelihoods that standardise: one for all values, or one for each of the
-            `data_dim` values of an observation, as the columns of a table need.
+        num_classes: Number of classes of the labels that both networks see, 0 for no labels.
+        data_loc: Mean of the data, for likelihoods that standardise: one number, or one for each of the `data_dim`
+            values of an observation, as for the columns of a table.
         data_scale: Standard deviation of the data, likewise; positive. `standardisation_of` measures both.
 
     Raises:
@@ -93,26 +93,25 @@ class TrainingConfig:
         epochs: Passes over the training images, at least 1.
         batch_size: Images a step, at least 1; the last batch of an epoch may be smaller.
         learning_rate: Adam's step size, positive.
-        schedule: What becomes of the learning rate: `constant`; `cosine`, down to 0 at the end of the last epoch;
-            `plateau`, halved whenever the validation ELBO has not become better for `plateau_epochs`.
-        lr_warmup: Epochs over which the learning rate is reached, a little more at each step; 0 for none.
+        schedule: Of the learning rate: `constant`; `cosine`, down to 0 at the end of the last epoch; `plateau`, halved
+            whenever the validation ELBO has not improved for `plateau_epochs`.
+        lr_warmup: Epochs over which the learning rate rises linearly to its value; 0 for none.
         plateau_epochs: See `schedule`; at least 1.
         patience: Epochs without a better validation ELBO after which the training ends, 0 for never.
         clip_norm: Largest norm of the gradient of a batch's mean loss; larger ones are scaled down to it. 0 for none.
         free_bits: Nats of each latent dimension's KL, averaged over a batch, that cost nothing (Kingma et al., 2016);
-            0 for none. For the latent `normal`, whose KL has a closed form.
+            0 for none. Only for the latent `normal`, whose KL has a closed form.
         seed: Seed of the initial weights, of the order of the images and of the noise, 0 to 2**32 - 1.
         jit: Compile the ELBO with `JitTrace_ELBO`; in float32, and not for a mixture.
-        beta: Weight of the latent in the objective, positive; 1 is the ELBO.
-        beta_warmup: Epochs over which `beta` is reached in equal steps, 0 for none; not with `jit`, which would freeze
-            the first step's weight.
+        beta: Weight of the KL in the objective, positive; 1 is the ELBO.
+        beta_warmup: Epochs over which beta rises in equal steps to its value, 0 for none; not with `jit`, which would
+            freeze the first step's weight.
         num_particles: Draws of z an image and step, at least 1.
-        binarize: What is made of grey values: `none` leaves them; `threshold` makes them 0 or 1 at one half;
-            `stochastic` draws 0 or 1 with the grey value as probability, anew in each epoch.
-        precision: Of the networks while they are fitted: `fp32`, or `bf16`, where products have bfloat16's 8 bits:
-            quicker on a device with quick instructions for it. Weights, densities and all that is evaluated stay in
-            float32.
-        tf32: On a CUDA device, round what is multiplied to TF32's 10 bits: quicker, and not the CPU's numbers.
+        binarize: `none` leaves grey values; `threshold` makes them 0 or 1 at one half; `stochastic` draws 0 or 1 with
+            the grey value as probability, anew in each epoch.
+        precision: Of the networks in training: `fp32`, or `bf16` by autocast, faster on a device with fast bfloat16
+            instructions. Weights, densities and evaluations stay in float32.
+        tf32: On a CUDA device, round the factors of products to TF32's 10 bits: faster, less exact than the CPU.
 
     Raises:
         ConfigError: A value is out of its range.

@@ -1,13 +1,20 @@
-"""The device to train on, the one asked for or an error; its random generator, and how it multiplies."""
+"""PyTorch's devices, and what is global in PyTorch: random generators, TF32, MKL's kernels."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import torch
 
 from .errors import DeviceError
+
+_MKL_FUNCTIONS = (
+    *(torch.exp, torch.expm1, torch.log, torch.log1p, torch.log2, torch.log10, torch.sqrt, torch.lgamma),
+    *(torch.tanh, torch.sinh, torch.cosh, torch.erf, torch.erfc, torch.erfinv),
+    *(torch.sin, torch.cos, torch.tan, torch.asin, torch.acos, torch.atan),
+)
 
 
 def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch.device:
@@ -15,8 +22,8 @@ def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch
 
     Args:
         cuda: Whether CUDA was asked for.
-        index: Which device, and the process's from now on; without it the process's present one.
-        count: How many devices the processes on this machine need.
+        index: Which device; it becomes the process's current one. The current one without it.
+        count: Number of devices that the processes on this machine need.
 
     Raises:
         DeviceError: CUDA was asked for and PyTorch sees no CUDA device, or too few.
@@ -37,12 +44,12 @@ def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch
 
 
 def check_bf16(device: torch.device) -> None:
-    """Refuse a device that has no instructions for bfloat16, or none that gain: it would take 2 to 10 times as long.
+    """Check that bfloat16 is faster than float32 on the device. Where it is emulated, it is many times slower.
 
-    Of Intel's processors only those with AMX gain: one with AVX512-BF16 alone takes twice as long as in float32.
+    Of Intel's processors only those with AMX gain, not those with AVX512-BF16 alone.
 
     Raises:
-        DeviceError: It has none, as far as PyTorch tells.
+        DeviceError: It is not, as far as PyTorch tells.
     """
     if device.type == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -53,23 +60,23 @@ def check_bf16(device: torch.device) -> None:
         has = known.get("architecture") != "x86_64" or bool(quick)
     if not has:
         raise DeviceError(
-            f"precision bf16 was asked for, but this {device.type.upper()} has no quick instructions for it, and would "
-            "take 2 to 10 times as long as in fp32; leave --precision out"
+            f"precision bf16 was asked for, but this {device.type.upper()} has no fast bfloat16 instructions, without "
+            "which fp32 is faster; leave --precision out"
         )
 
 
 @contextlib.contextmanager
 def forked_rng(device: torch.device) -> Iterator[None]:
-    """Leave PyTorch's generators, the CPU's and that of `device`, as they were before the body."""
+    """Restore PyTorch's generators, the CPU's and that of `device`, after the body."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
 
 
 @contextlib.contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Let CUDA devices round what they multiply to TF32's 10 bits, convolutions included, or forbid it to both.
+    """Allow or forbid TF32 to matrix products and convolutions on CUDA devices, within the body.
 
-    PyTorch by itself allows it to convolutions alone. Afterwards the process's choice is as it was.
+    PyTorch's default allows it to convolutions only.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
@@ -78,3 +85,18 @@ def float32_products(tf32: bool) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+@functools.cache
+def choose_mkl_kernels() -> None:
+    """Let MKL choose its kernels in one thread, by calling each of its functions once on one number.
+
+    MKL chooses the kernel of a function at its first call. If several threads make that call together, one of them may
+    get a kernel with a relative error of 1e-4: rarely, a process computes one wrong result, and a training differs from
+    its repetition or an export fails its comparison. This can go when no supported PyTorch has
+    https://github.com/pytorch/pytorch/issues/188792 any more.
+    """
+    for dtype in (torch.float32, torch.float64):
+        number = torch.full((1,), 0.5, dtype=dtype, device="cpu")
+        for function in _MKL_FUNCTIONS:
+            function(number)

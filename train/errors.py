@@ -1,53 +1,59 @@
-"""The errors of training.
+"""The errors and warnings of training.
 
 TrainError
-├── ConfigError    an option has a value that makes no model or no training
-├── DatasetError   the images are not there, not readable, or another data set's
-├── DeviceError    the device that was asked for is not usable
-├── DivergedError  the loss is no longer a number
-├── InstallError   a package that was asked for is not installed
-├── LabelError     a conditional model got no labels, or another one did
-├── ProcessError   processes that were to train together did not find each other, or lost one
-│   └── FirstFailedError  the first of them failed, and says why
-└── RunError       a run folder is missing, damaged, or in the way
+├── ConfigError    an option is out of range, or options do not go together
+├── DatasetError   images are missing, unreadable, or of another data set
+├── DeviceError    the requested device is not usable
+├── DivergedError  the loss became NaN or infinite
+├── InstallError   an optional package is not installed
+├── LabelError     a conditional model got no labels, or another model got some
+├── ProcessError   processes that train together did not connect, or one was lost
+│   └── FirstFailedError  process 0 failed; its message says why
+└── RunError       a run folder is missing, damaged, or already there
+
+CollapseWarning    the posterior has collapsed onto the prior
 """
 
 
 class TrainError(Exception):
-    """Base of everything that `train` raises on purpose."""
+    """Base of all errors that `edgevae.train` raises on purpose."""
 
 
 class ConfigError(TrainError, ValueError):
-    """An option has a value from which no model or training can be made."""
+    """An option is out of range, or options do not go together."""
 
 
 class DatasetError(TrainError):
-    """The images are not there, not readable, or belong to another data set."""
+    """Images are missing, unreadable, or of another data set."""
 
 
 class DeviceError(TrainError):
-    """The device that was asked for is not usable here."""
+    """The requested device is not usable."""
 
 
 class DivergedError(TrainError):
-    """The loss is no longer a finite number."""
+    """The loss became NaN or infinite."""
 
 
 class InstallError(TrainError):
-    """A package that only some trainings need is not installed."""
+    """An optional package is not installed."""
 
 
 class LabelError(TrainError, ValueError):
-    """A conditional model got no labels, or a model without labels got some."""
+    """A conditional model got no labels, or another model got some."""
 
 
 class RunError(TrainError):
-    """A run folder is missing, damaged, or would be overwritten."""
+    """A run folder is missing, damaged, or already there."""
 
 
 class ProcessError(TrainError):
-    """Processes that were to train together could not find each other, or one was lost."""
+    """Processes that train together did not connect, or one was lost."""
 
 
 class FirstFailedError(ProcessError):
-    """The first process failed, and says why; the others end."""
+    """Process 0 failed; its message says why."""
+
+
+class CollapseWarning(UserWarning):
+    """The posterior of some latent units has collapsed onto the prior: they carry no information about x."""

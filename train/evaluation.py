@@ -1,4 +1,4 @@
-"""The numbers that papers report of a model on a set of images."""
+"""How good a model is on a set of observations: the ELBO, its parts, and whether the posterior has collapsed."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ import dataclasses
 
 from torch import Tensor
 
-from .config import Binarize
-from .elbo import EachEvaluated, evaluate_each
+from .config import Binarize, TrainingConfig
+from .data import Images
+from .elbo import EachEvaluated, evaluate_each, importance_weighted_bound
 from .errors import DatasetError
-from .images import Images
-from .importance import importance_weighted_bound
 from .vae import VAE
+
+_ENOUGH_UNITS = 8
+_MIN_KL_NATS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A model on a set of images: means over the images, in nats an image. elbo = reconstruction - kl.
+    """A model on a set of observations: means in nats an observation. elbo = reconstruction - kl.
 
     Args:
         elbo_nats: The evidence lower bound; higher is better.
         reconstruction_nats: E_q[log p(x|z)].
         kl_nats: KL(q(z|x) ‖ p(z)), of all levels, estimated from the same draws as the ELBO.
-        kl_per_dim_nats: What each dimension of z's first level costs; for a `normal` latent the closed form, whose sum
-            is `kl_nats` without the noise of the draws. `_kl` says what it is for the other latents; its sum is
-            not the whole KL there.
+        kl_per_dim_nats: The KL of each dimension of z's first level, see `kl_of_dims`. For a `normal` latent it
+            is the closed form, and the sum is `kl_nats` without the noise of the draws. For the other latents the sum
+            is not the whole KL.
         active_units: Dimensions of z's first level with Var_x(E_q(z|x)[z]) > 0.01 (Burda et al., 2016).
-        num_images: How many images there were.
-        num_particles: Draws of z an image, of which the mean is taken.
-        iw_bound_nats: The importance-weighted bound on log p(x), at least the ELBO; `None` where it was not asked for.
-        iw_particles: Draws of z an image in that bound, 0 where it was not asked for.
-        num_in_set: How many images the set has, where these are only the first of them; else 0.
-        binarize: What was made of grey values before, once: `none`, `threshold` or `stochastic`.
+        num_images: Number of observations.
+        num_particles: Draws of z an observation, over which the means are taken.
+        iw_bound_nats: The importance-weighted bound on log p(x), at least the ELBO; `None` if it was not asked for.
+        iw_particles: Draws of z an observation in that bound, 0 if it was not asked for.
+        num_in_set: Size of the whole set if only its first `num_images` were evaluated; else 0.
+        binarize: How grey values were binarized beforehand: `none`, `threshold` or `stochastic`.
     """
 
     elbo_nats: float
@@ -48,12 +50,12 @@ class Evaluation:
 
     @classmethod
     def of(cls, each: EachEvaluated, iw_bounds: Tensor | None = None, iw_particles: int = 0) -> Evaluation:
-        """Return the means of what was found of each image.
+        """Return the means over all images.
 
         Args:
-            each: Of at least one image.
+            each: The terms of each image, at least one.
             iw_bounds: The importance-weighted bound of each, shape `(num_images,)`.
-            iw_particles: The draws in it.
+            iw_particles: Draws of z an image in it.
         """
         elbo, reconstruction = float(each.elbo.mean()), float(each.reconstruction.mean())
         return cls(
@@ -72,7 +74,7 @@ class Evaluation:
 def evaluate(
     vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 1, iw_particles: int = 0
 ) -> Evaluation:
-    """Evaluate a model on images, with the noise of a fixed seed; nothing of the model or the process is touched.
+    """Evaluate a model on images, with the noise of a fixed seed; the model and the generators are left as they were.
 
     Args:
         vae: The model.
@@ -91,3 +93,36 @@ def evaluate(
     each = evaluate_each(vae, images, labels, num_particles)
     bounds = importance_weighted_bound(vae, images, labels, iw_particles) if iw_particles else None
     return Evaluation.of(each, bounds, iw_particles)
+
+
+def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | None:
+    """Say what to try if the posterior has collapsed: q(z|x) equals the prior in almost all latent dimensions.
+
+    That is so if fewer than a quarter of the units are active and fewer than 8 (a model with more dimensions than the
+    data need leaves some inactive, which is no fault), or if z carries less than half a nat about x.
+
+    Args:
+        evaluation: Of the trained model; best on data that it was not trained on.
+        training: How it was trained; remedies that do not apply to it are left out.
+
+    Returns:
+        A sentence, or `None` if the posterior has not collapsed, or if a single observation cannot tell.
+    """
+    units, active = len(evaluation.kl_per_dim_nats), evaluation.active_units
+    few_active = active < min(_ENOUGH_UNITS, units / 4)
+    if evaluation.num_images < 2 or not (few_active or evaluation.kl_nats < _MIN_KL_NATS):
+        return None
+    found = f"{active} of {units} latent units {'is' if active == 1 else 'are'} active"
+    if not few_active:
+        found += f", and the KL is only {evaluation.kl_nats:.2f} nats"
+    where = " for the others" if active and few_active else ""
+    remedies = ["more epochs", "a smaller --batch-size"]
+    if training.beta > 1:
+        remedies.append("--beta 1")
+    if not training.jit:  # compiled steps allow neither of these
+        remedies += [] if training.beta_warmup else [f"--beta-warmup {max(1, training.epochs // 2)}"]
+        remedies += [] if training.free_bits else ["--free-bits 0.1 (normal latent only)"]
+    if active and few_active:
+        remedies.append("a smaller --z-dims if the data need no more")
+    *first, last = remedies
+    return f"{found}: the posterior has collapsed onto the prior{where}; try {', '.join(first)} or {last}"

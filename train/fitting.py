@@ -1,4 +1,4 @@
-"""The whole training: epochs, evaluation, checkpoints, report."""
+"""A whole training: epochs, validation, checkpoints, the final evaluation and the report."""
 
 from __future__ import annotations
 
@@ -6,28 +6,93 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .binarization import binarize_once
-from .checkpoint import Checkpoint
-from .config import ModelConfig, TrainingConfig
-from .data import Dataset
-from .elbo import evaluate_elbo
-from .errors import ConfigError, DivergedError
-from .final import final_evaluations
-from .images import Images
-from .observer import Observer
-from .processes import ALONE, Processes
+from .config import Binarize, ModelConfig, TrainingConfig
+from .data import Dataset, Images, check_range, standardisation_of
+from .elbo import evaluate_each, evaluate_elbo, importance_weighted_bound
+from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
+from .evaluation import Evaluation, collapse_advice, evaluate
+from .likelihoods import LIKELIHOODS
+from .observers import Observer
+from .processes import SINGLE, Processes
 from .report import write_report
-from .run import DatasetInfo, EpochMetrics, Run, load_run, run_config
+from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, load_run, run_config
 from .run_writer import RunWriter
-from .schedule import halvings_after, is_enough
+from .schedule import halvings_after, is_finished
 from .trainer import Trainer
+from .vae import VAE
 
 _CPU = torch.device("cpu")
+
+_FINAL_PARTICLES = 10  # draws of z an image in the final evaluation
+_NUM_TRAINING = 10_000  # training images in the final evaluation, the first
+
+
+def model_for(
+    dataset: Dataset[Images], training: TrainingConfig, *, conditional: bool = False, **choices: Any
+) -> ModelConfig:
+    """Return the configuration of a model of `dataset`: its shape, its classes, and how it is standardised.
+
+    A likelihood for values in [0, 1] takes the data as they are. For others, rows of a table are standardised by
+    column, images by one mean and one scale.
+
+    Args:
+        dataset: What the model is to be fitted to.
+        training: How; what it binarizes is standardised after that.
+        conditional: Whether both networks see the labels, which the data set must have then.
+        **choices: The other fields of `ModelConfig`.
+
+    Raises:
+        ConfigError: The choices do not go together, or not with such data.
+        DatasetError: The values are not in the range of the likelihood.
+        LabelError: The model is to see labels, and there are none.
+    """
+    num_classes = dataset.num_classes if conditional else 0
+    if conditional and num_classes == 0:
+        raise LabelError(f"a conditional model needs labels, and {dataset.name} was loaded without any")
+    model = ModelConfig(dataset.data_shape, num_classes=num_classes, **choices)
+    unit_interval = LIKELIHOODS[model.likelihood].unit_interval if model.likelihood in LIKELIHOODS else True
+    for images in (dataset.train, dataset.validation, dataset.test):
+        if images is not None:
+            check_range(images, unit_interval)
+    if unit_interval:
+        return model
+    how = training.binarize
+    train = dataset.train if how == "none" else binarize_once(dataset.train[:], how)
+    data_loc, data_scale = standardisation_of(train, per_feature=len(dataset.data_shape) == 1)
+    return dataclasses.replace(model, data_loc=data_loc, data_scale=data_scale)
+
+
+def check_training(
+    dataset: Dataset[Images],
+    out: Path,
+    model: ModelConfig,
+    training: TrainingConfig | None = None,
+    *,
+    device: torch.device = _CPU,
+    processes: Processes = SINGLE,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """Raise what `fit` would raise before its first step, for the same arguments; nothing is written."""
+    _prepared(
+        dataset,
+        out,
+        model,
+        training or TrainingConfig(),
+        device=device,
+        processes=processes,
+        overwrite=overwrite,
+        resume=resume,
+    )
 
 
 def fit(
@@ -37,7 +102,7 @@ def fit(
     training: TrainingConfig | None = None,
     *,
     device: torch.device = _CPU,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE,
     overwrite: bool = False,
     resume: bool = False,
     checkpoint_every: int = 0,
@@ -45,61 +110,54 @@ def fit(
     report: bool = True,
     observers: Sequence[Observer] = (),
     should_stop: Callable[[], bool] = lambda: False,
-    settings: str = "",
+    command: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Fit a VAE, and leave a run: checkpoints as it goes on, evaluation and report at its end.
+    """Fit a VAE and leave a run: checkpoints during the training, evaluation and report at its end.
 
-    A run that is resumed ends, on the CPU, with the weights of one that was never interrupted, bit for bit.
+    On the CPU a run that was interrupted and resumed ends with the weights of one that was not, bit for bit. A
+    `CollapseWarning` says if the posterior has collapsed.
 
     Args:
-        dataset: What to fit to, to validate and to test on. A model that is not conditional does not see its labels;
-            the report does. Where `training` binarizes, it does so with validation and test images too, once.
+        dataset: For training, validation and test. Only a conditional model sees its labels; the report does in any
+            case. If `training` binarizes, validation and test images are binarized too, once.
         out: The run's folder.
         model: The model's choices; `model_for` makes them for a data set.
-        training: The training's, by default all as they come.
+        training: The training's choices; the defaults without it.
         device: Where to train.
-        processes: That fit the model together, each by such a call; the run's folder must be one that all of them see.
+        processes: That fit the model together, each by such a call; all of them must see the run's folder.
         overwrite: Whether a run that is already there may be replaced.
-        resume: Whether to go on with a run that is already there; where there is none, it begins.
-        checkpoint_every: Steps after which a checkpoint is saved, beside that at the end of each epoch; 0 for none.
+        resume: Whether to go on with a run that is already there; without one, a new run begins.
+        checkpoint_every: Steps between checkpoints, beside those at the end of an epoch; 0 for none.
         iw_particles: Particles of the importance-weighted bound in the final evaluation; 0 for none.
         report: Whether to draw the report at the end.
-        observers: Are told how the training goes; of several processes the first one's are.
-        should_stop: Asked after each step; `True` ends the training there, with a checkpoint of that moment. Where one
-            of several processes is told to stop, all of them do, after the next step.
-        settings: What the run keeps as `settings.toml`, for whoever wants to begin it again.
+        observers: Are told how the training goes, in process 0.
+        should_stop: Asked after each step; `True` ends the training there, with a checkpoint. If one of several
+            processes is told to stop, all stop after the next step.
+        command: Options to keep in `config.json`, see `RunConfig`.
 
     Returns:
-        The run, read back. Its last metrics' `complete` is `False` where `should_stop` ended it early.
+        The run, read back. Its last metrics' `complete` is `False` if `should_stop` ended it early.
 
     Raises:
-        ConfigError: The training needs validation images, and there are none.
-        DeviceError: The device has no quick instructions for the training's precision.
+        ConfigError: The choices do not go together, or the training needs validation images and there are none.
+        DatasetError: The images are out of range.
+        DeviceError: The device has no fast instructions for the training's precision.
         DivergedError: The loss or an ELBO became NaN or infinite; the checkpoint before it stays.
-        RunError: `out` is in the way, or cannot be written to.
+        LabelError: The labels do not fit the model.
+        RunError: `out` already holds a run, or another one than is to be resumed, or cannot be written to.
     """
     training = training or TrainingConfig()
-    if dataset.validation is None and (training.patience or training.schedule == "plateau"):
-        needs = f"patience {training.patience}" if training.patience else "schedule plateau"
-        raise ConfigError(f"{needs} goes by the validation ELBO; set validation images aside (--validation-fraction)")
-    seen = dataset if model.num_classes else dataset.without_labels()
-    config = run_config(model, training, DatasetInfo.of(seen))
-    writer = processes.from_first(
-        lambda: RunWriter(
-            out,
-            config,
-            seen.test,
-            seen.test_labels,
-            train_samples=seen.train,
-            train_labels=seen.train_labels,
-            overwrite=overwrite,
-            resume=resume,
-            settings=settings,
-        )
+    trainer, writer = _prepared(
+        dataset,
+        out,
+        model,
+        training,
+        device=device,
+        processes=processes,
+        overwrite=overwrite,
+        resume=resume,
+        command=command,
     )
-    trainer = Trainer(model, training, device, processes)
-    if writer.checkpoint is not None:
-        trainer.restore(writer.checkpoint)
     fitting = _Fitting(trainer, dataset.to(device), writer, checkpoint_every, should_stop, processes=processes)
     observers = observers if processes.is_first else ()
     for observer in observers:
@@ -112,7 +170,48 @@ def fit(
         processes.from_first(lambda: fitting.finish(iw_particles, report, observers))
     for observer in observers:
         observer.on_end()
-    return load_run(out)
+    run = load_run(out)
+    if processes.is_first and "test" in run.evaluations:
+        advice = collapse_advice(run.evaluations["test"], training)
+        if advice is not None:
+            warnings.warn(advice, CollapseWarning, stacklevel=2)
+    return run
+
+
+def _prepared(
+    dataset: Dataset[Images],
+    out: Path,
+    model: ModelConfig,
+    training: TrainingConfig,
+    *,
+    device: torch.device,
+    processes: Processes,
+    overwrite: bool,
+    resume: bool,
+    command: Mapping[str, Any] | None = None,
+) -> tuple[Trainer, RunWriter]:
+    """Check everything, write nothing; return the trainer, at the run's checkpoint if there is one, and the writer."""
+    if dataset.validation is None and (training.patience or training.schedule == "plateau"):
+        needs = f"patience {training.patience}" if training.patience else "schedule plateau"
+        raise ConfigError(f"{needs} needs a validation ELBO; set validation images aside (--validation-fraction 0.1)")
+    seen = _as_seen(dataset, model)
+    trainer = Trainer(model, training, device, processes)
+    trainer.check(seen.train, seen.train_labels)
+    writer = processes.from_first(
+        lambda: RunWriter(
+            out,
+            run_config(model, training, DatasetInfo.of(seen), command),
+            seen.test,
+            seen.test_labels,
+            train_samples=seen.train,
+            train_labels=seen.train_labels,
+            overwrite=overwrite,
+            resume=resume,
+        )
+    )
+    if writer.checkpoint is not None:
+        trainer.restore(writer.checkpoint)
+    return trainer, writer
 
 
 class _Fitting:
@@ -121,8 +220,8 @@ class _Fitting:
     Args:
         trainer: Holds the model.
         dataset: On the trainer's device.
-        writer: Where the run goes.
-        checkpoint_every: Steps after which a checkpoint is saved; 0 for none.
+        writer: Writes the run.
+        checkpoint_every: Steps between checkpoints; 0 for none within an epoch.
         should_stop: See `fit`.
         processes: See `fit`.
     """
@@ -138,9 +237,10 @@ class _Fitting:
         processes: Processes,
     ) -> None:
         self.dataset = dataset
-        self._seen = dataset if trainer.vae.config.num_classes else dataset.without_labels()
-        self._test = _binarized(dataset.test, trainer)
-        self._validation = None if dataset.validation is None else _binarized(dataset.validation, trainer)
+        how = trainer.config.binarize
+        seen = _as_seen(dataset, trainer.vae.config)
+        validation = None if seen.validation is None else _binarized(seen.validation, how)
+        self._seen = dataclasses.replace(seen, test=_binarized(seen.test, how), validation=validation)
         self._trainer, self._writer = trainer, writer
         self._checkpoint_every, self._should_stop = checkpoint_every, should_stop
         self._processes = processes
@@ -151,22 +251,22 @@ class _Fitting:
         return [line.validation_elbo_nats for line in self._writer.metrics if line.validation_elbo_nats is not None]
 
     def is_over(self) -> bool:
-        """Whether the training was stopped, has made its epochs, or has learnt enough."""
+        """Whether the training was stopped, has made its epochs, or has run out of patience."""
         config = self._trainer.config
-        return self._stopped or self._trainer.epoch >= config.epochs or is_enough(config, self._validation_elbos)
+        return self._stopped or self._trainer.epoch >= config.epochs or is_finished(config, self._validation_elbos)
 
-    def epoch(self, on_step: Sequence[Callable[[torch.Tensor], None]]) -> EpochMetrics:
+    def epoch(self, on_step: Sequence[Callable[[Tensor], None]]) -> EpochMetrics:
         """Make an epoch, or the rest of one, and save it."""
         trainer, writer, from_first = self._trainer, self._writer, self._processes.from_first
         trainer.halvings = halvings_after(trainer.config, self._validation_elbos)
 
-        def tell(loss: torch.Tensor) -> None:
+        def tell(loss: Tensor) -> None:
             for each in on_step:
                 each(loss)
 
         start = time.perf_counter()
         while True:
-            loss = trainer.fit_epoch(self.dataset.train, tell, self._pause, labels=self._seen.train_labels)
+            loss = trainer.fit_epoch(self._seen.train, tell, self._pause, labels=self._seen.train_labels)
             if not trainer.in_epoch:
                 break
             from_first(functools.partial(writer.save_checkpoint, trainer.checkpoint()))
@@ -176,13 +276,35 @@ class _Fitting:
         writer.metrics = from_first(functools.partial(self._save_epoch, trainer.checkpoint(), loss, seconds))
         return writer.metrics[-1]
 
+    def finish(self, iw_particles: int, report: bool, observers: Sequence[Observer]) -> None:
+        """Evaluate the run's weights, which are the best epoch's, and draw the report, unless told to stop."""
+        vae, seen, how = self._trainer.vae, self._seen, self._trainer.config.binarize
+        run = load_run(self._writer.path)
+        vae.load_state_dict(run.vae.state_dict())
+
+        def on_bound(done: int) -> None:
+            if self._should_stop():
+                raise InterruptedError
+            for observer in observers:
+                observer.on_bound(done, len(seen.test))
+
+        try:
+            evaluations, test_elbos = _final_evaluations(vae, seen, how, iw_particles, on_bound)
+        except InterruptedError:
+            return
+        self._writer.save_evaluations(evaluations, test_elbos)
+        if report:
+            labels, class_names = self.dataset.test_labels, self.dataset.class_names
+            write_report(self._writer.path, vae, seen.test, labels, run.metrics, evaluations, run.config, class_names)
+
     def _save_epoch(self, checkpoint: Checkpoint, loss: float, seconds: float) -> list[EpochMetrics]:
         """Evaluate and save; return the metrics of all epochs."""
-        trainer, writer = self._trainer, self._writer
+        trainer, writer, seen = self._trainer, self._writer, self._seen
+        validation = seen.validation
         metrics = EpochMetrics(
             epoch=trainer.epoch + trainer.in_epoch,
             train_loss_nats=loss,
-            test_elbo_nats=self._elbo("test", self._test, self._seen.test_labels),
+            test_elbo_nats=self._elbo("test", seen.test, seen.test_labels),
             num_particles=1,
             epoch_seconds=seconds,
             complete=not trainer.in_epoch,
@@ -190,36 +312,13 @@ class _Fitting:
             learning_rate=trainer.learning_rate,
             beta=trainer.beta,
             validation_elbo_nats=None
-            if self._validation is None
-            else self._elbo("validation", self._validation, self._seen.validation_labels),
+            if validation is None
+            else self._elbo("validation", validation, seen.validation_labels),
         )
         elbos = self._validation_elbos
         best = metrics.validation_elbo_nats is None or all(metrics.validation_elbo_nats > elbo for elbo in elbos)
         writer.save_epoch(checkpoint, metrics, keep=best and (metrics.complete or not elbos))
         return writer.metrics
-
-    def finish(self, iw_particles: int, report: bool, observers: Sequence[Observer]) -> None:
-        """Evaluate the run's weights, which are the best epoch's, and draw the report, unless told to stop."""
-        vae, config = self._trainer.vae, self._trainer.config
-        run = load_run(self._writer.path)
-        vae.load_state_dict(run.vae.state_dict())
-        scored = dataclasses.replace(self._seen, test=self._test, validation=self._validation)
-
-        def on_bound(done: int) -> None:
-            if self._should_stop():
-                raise InterruptedError
-            for observer in observers:
-                observer.on_bound(done, len(scored.test))
-
-        try:
-            evaluations, test_elbos = final_evaluations(vae, scored, config.binarize, iw_particles, on_bound)
-        except InterruptedError:
-            return
-        self._writer.save_evaluations(evaluations, test_elbos)
-        if report:
-            data, folder = self.dataset, self._writer.path
-            shown = (vae, self._test, data.test_labels, run.metrics, evaluations, run.config, data.class_names)
-            write_report(folder, *shown)
 
     def _pause(self) -> bool:
         """Whether a checkpoint is due, or the training was stopped."""
@@ -227,7 +326,7 @@ class _Fitting:
         due = self._checkpoint_every > 0 and self._trainer.steps % self._checkpoint_every == 0
         return self._stopped or due
 
-    def _elbo(self, name: str, images: Images, labels: torch.Tensor | None) -> float:
+    def _elbo(self, name: str, images: Images, labels: Tensor | None) -> float:
         elbo = evaluate_elbo(self._trainer.vae, images, labels=labels)
         if not math.isfinite(elbo):
             raise DivergedError(
@@ -237,7 +336,43 @@ class _Fitting:
         return elbo
 
 
-def _binarized(images: Images, trainer: Trainer) -> Images:
-    """Return images that are scored: as the training sees them, but always the same."""
-    how = trainer.config.binarize
+def _final_evaluations(
+    vae: VAE, dataset: Dataset[Images], binarize: Binarize, iw_particles: int, on_bound: Callable[[int], None]
+) -> tuple[dict[str, Evaluation], Tensor]:
+    """Evaluate a model on the test, the validation and the first of the training images.
+
+    Args:
+        vae: The model.
+        dataset: Test and validation images binarized already, training images not; with the labels that the model sees.
+        binarize: How.
+        iw_particles: Draws of z a test image for the importance-weighted bound, 0 to leave it out.
+        on_bound: Called with the number of test images whose bound is known; an exception from it ends the evaluation.
+
+    Returns:
+        The evaluations by the name of the set, and the ELBO of each test image, in nats, shape `(num_test,)`.
+    """
+    each = evaluate_each(vae, dataset.test, dataset.test_labels, _FINAL_PARTICLES)
+    bounds = None
+    if iw_particles:
+        bounds = importance_weighted_bound(vae, dataset.test, dataset.test_labels, iw_particles, on_bound)
+    some = binarize_once(dataset.train[:_NUM_TRAINING], binarize)
+    labels = None if dataset.train_labels is None else dataset.train_labels[:_NUM_TRAINING]
+    found = {
+        "test": Evaluation.of(each, bounds, iw_particles),
+        "train": evaluate(vae, some, labels, _FINAL_PARTICLES),
+    }
+    if dataset.validation is not None:
+        found["validation"] = evaluate(vae, dataset.validation, dataset.validation_labels, _FINAL_PARTICLES)
+    if len(some) < len(dataset.train):
+        found["train"] = dataclasses.replace(found["train"], num_in_set=len(dataset.train))
+    return {name: dataclasses.replace(part, binarize=binarize) for name, part in found.items()}, each.elbo
+
+
+def _as_seen(dataset: Dataset[Images], model: ModelConfig) -> Dataset[Images]:
+    """Return the data set as the model sees it: with labels only for a conditional one."""
+    return dataset if model.num_classes else dataset.without_labels()
+
+
+def _binarized(images: Images, how: Binarize) -> Images:
+    """Return images binarized once and for all, so that epochs compare."""
     return images if how == "none" else binarize_once(images[:], how)

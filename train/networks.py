@@ -1,23 +1,50 @@
-"""The networks: an abstract encoder and decoder, the reference's, and the architectures beside it.
+"""Encoders and decoders: Pyro's reference MLP, convolutions, and classes of your own.
 
-`Encoder` and `Decoder` are those of Pyro's VAE example; their layers carry its names, so that weights trained with it
-load as they are.
+`Encoder` and `Decoder` are those of Pyro's VAE example; their layers have its names, so weights trained with it load
+unchanged. Networks of your own are two classes in a module, chosen by `--architecture my_nets:TanhEncoder,TanhDecoder`:
+
+    class TanhEncoder(AbstractEncoder):
+        def make_features(self) -> None:
+            self.layer = nn.Linear(self.data_dim + self.num_classes, self.hidden_dim)
+
+        def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+            return torch.tanh(self.layer(x if labels is None else torch.cat([x, labels], dim=1)))
+
+    class TanhDecoder(AbstractDecoder):
+        def make_outputs(self, num_outputs: int) -> None:
+            self.hidden = nn.Linear(self.code_dim, self.hidden_dim)
+            self.last = nn.Linear(self.hidden_dim, num_outputs * self.data_dim)
+
+        def outputs(self, code: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.hidden(code)))
+
+Further arguments of their constructors need defaults. The module is looked for on Python's path and in the working
+directory. A run keeps the name, not the code: loading, resuming or exporting a run imports the module, and so runs its
+code. A bundle needs neither.
 """
 
 from __future__ import annotations
 
 import abc
+import contextlib
+import importlib
+import inspect
 import itertools
 import math
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .errors import ConfigError
 from .labels import check_labels
-from .likelihoods import Bernoulli, Likelihood
-from .standardisation import Standardisation
+from .likelihoods import Bernoulli, Likelihood, Standardisation
 
 _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
 
@@ -25,8 +52,8 @@ _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and
 class AbstractEncoder(nn.Module, abc.ABC):
     """The parameters of q(z|x): features, and two heads.
 
-    A subclass makes layers in `make_features` and applies them in `features`; there it has the sizes `data_dim`,
-    `data_shape`, `hidden_dim` and `num_classes` as attributes. See `edgevae.train.architectures` for one.
+    A subclass makes layers in `make_features` and applies them in `features`. Both can use the sizes `data_dim`,
+    `data_shape`, `hidden_dim` and `num_classes`. The module's docstring has an example.
 
     Args:
         z_dim: Number of latent dimensions.
@@ -72,7 +99,7 @@ class AbstractEncoder(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def make_features(self) -> None:
-        """Make the layers that `features` needs; the sizes are there, the heads are made afterwards."""
+        """Make the layers that `features` needs; the sizes are set already, the heads are made afterwards."""
 
     @abc.abstractmethod
     def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -87,14 +114,14 @@ class AbstractEncoder(nn.Module, abc.ABC):
 class AbstractDecoder(nn.Module, abc.ABC):
     """The parameters of p(x|z).
 
-    A subclass makes layers in `make_outputs` and applies them in `outputs`; there it has the sizes `code_dim`,
-    `data_dim`, `data_shape` and `hidden_dim` as attributes. See `edgevae.train.architectures` for one.
+    A subclass makes layers in `make_outputs` and applies them in `outputs`. Both can use the sizes `code_dim`,
+    `data_dim`, `data_shape` and `hidden_dim`. The module's docstring has an example.
 
     Args:
         z_dim: Number of latent dimensions.
         hidden_dim: Width of the hidden layers.
         data_shape: Shape of one observation.
-        likelihood: Makes parameters of the last layer's numbers; by default the reference's Bernoulli.
+        likelihood: Turns the last layer's outputs into parameters; Bernoulli by default.
         num_classes: Number of labels that the network sees beside z, 0 for none.
     """
 
@@ -129,16 +156,16 @@ class AbstractDecoder(nn.Module, abc.ABC):
         return self.likelihood.parameters_of(self.outputs_at(z, y))
 
     def outputs_at(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the last layer's numbers, shape `(batch, num_outputs * data_dim)`; parameters are made of them."""
+        """Return the last layer's outputs, shape `(batch, num_outputs * data_dim)`."""
         return self.outputs(_joined(z, _one_hot(y, self.num_classes, z)))
 
     @abc.abstractmethod
     def make_outputs(self, num_outputs: int) -> None:
-        """Make the layers that `outputs` needs; the last one gives `num_outputs * data_dim` numbers a row."""
+        """Make the layers that `outputs` needs; the last one has `num_outputs * data_dim` outputs."""
 
     @abc.abstractmethod
     def outputs(self, code: Tensor) -> Tensor:
-        """Return the last layer's numbers, shape `(batch, num_outputs * data_dim)`.
+        """Return the last layer's outputs, shape `(batch, num_outputs * data_dim)`.
 
         `code` is z and behind it the label, one-hot, shape `(batch, code_dim)`.
         """
@@ -169,8 +196,8 @@ class Decoder(AbstractDecoder):
 
     def outputs(self, code: Tensor) -> Tensor:
         """Return the output layer."""
-        numbers: Tensor = self.fc21(self.softplus(self.fc1(code)))
-        return numbers
+        outputs: Tensor = self.fc21(self.softplus(self.fc1(code)))
+        return outputs
 
 
 class ConvEncoder(AbstractEncoder):
@@ -243,5 +270,191 @@ def _one_hot(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:
 
 
 def _joined(values: Tensor, labels: Tensor | None) -> Tensor:
-    """Labels behind values."""
+    """Append the labels to the values."""
     return values if labels is None else torch.cat([values, labels], dim=1)
+
+
+_ROWS = 2
+_FORM = "module:Encoder,Decoder"
+
+
+def architecture_of(encoder: type[AbstractEncoder], decoder: type[AbstractDecoder]) -> str:
+    """Return the architecture's name for two classes, like `my_nets:TanhEncoder,TanhDecoder`; for `ModelConfig`.
+
+    Raises:
+        ConfigError: They cannot be imported by name, because they are defined in `__main__` or in a function; or they
+            are no networks.
+    """
+    for name, networks in ARCHITECTURES.items():
+        if networks == (encoder, decoder):
+            return name
+    for network in (encoder, decoder):
+        if network.__module__ == "__main__" or "." in network.__qualname__:
+            raise ConfigError(
+                f"encoder and decoder must be importable by name, because whoever loads the run imports them; got "
+                f"{network.__qualname__} of {network.__module__}. Define both at the top level of a module of their "
+                "own, like my_nets.py, and import them from it"
+            )
+    for module in (encoder.__module__, decoder.__module__):
+        there = [getattr(sys.modules.get(module), network.__name__, None) for network in (encoder, decoder)]
+        if there == [encoder, decoder]:
+            architecture = f"{module}:{encoder.__name__},{decoder.__name__}"
+            networks_of(architecture)
+            return architecture
+    raise ConfigError(
+        f"encoder and decoder must be in one module, got {encoder.__module__}.{encoder.__name__} and "
+        f"{decoder.__module__}.{decoder.__name__}; import one of them in the other's module"
+    )
+
+
+def networks_of(architecture: str) -> tuple[type[AbstractEncoder], type[AbstractDecoder]]:
+    """Return the classes of an architecture; those of your own are imported.
+
+    Raises:
+        ConfigError: There is no such architecture, module or class, or the class is no encoder or decoder.
+    """
+    if architecture in ARCHITECTURES:
+        return ARCHITECTURES[architecture]
+    module, separator, classes = architecture.partition(":")
+    names = classes.split(",")
+    if not separator or len(names) != 2 or not all(part.isidentifier() for part in (*module.split("."), *names)):
+        raise ConfigError(
+            f"architecture must be one of {', '.join(ARCHITECTURES)}, or two classes of your own as {_FORM}, got "
+            f"{architecture!r}"
+        )
+    imported = _import(module, architecture)
+    encoder, decoder = _class_of(imported, names[0], AbstractEncoder), _class_of(imported, names[1], AbstractDecoder)
+    _check_constructor(encoder, 1, 1, (1,), data_loc=0.0, data_scale=1.0, num_classes=0)
+    _check_constructor(decoder, 1, 1, (1,), None, num_classes=0)
+    return encoder, decoder
+
+
+def check_networks(encoder: AbstractEncoder, decoder: AbstractDecoder, config: ModelConfig) -> None:
+    """Check that networks of your own return the right shapes and ranges, on two rows.
+
+    Raises:
+        ConfigError: They fail, or their outputs have another shape or range.
+    """
+    if config.architecture in ARCHITECTURES:
+        return
+    x = torch.linspace(0, 1, _ROWS * config.data_dim).unflatten(0, (_ROWS, *config.data_shape))
+    z = torch.linspace(-1, 1, _ROWS * config.z_dim).unflatten(0, (_ROWS, config.z_dim))
+    y = torch.zeros(_ROWS, dtype=torch.int64) if config.num_classes else None
+    num_outputs = decoder.likelihood.num_outputs
+    with _evaluating(encoder, decoder):
+        features = _computed(encoder, encoder.features_at, x, y)
+        _check_shape(encoder, "features", features, config.hidden_dim, "hidden_dim")
+        heads = _computed(encoder, encoder, x, y)
+        if not isinstance(heads, tuple) or len(heads) != 2:
+            raise ConfigError(f"{_name(encoder)} must return z_loc and z_scale, got {_described(heads)}")
+        for name, head in zip(("z_loc", "z_scale"), heads, strict=True):
+            _check_shape(encoder, name, head, config.z_dim, "z_dim")
+        z_scale = heads[1]
+        if not z_scale.is_meta and not bool((z_scale > 0).all()):
+            raise ConfigError(
+                f"z_scale of {_name(encoder)} must be positive, it is a standard deviation; got values down to "
+                f"{float(z_scale.min()):g}. Return torch.exp of the last layer"
+            )
+        outputs = _computed(decoder, decoder.outputs_at, z, y)
+        width = f"num_outputs * data_dim, {num_outputs} * {config.data_dim}"
+        _check_shape(decoder, "outputs", outputs, num_outputs * config.data_dim, width)
+
+
+def _import(name: str, architecture: str) -> ModuleType:
+    """Import a module from Python's path, or from the working directory, which is then on the path, too."""
+    folder = str(Path.cwd())
+    for attempt in (1, 2):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # a module that this one needs
+            if attempt == 2 or folder in sys.path:
+                if attempt == 2:
+                    sys.path.remove(folder)
+                raise ConfigError(
+                    f"architecture {architecture} needs the module {name}, and Python finds no {error.name}, neither "
+                    f"in {folder} nor on its path; run the command in the folder that holds it, or set "
+                    "PYTHONPATH=FOLDER"
+                ) from error
+        sys.path.append(folder)  # last, so that it hides no installed module; installed commands do not look there
+    raise AssertionError
+
+
+def _class_of(module: ModuleType, name: str, base: type) -> type[Any]:
+    """Return a class of `module` that can be made."""
+    known = sorted(key for key, value in vars(module).items() if _is_network(value, base))
+    found = getattr(module, name, None)
+    if found is None:
+        has = f"it has {', '.join(known)}" if known else f"it has no subclass of {base.__name__}"
+        raise ConfigError(f"there is no class {name} in the module {module.__name__} ({module.__file__}); {has}")
+    if not _is_network(found, base):
+        raise ConfigError(
+            f"{module.__name__}:{name} must be a subclass of {base.__name__}, got {_described(found)}; "
+            f"the order is {_FORM}, and edgevae.train exports both bases"
+        )
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise ConfigError(f"{module.__name__}:{name} must define {' and '.join(missing)}; see {base.__name__}")
+    return found
+
+
+def _is_network(value: object, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base) and value is not base
+
+
+def _check_constructor(network: type[Any], *arguments: object, **named: object) -> None:
+    try:
+        inspect.signature(network).bind(*arguments, **named)
+    except TypeError as error:
+        base = next(base for base in (AbstractEncoder, AbstractDecoder) if issubclass(network, base))
+        raise ConfigError(
+            f"{network.__module__}:{network.__name__} must take the arguments of {base.__name__}, and others with "
+            f"defaults only: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Evaluate without gradients; restore the mode of each module afterwards."""
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    for network in networks:
+        network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _computed(network: nn.Module, function: Callable[..., Any], given: Tensor, y: Tensor | None) -> Any:
+    try:
+        return function(given, y)
+    except Exception as error:  # whatever the network raises
+        file = getattr(sys.modules.get(type(network).__module__), "__file__", None)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        where = f" in line {lines[-1]} of {Path(str(file)).name}" if lines else ""
+        labels = "" if y is None else f" and labels {tuple(y.shape)}"
+        raise ConfigError(
+            f"{_name(network)} fails{where} for a batch of shape {tuple(given.shape)}{labels}: {error}"
+        ) from error
+
+
+def _check_shape(network: nn.Module, what: str, value: object, width: int, size: str) -> None:
+    if not isinstance(value, Tensor) or value.shape != (_ROWS, width):
+        raise ConfigError(
+            f"{what} of {_name(network)} must have shape (batch, {width}), got {_described(value)} for a batch of "
+            f"{_ROWS}; the last axis is {size}"
+        )
+
+
+def _name(network: nn.Module) -> str:
+    return f"{type(network).__module__}:{type(network).__name__}"
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""The objective, apart from the model: which ELBO, and how much the latent weighs in it."""
+"""What a training maximises: Pyro's ELBO, beta, free bits."""
 
 from __future__ import annotations
 
@@ -13,19 +13,31 @@ from torch import Tensor
 
 from .errors import ConfigError
 from .latents import COMPONENT_SITE, LATENT_SITE, kl_to_standard_normal
-from .processes import ALONE, Processes
 from .vae import VAE
 
 Objective = Trace_ELBO | TraceEnum_ELBO
 
 
-class DeviceELBO(Trace_ELBO):
-    """`Trace_ELBO`, its differentiable loss left on the device: Pyro's asks the device for the value of each site."""
+def mean_of_rows(rows: Tensor) -> Tensor:
+    """Return the mean over the first axis."""
+    return rows.mean(0)
 
-    def __init__(self, num_particles: int, free_bits: float = 0.0, processes: Processes = ALONE) -> None:
+
+class DeviceELBO(Trace_ELBO):
+    """`Trace_ELBO` whose loss stays on the device: Pyro's waits for the value of each site.
+
+    Args:
+        num_particles: Draws of z an observation.
+        free_bits: Nats of each latent dimension's KL that cost nothing.
+        batch_mean: Takes the rows of this process, returns the mean over the rows of all processes.
+    """
+
+    def __init__(
+        self, num_particles: int, free_bits: float = 0.0, batch_mean: Callable[[Tensor], Tensor] = mean_of_rows
+    ) -> None:
         # With a max_plate_nesting, Pyro would not validate shapes left of it.
         super().__init__(num_particles)  # type: ignore[no-untyped-call]  # Pyro's has no types
-        self._free_bits, self._processes = free_bits, processes
+        self._free_bits, self._batch_mean = free_bits, batch_mean
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Tensor) -> Tensor:
         """Return the loss in nats, summed over the batch, a scalar whose gradient is the ELBO's."""
@@ -37,22 +49,22 @@ class DeviceELBO(Trace_ELBO):
         sampled = [site for site in guide_trace.nodes.values() if site["type"] == "sample"]
         if all(site["fn"].has_rsample for site in sampled):
             loss: Tensor = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
-            return loss + self._given_back(guide_trace) if self._free_bits else loss
+            return loss + self._free_bits_loss(guide_trace) if self._free_bits else loss
         with_score_function: Any = self._differentiable_loss_particle
         value, surrogate = with_score_function(model_trace, guide_trace)
         return torch.as_tensor(value + (surrogate - surrogate.detach()))
 
-    def _given_back(self, guide_trace: Any) -> Tensor:
+    def _free_bits_loss(self, guide_trace: Any) -> Tensor:
         """Return what free bits add to the loss, in nats, summed over the rows of this process.
 
-        Dimension j of the latent costs max(free_bits, KL_j), its KL averaged over the batch (Kingma et al., "Improved
-        Variational Inference with Inverse Autoregressive Flow", 2016, equation 15). The loss holds KL_j already, so
-        that max(free_bits - KL_j, 0) makes it whole: below the threshold the gradients of the two cancel.
+        Dimension j of the latent costs max(free_bits, KL_j), where KL_j is averaged over the batch (Kingma et al.,
+        "Improved Variational Inference with Inverse Autoregressive Flow", 2016, equation 15). The loss contains KL_j
+        already, so this adds max(free_bits - KL_j, 0): below the threshold the two gradients cancel.
         """
         site = guide_trace.nodes[LATENT_SITE]
         q = site["fn"].base_dist
         kl = kl_to_standard_normal(q.loc, q.scale)
-        missing = torch.relu(self._free_bits - self._processes.mean(kl)).sum()
+        missing = torch.relu(self._free_bits - self._batch_mean(kl)).sum()
         added: Tensor = site["scale"] * len(kl) * missing
         return added
 
@@ -62,23 +74,23 @@ def objective_of(
     num_particles: int = 1,
     jit: bool = False,
     free_bits: float = 0.0,
-    processes: Processes = ALONE,
+    batch_mean: Callable[[Tensor], Tensor] = mean_of_rows,
     *,
     registered: bool = True,
 ) -> tuple[Callable[..., Tensor], Objective]:
-    """Return the model to train or evaluate, and the ELBO that is right for it.
+    """Return the model to train or evaluate, and its ELBO.
 
-    A model with a discrete site has it enumerated, and summed out by `TraceEnum_ELBO`; any other is `Trace_ELBO`'s. The
-    closed form of the KL (`TraceMeanField_ELBO`) is never used: it would be wrong for a hierarchy.
+    A discrete site is enumerated and summed out by `TraceEnum_ELBO`; other models take `Trace_ELBO`. The closed form of
+    the KL (`TraceMeanField_ELBO`) is never used: it would be wrong for a hierarchy.
 
     Args:
         vae: The model.
         num_particles: Draws of z an observation.
         jit: Compile the ELBO.
         free_bits: Nats of each latent dimension's KL that cost nothing.
-        processes: That have a part of the batch each.
-        registered: Whether the model registers its parameters with Pyro. `SVI` and `jit` need that; where the optimizer
-            has them anyway it is a thirtieth of a step for nothing.
+        batch_mean: See `DeviceELBO`.
+        registered: Whether the model registers its parameters with Pyro, as `SVI` and `jit` need it. An optimizer that
+            was given the parameters does not.
 
     Raises:
         ConfigError: `jit`, and the model has a discrete site: Pyro's compiled enumeration breaks on a batch of one; or
@@ -93,7 +105,7 @@ def objective_of(
         return config_enumerate(model), TraceEnum_ELBO(num_particles, max_plate_nesting=1)
     if jit:
         return model, JitTrace_ELBO(num_particles, ignore_jit_warnings=True)
-    return model, DeviceELBO(num_particles, free_bits, processes)
+    return model, DeviceELBO(num_particles, free_bits, batch_mean)
 
 
 class ScaleLatent(Messenger):
@@ -113,14 +125,3 @@ class ScaleLatent(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"].startswith((LATENT_SITE, COMPONENT_SITE)):
             msg["scale"] = msg["scale"] * self.beta
-
-
-def beta_at(epoch: int, beta: float, warmup: int) -> float:
-    """Return the weight in an epoch: `beta`, reached in equal steps over the first `warmup` epochs, never 0.
-
-    Args:
-        epoch: Counted from 1.
-        beta: The weight after the warm-up.
-        warmup: Number of epochs that it takes; 0 for none.
-    """
-    return beta * min(1.0, epoch / warmup) if warmup else beta

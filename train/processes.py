@@ -1,117 +1,99 @@
-"""Several processes that fit one model: each takes a part of every batch, and all make the same step.
+"""Data-parallel training: several processes fit one model, each on its part of every batch.
 
-`torchrun --nproc-per-node 2 -m train` starts them; `joined` finds the others. The first process, of rank 0, has the
-single process's order of images and alone writes, evaluates and decides. The others have the weights, and noise of
-their own. A process that is alone has rank 0 of 1, and nothing below costs it anything.
+`torchrun --nproc-per-node 2 -m train` starts them, and `joined` connects them. Process 0 draws the order of the images;
+it alone evaluates, writes and prints. All have the same weights, and each has noise of its own. Together they make the
+steps that a single process makes on the whole batch.
+
+Everything that depends on their number is here. The rest of the code calls the methods of a `Processes` object, which
+for a single process do nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 from .config import MAX_SEED
-from .errors import ConfigError, FirstFailedError
+from .device import select_device
+from .errors import ConfigError, FirstFailedError, ProcessError
 
 _Result = TypeVar("_Result")
 
 _CPU = torch.device("cpu")
-_SEED_STRIDE = 2_654_435_761  # odd, so that no two ranks have the same seed; about 2**32 divided by the golden ratio
+_SEED_STRIDE = 2_654_435_761  # odd, so that all ranks have different seeds modulo 2**32
+
+_STEP_TIMEOUT = dt.timedelta(minutes=10)
+_EVALUATION_TIMEOUT = dt.timedelta(days=1)  # the others wait while process 0 evaluates
+
+_CONNECTION_ERRORS = ("gloo", "Connection closed", "Connection reset", "Broken pipe", "NCCL")
 
 
 class Processes:
-    """What the processes of one training do together; a collective call must be made by all, in the same order.
+    """A single process. `JoinedProcesses` does the same for several.
+
+    A method called collective must be called by all processes, in the same order.
 
     Args:
-        rank: This process's number, from 0.
-        world_size: How many there are.
-        device: Where this one trains.
-        group: A gloo group of all of them, beside the default group, which is the device's own; `None` where this
-            process is alone.
+        device: Where this process trains.
 
     Attributes:
-        rank: See above.
-        world_size: See above.
+        rank: The number of this process, from 0.
+        world_size: The number of processes.
         device: See above.
     """
 
-    def __init__(
-        self,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device = _CPU,
-        group: distributed.ProcessGroup | None = None,
-    ) -> None:
-        self.rank, self.world_size, self.device = rank, world_size, device
-        self._group = group
-        self._asked: tuple[Tensor, Any] | None = None
+    rank = 0
+    world_size = 1
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether there is no group, so that nothing is to be agreed on."""
-        return self._group is None
+    def __init__(self, device: torch.device = _CPU) -> None:
+        self.device = device
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes, evaluates and decides."""
+        """Whether this process evaluates, writes and prints."""
         return self.rank == 0
 
-    def seed_of_noise(self, seed: int) -> int:
-        """Return the seed of this process's noise: `seed` in the first, (seed + 2654435761 rank) mod 2**32 in all."""
+    def noise_seed(self, seed: int) -> int:
+        """Return the seed of this process's noise: (seed + 2654435761 * rank) mod 2**32."""
         return (seed + _SEED_STRIDE * self.rank) % (MAX_SEED + 1)
 
     def shard(self, indices: Tensor) -> Tensor:
-        """Return this process's part of a batch; no two processes have the same index, and together they have all."""
-        return indices if self.world_size == 1 else indices[self.rank :: self.world_size]
+        """Return this process's part of a batch: every `world_size`-th index."""
+        return indices
 
     def check_batches(self, num_images: int, batch_size: int) -> None:
-        """Raise `ConfigError` where a batch of an epoch would leave a process without images."""
-        last = num_images % batch_size or batch_size
-        if min(batch_size, last) < self.world_size:
-            raise ConfigError(
-                f"batch_size {batch_size} leaves {last} of {num_images} images in the last batch of an epoch, too few "
-                f"for {self.world_size} processes; choose another batch_size (--batch-size)"
-            )
+        """Check that every batch of an epoch has an image for each process.
 
-    def shared(self, vae: nn.Module, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Return `loss`, so that `backward` sums its gradients over the processes.
+        Raises:
+            ConfigError: One has too few.
+        """
+
+    def summing_gradients(self, vae: nn.Module, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:  # noqa: ARG002
+        """Return `loss` such that `backward` sums its gradients over the processes.
 
         Args:
-            vae: Whose parameters `loss` depends on, the same in all processes; its buffers follow the first process's.
-            loss: Of a batch, summed over its rows.
+            vae: Holds the parameters of `loss`, equal in all processes; its buffers follow those of process 0.
+            loss: Takes a batch, returns the loss summed over its rows.
         """
-        if self._group is None:
-            return loss
-        # Both settings let a network have weights that it does not use. The first alone never packs the gradients in
-        # another way than at the beginning, so that three or more processes always add them up in the same order, and
-        # a resumed training agrees to the last bit; the second alone never waits for a CUDA device.
-        on_cpu = next(vae.parameters()).device.type == "cpu"
-        return nn.parallel.DistributedDataParallel(
-            _Loss(vae, loss), find_unused_parameters=on_cpu, static_graph=not on_cpu
-        )
+        return loss
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Compute the gradients of what `shared` returned, summed over the processes; collective.
+        """Compute the gradients of a loss from `summing_gradients`, summed over the processes; collective.
 
         Args:
             loss: Of this process's rows, a scalar.
 
         Returns:
-            The loss of all processes' rows, without gradient; on a CUDA device nothing waits for it.
+            The loss of the rows of all processes, detached. A CUDA device is not waited for.
         """
-        if self._group is None:
-            loss.backward()
-            return loss.detach()
-        total = loss.detach().clone()
-        work: Any = distributed.all_reduce(total, async_op=True)
-        # DistributedDataParallel takes the mean over the processes.
-        loss.backward(torch.full_like(loss, self.world_size))
-        work.wait()
-        return total
+        loss.backward()
+        return loss.detach()
 
     def mean(self, rows: Tensor) -> Tensor:
         """Return the mean over the rows of all processes; collective.
@@ -123,66 +105,137 @@ class Processes:
             Shape `(...)`. Its gradient is that of this process's own mean: times the number of its rows, and summed
             over the processes, it is the gradient of the sum over all rows.
         """
-        own = rows.mean(0)
-        if self._group is None:
-            return own
-        total = torch.cat([rows.detach().sum(0).flatten(), rows.new_tensor([len(rows)])])
-        distributed.all_reduce(total)
-        return own + ((total[:-1] / total[-1]).view_as(own) - own).detach()
+        return rows.mean(0)
 
     def any(self, flag: bool) -> bool:
-        """Return whether `flag` is set in one of the processes, or was at a last `any_before`; collective."""
-        if self._group is None:
-            return flag
-        before = self.any_before(flag)
-        return self._answer() or before
+        """Return whether `flag` is set in any process, or was at the last `any_before`; collective."""
+        return flag
 
     def any_before(self, flag: bool) -> bool:
-        """Return whether `flag` was set in one of the processes at the call before, which is not waited for long.
+        """Return whether `flag` was set in any process at the previous call, so that nothing waits; collective.
 
-        A process that is alone gets its own flag at once; the first of several calls returns `False`. Collective.
+        The first call returns `False`. A single process gets its own flag at once.
         """
-        if self._group is None:
-            return flag
-        before = self._answer()
-        flags = torch.tensor([float(flag)])
-        self._asked = flags, distributed.all_reduce(flags, group=self._group, async_op=True)
-        return before
-
-    def _answer(self) -> bool:
-        """Wait for the last question, and forget it."""
-        if self._asked is None:
-            return False
-        (flags, work), self._asked = self._asked, None
-        work.wait()
-        return bool(flags.item())
+        return flag
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Return the tensors of all processes, by rank; collective.
 
         Args:
-            tensor: On the CPU, of the same shape and type in all.
+            tensor: On the CPU, of the same shape and dtype in all.
         """
-        if self._group is None:
-            return [tensor]
+        return [tensor]
+
+    def from_first(self, action: Callable[[], _Result]) -> _Result:
+        """Call `action` in process 0 and return its result in all; collective.
+
+        Raises:
+            FirstFailedError: `action` failed. Process 0 itself raises what `action` raised.
+        """
+        return action()
+
+    def first_then_others(self, action: Callable[[], _Result]) -> _Result:
+        """Call `action` in process 0, then in the others, as for a download; return each one's own result; collective.
+
+        Raises:
+            FirstFailedError: It failed in process 0.
+        """
+        return action()
+
+
+class JoinedProcesses(Processes):
+    """Several processes, connected by `torch.distributed`; `joined` makes one.
+
+    Args:
+        rank: The number of this process, from 0.
+        world_size: The number of processes.
+        device: Where this process trains.
+        group: A gloo group of all processes, for what is on the CPU; the default group without it.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        device: torch.device = _CPU,
+        group: distributed.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(device)
+        self.rank, self.world_size = rank, world_size
+        self._group = group
+        self._pending: tuple[Tensor, Any] | None = None  # the flags of the last `any_before`, and its all_reduce
+
+    def shard(self, indices: Tensor) -> Tensor:
+        """Return every `world_size`-th index, the first of them at `rank`."""
+        return indices[self.rank :: self.world_size]
+
+    def check_batches(self, num_images: int, batch_size: int) -> None:
+        """Check that every batch of an epoch has an image for each process."""
+        last = num_images % batch_size or batch_size
+        if min(batch_size, last) < self.world_size:
+            raise ConfigError(
+                f"batch_size {batch_size} leaves {last} of {num_images} images in the last batch of an epoch, too few "
+                f"for {self.world_size} processes; choose another batch_size (--batch-size)"
+            )
+
+    def summing_gradients(self, vae: nn.Module, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Wrap `loss` in `DistributedDataParallel`."""
+        # Both settings allow unused weights. On the CPU find_unused_parameters keeps the gradients' buckets as they
+        # are, so that the order of additions, and with it a resumed training, is the same to the last bit. On a CUDA
+        # device static_graph avoids waiting.
+        on_cpu = next(vae.parameters()).device.type == "cpu"
+        return nn.parallel.DistributedDataParallel(
+            _LossModule(vae, loss), find_unused_parameters=on_cpu, static_graph=not on_cpu
+        )
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Compute the gradients, and reduce the loss meanwhile."""
+        total = loss.detach().clone()
+        work: Any = distributed.all_reduce(total, async_op=True)
+        loss.backward(torch.full_like(loss, self.world_size))  # DistributedDataParallel divides by it
+        work.wait()
+        return total
+
+    def mean(self, rows: Tensor) -> Tensor:
+        """Reduce the sums and the numbers of rows."""
+        own = rows.mean(0)
+        total = torch.cat([rows.detach().sum(0).flatten(), rows.new_tensor([len(rows)])])
+        distributed.all_reduce(total)
+        return own + ((total[:-1] / total[-1]).view_as(own) - own).detach()
+
+    def any(self, flag: bool) -> bool:
+        """Reduce the flags and wait for the answer."""
+        before = self.any_before(flag)
+        return self._answer() or before
+
+    def any_before(self, flag: bool) -> bool:
+        """Return the answer of the previous call, and begin to reduce these flags."""
+        before = self._answer()
+        flags = torch.tensor([float(flag)])
+        self._pending = flags, distributed.all_reduce(flags, group=self._group, async_op=True)
+        return before
+
+    def _answer(self) -> bool:
+        if self._pending is None:
+            return False
+        (flags, work), self._pending = self._pending, None
+        work.wait()
+        return bool(flags.item())
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Gather the tensors in all processes."""
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
         distributed.all_gather(gathered, tensor, group=self._group)
         return gathered
 
     def from_first(self, action: Callable[[], _Result]) -> _Result:
-        """Return what `action` returns in the first process, which alone calls it; collective.
-
-        Raises:
-            FirstFailedError: It failed there; the first process itself raises the error.
-        """
-        if self._group is None:
-            return action()
+        """Broadcast the result, or that there is none."""
         outcome: list[Any] = [False, None]
         if self.is_first:
             try:
                 outcome = [True, action()]
             except BaseException:
-                with contextlib.suppress(RuntimeError):  # where the others are gone as well, this is what to report
+                with contextlib.suppress(RuntimeError):  # the others are gone too: report the first error
                     distributed.broadcast_object_list(outcome, group=self._group)
                 raise
         distributed.broadcast_object_list(outcome, group=self._group)
@@ -191,31 +244,110 @@ class Processes:
             raise FirstFailedError("process 0 failed; its message says why")
         return result
 
-    def first_ahead(self, action: Callable[[], _Result]) -> _Result:
-        """Return what `action` returns here; the others call it when the first has finished, as for a download.
-
-        Raises:
-            FirstFailedError: It failed in the first process.
-        """
+    def first_then_others(self, action: Callable[[], _Result]) -> _Result:
+        """Let the others wait for process 0."""
         results: list[_Result] = []
         self.from_first(lambda: results.append(action()))
         return results[0] if results else action()
 
 
-ALONE = Processes()
-"""A training in a single process."""
+SINGLE = Processes()
+"""A single process on the CPU."""
 
 
-class _Loss(nn.Module):
+class _LossModule(nn.Module):
     """A loss as a module, which is what `DistributedDataParallel` takes."""
 
     def __init__(self, vae: nn.Module, loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self.vae = vae
         self._loss = loss
-        # DistributedDataParallel prints a warning where it looks for unused parameters and finds none.
+        # DistributedDataParallel warns when it looks for unused parameters and finds none.
         on_cpu = next(vae.parameters()).device.type == "cpu"
         self.unused = nn.Parameter(torch.zeros(())) if on_cpu else None
 
     def forward(self, *batch: Tensor) -> Tensor:
         return self._loss(*batch)
+
+
+@contextlib.contextmanager
+def joined(cuda: bool = False) -> Iterator[Processes]:
+    """Connect the processes that `torchrun` started. Without torchrun, or with one process, give a single one.
+
+    Args:
+        cuda: Whether each process trains on a CUDA device of its own (NCCL), or all on the CPU (gloo).
+
+    Raises:
+        DeviceError: There are too few CUDA devices.
+        ProcessError: The environment is not torchrun's, the processes did not connect, or one was lost.
+    """
+    rank, world_size = _rank_and_world_size()
+    if world_size == 1:
+        yield Processes(select_device(cuda))
+        return
+    local_rank = _from_environment("LOCAL_RANK")
+    device = select_device(cuda, local_rank, max(_from_environment("LOCAL_WORLD_SIZE"), local_rank + 1))
+    try:
+        distributed.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=_store(),
+            rank=rank,
+            world_size=world_size,
+            timeout=_STEP_TIMEOUT,
+            device_id=device if cuda else None,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(f"the {world_size} processes did not find each other: {error}") from error
+    try:
+        group: Any = distributed.new_group(backend="gloo", timeout=_EVALUATION_TIMEOUT)
+        yield JoinedProcesses(rank, world_size, device, group)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _CONNECTION_ERRORS):
+            raise
+        raise ProcessError(
+            f"another of the {world_size} processes was killed or failed, and so this one ends; start all of them "
+            "again with --resume, or let torchrun do so with --max-restarts 3"
+        ) from error
+    finally:
+        distributed.destroy_process_group()
+
+
+def this_process() -> str:
+    """Return a prefix for errors, "process 1 of 2: ", empty in process 0."""
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    return "" if rank == "0" else f"process {rank} of {world_size}: "
+
+
+def _store() -> Any:
+    """Return the store in which the processes find each other's addresses.
+
+    torchrun keeps one store over its restarts, with the addresses of killed processes in it. On one machine the number
+    of restarts keeps them apart. Several machines count restarts separately; torchrun then needs
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, which makes a new store each time.
+    """
+    untyped: Any = distributed
+    store, _, world_size = next(iter(untyped.rendezvous("env://", timeout=_STEP_TIMEOUT)))
+    if _from_environment("LOCAL_WORLD_SIZE") < world_size:
+        return store
+    return untyped.PrefixStore(f"start {_from_environment('TORCHELASTIC_RESTART_COUNT')}", store)
+
+
+def _rank_and_world_size() -> tuple[int, int]:
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    rank, world_size = _from_environment("RANK"), _from_environment("WORLD_SIZE")
+    if world_size > 1 and "MASTER_ADDR" not in os.environ:
+        raise ProcessError(
+            f"WORLD_SIZE is {world_size} and MASTER_ADDR is not set; start the processes with torchrun, or unset "
+            "WORLD_SIZE for a single one"
+        )
+    return rank, world_size
+
+
+def _from_environment(name: str) -> int:
+    text = os.environ.get(name, "1" if name.endswith("WORLD_SIZE") else "0")
+    if not text.isdecimal():
+        raise ProcessError(
+            f"{name} must be a number as torchrun sets it, got {text!r}; start with torchrun or unset it"
+        )
+    return int(text)

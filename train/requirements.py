@@ -1,4 +1,4 @@
-"""The packages that training needs, asked for by name before one of them is missed in the middle of an import."""
+"""A check for the packages that training needs, with one message in place of a failed import deep inside."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def require(*packages: str) -> None:
     if missing:
         raise ModuleNotFoundError(
             f"training and export need {', '.join(missing)}; pip install 'edgevae[export]' "
-            "(to run a bundle, import runtime: it needs none of them)"
+            "(to run a bundle, import edgevae: it needs none of them)"
         )
 
 
-require("torch", "pyro", "torchvision", "sklearn", "safetensors", "matplotlib", "rich")
+require("torch", "pyro", "torchvision", "sklearn", "safetensors", "matplotlib", "rich", "jinja2")

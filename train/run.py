@@ -1,21 +1,22 @@
-"""A run folder: what a training leaves behind, and all that an export needs.
+"""A run folder: everything that a training leaves, and all that an export needs. `RunWriter` writes it.
 
-settings.toml           every option of the command that trained it; of `python -m train`
-config.json             the model's sizes, the training's options, the data set, the versions
-checkpoint.safetensors  the training's last saved moment, from which it goes on
-weights.safetensors     the VAE's state_dict: the best epoch's by validation ELBO, or without validation the last one's
-samples.safetensors     the first test and training images, to verify, draw and calibrate with; labels a model sees
+config.json             the model, the training, the data set, the options of the command, the versions
+checkpoint.safetensors  the training's last saved state, from which it goes on
+weights.safetensors     the VAE's state_dict: of the epoch with the best validation ELBO, or of the last one
+samples.safetensors     the first test images, and training images, with their labels for a conditional model
 metrics.jsonl           one line an epoch
-evaluation.json         what the weights are worth on each set of images; of a finished training
+evaluation.json         the ELBO and its parts on each set of images; of a completed training
 test_elbos.safetensors  the ELBO of each test image, in nats; likewise
-report.html, and the pictures in it
+report.html             and the pictures in it
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from edgevae.files import WriteError, write_file
+
 from .config import ModelConfig, TrainingConfig
-from .data import Dataset, Preprocessing, digest_of
+from .data import Dataset, Images, Preprocessing, digest_of
 from .errors import RunError
 from .evaluation import Evaluation
-from .images import Images
 from .vae import VAE
 
 SCHEMA_VERSION = 1
@@ -41,42 +43,47 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 EVALUATION_FILE = "evaluation.json"
 TEST_ELBOS_FILE = "test_elbos.safetensors"
-SETTINGS_FILE = "settings.toml"
 
 IMAGES, LABELS, TRAIN_IMAGES, TRAIN_LABELS, ELBOS = "test", "labels", "train", "train_labels", "elbos"
 """Names of the tensors in the files."""
 
-STEP = "step"  # beside the weights: that they are of
+STEP = "step"
+"""Metadata of the weights file: the step that the weights are of."""
+
+WEIGHTS = "vae."
+"""Prefix of the model's weights in a checkpoint."""
+
+_NOTES = "notes"
 
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl")
-_NOTHING_DONE = Preprocessing()
+_NO_PREPROCESSING = Preprocessing()
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """What a run remembers of its data.
+    """The data of a run.
 
     Args:
-        name: The data set.
+        name: Of the data set.
         num_train: Number of training images.
         num_test: Number of test images.
         num_validation: Number of validation images, 0 where there were none.
         preprocessing: What was done to the stored values.
-        class_names: The classes' names, in the order of their numbers; empty where they have none.
-        digest: `digest_of` the rows; empty in a run of a version that did not take it.
+        class_names: The classes' names, in the order of their numbers; empty without names.
+        digest: `digest_of` the rows, so that a run goes on with the same ones only.
     """
 
     name: str
     num_train: int
     num_test: int
     num_validation: int = 0
-    preprocessing: Preprocessing = _NOTHING_DONE
+    preprocessing: Preprocessing = _NO_PREPROCESSING
     class_names: tuple[str, ...] = ()
     digest: str = ""
 
     @classmethod
     def of(cls, dataset: Dataset[Images]) -> DatasetInfo:
-        """Return what a run remembers of a data set."""
+        """Describe a data set."""
         return cls(
             name=dataset.name,
             num_train=len(dataset.train),
@@ -95,7 +102,7 @@ class EpochMetrics:
     Args:
         epoch: Counted from 1.
         train_loss_nats: Mean loss over the epoch's steps, nats an image: `-elbo`, its latent part weighted by beta.
-        test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; beta does not weigh in it.
+        test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; without beta.
         num_particles: Draws of z an image that the ELBOs are estimated from.
         epoch_seconds: Time of the epoch's steps, evaluation not counted; since the last start, where the epoch was
             resumed.
@@ -120,13 +127,24 @@ class EpochMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """The content of `config.json`."""
+    """The content of `config.json`.
+
+    Args:
+        schema_version: Of this file.
+        model: What was trained.
+        training: How.
+        dataset: On what.
+        producers: Versions of the packages that trained it.
+        command: Options of `python -m train` that are none of model and training: data, device, output. `--resume`
+            takes them from here. Empty for a training without the command.
+    """
 
     schema_version: int
     model: ModelConfig
     training: TrainingConfig
     dataset: DatasetInfo
     producers: dict[str, str]
+    command: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +158,11 @@ class Run:
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
         labels: Their classes, int64, shape `(num_samples,)`; `None` where the model is not conditional.
         metrics: One entry an epoch, in order.
-        evaluations: What the weights are worth, by the name of the set; empty where the training did not end.
+        evaluations: By the name of the set; empty for a training that was not completed.
         test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` likewise.
-        train_samples: Training images, evenly spaced, as `samples`; `None` where an older version did not keep them.
+        train_samples: Training images, evenly spaced, as `samples`; `None` if the writer was given none.
         train_labels: Their classes, as `labels`.
-        step: That of the weights; `None` likewise.
+        step: The step that the weights are of.
     """
 
     path: Path
@@ -155,9 +173,9 @@ class Run:
     metrics: tuple[EpochMetrics, ...]
     evaluations: Mapping[str, Evaluation]
     test_elbos: Tensor | None
-    train_samples: Tensor | None = None
-    train_labels: Tensor | None = None
-    step: int | None = None
+    train_samples: Tensor | None
+    train_labels: Tensor | None
+    step: int
 
     @property
     def test_elbo(self) -> tuple[float, int]:
@@ -167,10 +185,12 @@ class Run:
         return (last.test_elbo_nats, last.num_particles) if found is None else (found.elbo_nats, found.num_particles)
 
 
-def run_config(model: ModelConfig, training: TrainingConfig, dataset: DatasetInfo) -> RunConfig:
+def run_config(
+    model: ModelConfig, training: TrainingConfig, dataset: DatasetInfo, command: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Return the configuration of a new run, with the versions of this installation."""
     producers = {name: importlib.metadata.version(name) for name in _PRODUCERS}
-    return RunConfig(SCHEMA_VERSION, model, training, dataset, producers)
+    return RunConfig(SCHEMA_VERSION, model, training, dataset, producers, dict(command or {}))
 
 
 def load_run(path: Path) -> Run:
@@ -182,14 +202,14 @@ def load_run(path: Path) -> Run:
     for file in (CONFIG_FILE, WEIGHTS_FILE, SAMPLES_FILE, METRICS_FILE):
         if not (path / file).is_file():
             if (path / CHECKPOINT_FILE).is_file():
-                raise RunError(f"the run in {path} has not come to the end of an epoch; go on with it by --resume")
+                raise RunError(f"the run in {path} has not completed an epoch; go on with it by --resume")
             raise RunError(f"{path} is not a run with a checkpoint: {file} is missing; train one with python -m train")
     config = read_config(path)
     vae = VAE(config.model).eval()
     try:
         vae.load_state_dict(safetensors.torch.load_file(path / WEIGHTS_FILE))
         with safetensors.safe_open(path / WEIGHTS_FILE, framework="pt") as file:
-            step = int(notes[STEP]) if STEP in (notes := file.metadata() or {}) else None
+            step = int(file.metadata()[STEP])
         samples = safetensors.torch.load_file(path / SAMPLES_FILE)
         images, labels = samples[IMAGES], samples.get(LABELS)
         train_images, train_labels = samples.get(TRAIN_IMAGES), samples.get(TRAIN_LABELS)
@@ -197,7 +217,7 @@ def load_run(path: Path) -> Run:
         test_elbos = safetensors.torch.load_file(elbos)[ELBOS] if elbos.is_file() else None
         content = evaluation.read_bytes() if evaluation.is_file() else b"{}"
         evaluations = msgspec.json.decode(content, type=dict[str, Evaluation])
-    except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, ValueError) as error:
+    except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"the run in {path} is damaged: {error}") from error
     metrics = read_metrics(path)
     if not metrics:
@@ -242,9 +262,75 @@ def read_config(path: Path) -> RunConfig:
         version = content.get("schema_version")
         if version != SCHEMA_VERSION:
             raise RunError(
-                f"{path / CONFIG_FILE} has schema version {version}, this edgevae reads {SCHEMA_VERSION}; use its own "
-                "edgevae"
+                f"{path / CONFIG_FILE} has schema version {version}, this edgevae reads {SCHEMA_VERSION}; use the "
+                "version that wrote it"
             )
         return msgspec.convert(content, RunConfig)
     except (msgspec.MsgspecError, OSError) as error:
         raise RunError(f"the run in {path} is damaged: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that a training needs to go on as if it had never stopped, in one file, so that no part can be older.
+
+    Args:
+        tensors: Weights, the optimizer's moments, the states of the random generators, by name.
+        notes: Numbers beside them: epoch, step, ...
+    """
+
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+        return {name[len(prefix) :]: tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
+    def write(self, path: Path) -> None:
+        """Write the checkpoint to `path`, whole or not at all.
+
+        Raises:
+            RunError: The disk is full, or the folder cannot be written to; what was there stays.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        write_whole(path, safetensors.torch.save(tensors, {_NOTES: json.dumps(self.notes)}))
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+                return cls(tensors, json.loads((file.metadata() or {})[_NOTES]))
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+            raise RunError(f"the checkpoint {path} cannot be read: {error}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, `path` holds either what it held before or all of `content`.
+
+    Raises:
+        RunError: It could not be written; nothing of it is left.
+    """
+    with run_errors(path):
+        write_file(path, content)
+
+
+@contextlib.contextmanager
+def run_errors(path: Path) -> Iterator[None]:
+    """Raise `RunError` in the place of an `OSError`: why a file or folder could not be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.reason if isinstance(error, WriteError) else error.strerror or str(error)
+        remedy = "Make room, or see to the folder's permissions"
+        if not path.parent.is_dir():
+            reason, remedy = f"the folder {path.parent} is not there any more", "See to it that it stays"
+        raise RunError(
+            f"{path} could not be written: {reason}; what it held before is still there. {remedy}, and go on with "
+            "--resume"
+        ) from error

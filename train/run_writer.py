@@ -1,4 +1,4 @@
-"""Writes a run folder as a training goes on."""
+"""Writes a run folder during a training."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from edgevae.files import replace_folder
+
 from .binarization import binarize_once
-from .checkpoint import Checkpoint, run_errors, write_whole
+from .data import Images
 from .errors import RunError
 from .evaluation import Evaluation
-from .images import Images
 from .report import REPORT_FILES
 from .run import (
     CHECKPOINT_FILE,
@@ -30,48 +32,48 @@ from .run import (
     METRICS_FILE,
     NUM_SAMPLES,
     SAMPLES_FILE,
-    SETTINGS_FILE,
     STEP,
     TEST_ELBOS_FILE,
     TRAIN_IMAGES,
     TRAIN_LABELS,
+    WEIGHTS,
     WEIGHTS_FILE,
+    Checkpoint,
     EpochMetrics,
     RunConfig,
     read_config,
     read_metrics,
+    run_errors,
+    write_whole,
 )
-from .trainer import WEIGHTS
-from .whole import whole_folder
 
-_LEFTOVERS = ".*.part"  # what somebody who was killed had not finished
+_LEFTOVERS = ".*.part*"  # of a process that was killed while it wrote
 _LOGS = {"tensorboard", "mlflow_run_id"}
 _OF_A_RUN = {
-    *(CONFIG_FILE, SETTINGS_FILE, SAMPLES_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE),
+    *(CONFIG_FILE, SAMPLES_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE),
     *(TEST_ELBOS_FILE, *REPORT_FILES, *_LOGS),
 }
 
 
 class RunWriter:
-    """Writes a run folder; each file whole or not at all, the checkpoint last of what belongs to one moment.
+    """Writes a run folder, each file whole or not at all, the checkpoint after the files that belong to it.
 
-    A run that replaces another one takes its place in one step, with its first moment, if the folder holds nothing but
-    the old run; where something else lies there, only the old run's files are removed, before the new ones are written.
+    A run that replaces another one does so with its first checkpoint: in one step if the folder holds nothing but the
+    old run. If it holds other files, only the old run's are removed, before the new ones are written.
 
     Args:
-        path: The folder; made with the first checkpoint, so that a training that fails before it leaves no trace.
+        path: The folder; made with the first checkpoint, so that a training that fails before leaves nothing.
         config: Goes into `config.json`.
         samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
         labels: Their classes, shape `(num_images,)`, for a conditional model.
         train_samples: Training images to keep; 256 of them are, evenly spaced, binarized likewise.
         train_labels: Their classes.
         overwrite: Whether a run that is already there may be replaced.
-        resume: Whether to go on with a run that is already there; `checkpoint` is its last moment then.
-        settings: Goes into `settings.toml`; empty for no such file.
+        resume: Whether to go on with a run that is already there; `checkpoint` is its last one then.
 
     Attributes:
-        checkpoint: Where to go on from; `None` at the beginning.
-        metrics: One entry for each epoch up to there, and for those that are saved.
+        checkpoint: Where to go on from; `None` for a new run.
+        metrics: One entry for each epoch that is saved.
 
     Raises:
         RunError: `path` holds a run and neither `overwrite` nor `resume`, or one of another configuration; or it is a
@@ -89,13 +91,12 @@ class RunWriter:
         train_labels: Tensor | None = None,
         overwrite: bool = False,
         resume: bool = False,
-        settings: str = "",
     ) -> None:
         self.path = path
         self.checkpoint: Checkpoint | None = None
         self.metrics: list[EpochMetrics] = []
-        self._config, self._settings, self._overwrite = config, settings, overwrite
-        self._samples: dict[str, Tensor] = {}  # each with memory of its own, as the file needs it
+        self._config, self._overwrite = config, overwrite
+        self._samples: dict[str, Tensor] = {}
         self._keep((IMAGES, LABELS), samples, labels, slice(NUM_SAMPLES))
         if train_samples is not None:
             count = min(NUM_SAMPLES, len(train_samples))
@@ -117,17 +118,17 @@ class RunWriter:
             self._samples[names[1]] = labels[rows].cpu().clone()
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Save a moment within an epoch."""
+        """Save a checkpoint within an epoch."""
         with self._folder() as folder:
             checkpoint.write(folder / CHECKPOINT_FILE)
 
     def save_epoch(self, checkpoint: Checkpoint, metrics: EpochMetrics, *, keep: bool = True) -> None:
-        """Save the moment after an epoch, and its metrics.
+        """Save the checkpoint after an epoch, and its metrics.
 
         Args:
-            checkpoint: The moment.
+            checkpoint: The state of the training.
             metrics: The epoch's.
-            keep: Whether its weights become those of the run.
+            keep: Whether the checkpoint's weights become the run's.
         """
         self.metrics.append(metrics)
         lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
@@ -140,7 +141,7 @@ class RunWriter:
             checkpoint.write(folder / CHECKPOINT_FILE)
 
     def save_evaluations(self, evaluations: Mapping[str, Evaluation], test_elbos: Tensor) -> None:
-        """Save what the run's weights are worth.
+        """Save the final evaluation.
 
         Args:
             evaluations: By the name of the set: `train`, `validation`, `test`.
@@ -153,17 +154,17 @@ class RunWriter:
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
-        """Give the folder to write a moment to: the run's. A new run's first moment takes its place all at once."""
+        """Give the folder to write to: the run's, or for a new run a hidden one that becomes the run's at the end."""
         if self._begun:
             yield self.path
         elif self.checkpoint is None and _is_replaceable(self.path):
             with run_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    with whole_folder(self.path.resolve(), replace=self._overwrite) as folder:
+                    with replace_folder(self.path.resolve(), replace=self._overwrite) as folder:
                         self._write_head(folder)
                         yield folder
-                except RunError as error:  # of a file in a folder that nobody knows
+                except RunError as error:  # it names the hidden folder: let `run_errors` name the run's
                     raise error.__cause__ or error from None
         else:
             self._clear()
@@ -172,10 +173,10 @@ class RunWriter:
         self._begun = True
 
     def _clear(self) -> None:
-        """Make the folder, or what of a former run or a former end does not hold any more away."""
+        """Make the folder, and remove what is outdated: a replaced run, or the evaluation of a run that goes on."""
         outdated = [EVALUATION_FILE, TEST_ELBOS_FILE, *REPORT_FILES]
         if self.checkpoint is None:
-            outdated += [CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, SETTINGS_FILE]
+            outdated += [CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for file in (*(self.path / name for name in outdated), *self.path.glob(_LEFTOVERS)):
@@ -184,11 +185,9 @@ class RunWriter:
             raise RunError(f"the run's folder {self.path} cannot be written to: {error.strerror or error}") from error
 
     def _write_head(self, folder: Path) -> None:
-        """Write what stands there from the beginning."""
-        content = json.dumps(dataclasses.asdict(self._config), indent=2).encode()
+        """Write what does not change with the epochs."""
+        content = json.dumps(msgspec.to_builtins(self._config), indent=2).encode()
         write_whole(folder / CONFIG_FILE, content + b"\n")
-        if self._settings:
-            write_whole(folder / SETTINGS_FILE, self._settings.encode())
         write_whole(folder / SAMPLES_FILE, safetensors.torch.save(self._samples))
 
 
@@ -202,11 +201,11 @@ def check_writable(path: Path, overwrite: bool) -> None:
     if (path / CHECKPOINT_FILE).exists():
         raise RunError(f"{path} already holds a run; go on with it by --resume, {remedy}")
     if (path / WEIGHTS_FILE).exists():
-        raise RunError(f"{path} already holds a run, of an edgevae that left no checkpoint to go on from; {remedy}")
+        raise RunError(f"{path} already holds a run, without a checkpoint to go on from; {remedy}")
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether another folder may take the place of this one: it is not there, or holds nothing but a run."""
+    """Whether the folder can be replaced as a whole: it is not there, or holds nothing but a run."""
     if not path.exists():
         return True
     names = {file.name for file in path.iterdir() if not file.match(_LEFTOVERS)}
@@ -216,17 +215,16 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def _continued(path: Path, config: RunConfig) -> RunConfig:
-    """Return the configuration of a run that goes on: as it was, but for the number of epochs.
+    """Return the configuration of a run that goes on. The number of epochs may change, and the command's options.
 
     Raises:
-        RunError: Something else is not as it was.
+        RunError: Something else has changed.
     """
     before = read_config(path)
     for part in ("model", "training", "dataset"):
         was, now = (dataclasses.asdict(getattr(each, part)) for each in (before, config))
         for name in was:
-            free = (name == "epochs" and was["schedule"] != "cosine") or (name == "digest" and not was["digest"])
-            if was[name] == now[name] or free:
+            if was[name] == now[name] or (name == "epochs" and was["schedule"] != "cosine"):
                 continue
             if name == "digest":
                 raise RunError(
@@ -237,4 +235,4 @@ def _continued(path: Path, config: RunConfig) -> RunConfig:
                 f"{path} was begun with {name} {was[name]}, got {now[name]}; a run goes on as it began: give the "
                 "same, or begin another with --out"
             )
-    return dataclasses.replace(before, training=config.training)
+    return dataclasses.replace(before, training=config.training, command=config.command or before.command)

@@ -1,4 +1,7 @@
-"""How fast a training learns, and when it has learnt enough: functions of what was, so that a resumed run agrees."""
+"""The learning rate and beta of a step, and when a training ends.
+
+All are functions of the epochs so far, so that a resumed training goes on as if it had never stopped.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ def learning_rate_at(config: TrainingConfig, progress: float, halvings: int = 0)
 
     Args:
         config: The rate itself, its schedule and its warm-up.
-        progress: Epochs gone by at the end of the step, the part of its own included; above 0.
+        progress: Epochs completed at the end of the step, fractions included; above 0.
         halvings: How often a plateau has halved the rate.
     """
     rate = config.learning_rate * 0.5**halvings
@@ -23,6 +26,17 @@ def learning_rate_at(config: TrainingConfig, progress: float, halvings: int = 0)
         after = (progress - config.lr_warmup) / max(config.epochs - config.lr_warmup, 1)
         return rate * (1 + math.cos(math.pi * min(after, 1.0))) / 2
     return rate
+
+
+def beta_at(epoch: int, beta: float, warmup: int) -> float:
+    """Return the latent's weight in an epoch: a linear warm-up to `beta` over the first `warmup` epochs, never 0.
+
+    Args:
+        epoch: Counted from 1.
+        beta: The weight after the warm-up.
+        warmup: Number of epochs of the warm-up; 0 for none.
+    """
+    return beta * min(1.0, epoch / warmup) if warmup else beta
 
 
 def halvings_after(config: TrainingConfig, validation_elbos: Sequence[float]) -> int:
@@ -49,6 +63,6 @@ def best_epoch(validation_elbos: Sequence[float]) -> int:
     return 1 + max(range(len(validation_elbos)), key=lambda index: (validation_elbos[index], -index))
 
 
-def is_enough(config: TrainingConfig, validation_elbos: Sequence[float]) -> bool:
-    """Return whether the training ends, because `patience` epochs have brought nothing better."""
+def is_finished(config: TrainingConfig, validation_elbos: Sequence[float]) -> bool:
+    """Return whether the last `patience` epochs brought no better validation ELBO."""
     return config.patience > 0 and len(validation_elbos) - best_epoch(validation_elbos) >= config.patience

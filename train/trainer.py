@@ -1,59 +1,54 @@
-"""Stochastic variational inference on a VAE, one epoch at a time."""
+"""Stochastic variational inference on a VAE: `Trainer` makes epochs, `Step` one step of Adam on the ELBO."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pyro
 import torch
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
-from .batches import batches
 from .binarization import binarize
-from .checkpoint import Checkpoint
 from .config import ModelConfig, TrainingConfig
-from .device import check_bf16, float32_products, forked_rng
-from .elbo import evaluating
-from .errors import DatasetError, RunError
-from .finite import FiniteLosses
-from .generators import Generators
-from .images import Images
+from .data import Images
+from .device import check_bf16, choose_mkl_kernels, float32_products, forked_rng
+from .elbo import device_of, elbo_terms, evaluating
+from .errors import DatasetError, DivergedError, RunError
 from .labels import check_label_values
-from .objective import beta_at
-from .position import Position
-from .processes import ALONE, Processes
-from .schedule import learning_rate_at
-from .step import Step
-from .terms import elbo_terms
+from .objective import ScaleLatent, objective_of
+from .processes import SINGLE, Processes
+from .run import WEIGHTS, Checkpoint
+from .schedule import beta_at, learning_rate_at
 from .vae import VAE
 
-WEIGHTS = "vae."
-"""What the names of the model's weights begin with in a checkpoint."""
-
-_MOMENTS, _GENERATORS, _PROCESSES = "optimizer.", "generator.", "processes"
+_MOMENTS, _GENERATORS, _WORLD_SIZE = "optimizer.", "generator.", "processes"
+_LOSS_SUM, _EPOCH_GENERATOR = "position.total", "position.begun"
 _ROWS_AT_ONCE = 4096
+_LOSSES_AT_ONCE = 100  # that are checked together on a device that must be waited for
 
 
 class Trainer:
-    """Fits one VAE, and keeps all that is global in Pyro and PyTorch to itself.
+    """Fits one VAE, and leaves what is global in Pyro and PyTorch as it was.
 
     Pyro has one parameter store a process, in which a second model of the same names would never move; PyTorch has one
-    random generator a device. A trainer enters a store and a generator state of its own for each call, and leaves the
-    process's as they were. So trainings in one process do not touch each other, interleaved ones included; threads
-    do, because the globals are shared between them.
+    random generator a device. For each call a trainer enters a store and a generator state of its own. So trainings in
+    one process do not affect each other, interleaved ones included. Threads share the globals, and do.
 
     Args:
         model_config: The model's sizes. Its weights are drawn on the CPU, so that a seed means the same on any device.
         training_config: Seed, batch size, learning rate, objective.
         device: Where the weights live.
-        processes: That fit the model together. Each is to make the same calls, all with the same images: it takes its
-            part of each batch, and has noise of its own.
+        processes: That fit the model together. Each makes the same calls with the same images, takes its part of each
+            batch, and has noise of its own.
 
     Raises:
-        DeviceError: The device has no quick instructions for the configuration's precision.
+        ConfigError: Model and training do not go together.
+        DeviceError: The device has no fast instructions for the training's precision.
 
     Attributes:
         vae: The model.
@@ -65,10 +60,11 @@ class Trainer:
         model_config: ModelConfig,
         training_config: TrainingConfig,
         device: torch.device,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE,
     ) -> None:
         if training_config.precision == "bf16":
             check_bf16(device)
+        choose_mkl_kernels()
         self.config = training_config
         self.halvings = 0
         self._device, self._processes = device, processes
@@ -76,13 +72,14 @@ class Trainer:
         with forked_rng(device):
             torch.manual_seed(training_config.seed)
             self.vae = VAE(model_config).to(device)
-            self._generators = Generators(device, processes, training_config.seed)
+            self._generators = _Generators(device, processes, training_config.seed)
         self._step = Step(self.vae, training_config, processes)
-        self._position = Position(device, processes)
+        self._position = _Position(device, processes)
+        self._checked = False
 
     @property
     def epoch(self) -> int:
-        """Epochs that have come to their end."""
+        """Completed epochs."""
         return self._position.epoch
 
     @property
@@ -92,7 +89,7 @@ class Trainer:
 
     @property
     def in_epoch(self) -> bool:
-        """Whether an epoch was begun that has not come to its end; the next `fit_epoch` goes on with it."""
+        """Whether an epoch was begun and not completed; the next `fit_epoch` goes on with it."""
         return self._position.seen > 0
 
     @property
@@ -115,14 +112,14 @@ class Trainer:
     ) -> float:
         """Pass once over `images` in a new random order, one step of Adam on the ELBO a batch.
 
-        Where the call before was stopped in its epoch, this one passes over the rest of it. Nothing in a step waits for
+        If the previous call was stopped within its epoch, this one makes the rest of it. Nothing in a step waits for
         the device, except in Pyro's own ELBO of a mixture and of `jit`.
 
         Args:
             images: Shape `(num_images, ...)`, float32, in [0, 1] unless the likelihood takes any range; on the
-                trainer's device, or on the CPU where that has no room for them.
-            on_step: Called after each step with the batch's loss, in nats an image, a scalar on the device: whoever
-                reads its value waits for it.
+                trainer's device, or on the CPU if they do not fit there.
+            on_step: Called after each step with the batch's loss, in nats an image, a scalar on the device; reading its
+                value waits for the device.
             should_stop: Asked after each step; `True` ends the call there. All processes must get the same answer.
             labels: Integers, shape `(num_images,)`, where the images are; for a conditional model.
 
@@ -135,23 +132,21 @@ class Trainer:
             DatasetError: The images are out of range, on another device, or others than those that the epoch began
                 with.
             DivergedError: A step's loss was NaN or infinite.
-            LabelError: The labels are not those of a model like this.
+            LabelError: The labels do not fit the model.
         """
-        self._check(images, labels)
-        position, losses = self._position, FiniteLosses(self._device)
-        self._step.latent.beta = beta_at(position.epoch + 1, self.config.beta, self.config.beta_warmup)
+        self.check(images, labels)
+        config, position, losses = self.config, self._position, _FiniteLosses(self._device)
+        self._step.latent.beta = beta_at(position.epoch + 1, config.beta, config.beta_warmup)
         with self._isolated():
-            rest = position.order_of(len(images))[position.seen :]
-            for part, y in batches(
-                images, labels, rest, self.config.batch_size, self._device, processes=self._processes
-            ):
-                batch_size = min(self.config.batch_size, len(images) - position.seen)
-                progress = position.epoch + (position.seen + batch_size) / len(images)
-                rate = learning_rate_at(self.config, progress, self.halvings)
-                loss = self._step(binarize(part, self.config.binarize), y, rate, batch_size)
-                position.advance(loss, batch_size)
+            rest = position.order_of(len(images))[position.seen :].to(images.device)
+            for batch in rest.split(config.batch_size):
+                x, y = rows_on(self._device, images, labels, self._processes.shard(batch))
+                progress = position.epoch + (position.seen + len(batch)) / len(images)
+                rate = learning_rate_at(config, progress, self.halvings)
+                loss = self._step(binarize(x, config.binarize), y, rate, len(batch))
+                position.advance(loss, len(batch))
                 losses.add(loss, position.steps, rate)
-                on_step(loss / batch_size)
+                on_step(loss / len(batch))
                 if should_stop():
                     break
             losses.check()
@@ -160,43 +155,47 @@ class Trainer:
             position.end_epoch()
         return mean
 
+    def check(self, images: Images, labels: Tensor | None = None) -> None:
+        """Raise what `fit_epoch` would raise before its first step; for arguments as those of `fit_epoch`.
+
+        The values of the images are checked once, by the first call.
+        """
+        check_label_values(labels, len(images), self.vae.config.num_classes)
+        if images.device.type not in {self._device.type, "cpu"}:
+            raise DatasetError(f"images must be on {self._device} or on the CPU, got {images.device}")
+        self._processes.check_batches(len(images), self.config.batch_size)
+        if not self._checked:
+            self._check_range(images)
+            self._check_shapes(*rows_on(self._device, images, labels, torch.arange(len(images))[:2].to(images.device)))
+            self._checked = True
+
     def checkpoint(self) -> Checkpoint:
-        """Return this moment of all processes, from which `restore` goes on; not within a call of `fit_epoch`."""
-        state = self._position.state()
-        tensors = dict(state.tensors)
+        """Return the state of the training in all processes, for `restore`; not within a call of `fit_epoch`."""
+        position = self._position.state()
+        tensors = dict(position.tensors)
         for prefix, part in (
             (WEIGHTS, self.vae.state_dict()),
             (_MOMENTS, self._step.moments()),
             (_GENERATORS, self._generators.state()),
         ):
             tensors |= {prefix + name: tensor for name, tensor in part.items()}
-        notes = {**state.notes, "halvings": self.halvings, _PROCESSES: self._processes.world_size}
+        notes = {**position.notes, "halvings": self.halvings, _WORLD_SIZE: self._processes.world_size}
         return Checkpoint(tensors, notes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go to the moment of a checkpoint of the same configuration; on the CPU bit for bit.
+        """Go on from a checkpoint of the same configuration; on the CPU bit for bit.
 
         Raises:
-            RunError: It is another model's, another kind of device's, or another number of processes'.
+            RunError: It is of another model, another kind of device, or another number of processes.
         """
-        self._generators.restore(checkpoint.named(_GENERATORS), int(checkpoint.notes.get(_PROCESSES, 1)))
         try:
+            self._generators.restore(checkpoint.named(_GENERATORS), int(checkpoint.notes[_WORLD_SIZE]))
             self.vae.load_state_dict(checkpoint.named(WEIGHTS))
             self._step.restore(checkpoint.named(_MOMENTS))
             self._position.restore(checkpoint)
             self.halvings = int(checkpoint.notes["halvings"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise RunError(f"the checkpoint is not one of a training like this: {error}") from error
-
-    def _check(self, images: Images, labels: Tensor | None) -> None:
-        check_label_values(labels, len(images), self.vae.config.num_classes)
-        if images.device.type not in {self._device.type, "cpu"}:
-            raise DatasetError(f"images must be on {self._device} or on the CPU, got {images.device}")
-        self._processes.check_batches(len(images), self.config.batch_size)
-        if not self._step.validated:
-            self._check_range(images)
-            first_two = torch.arange(len(images))[:2]
-            self._check_shapes(*next(batches(images, labels, first_two, 2, self._device)))
+            raise RunError(f"the checkpoint does not fit this training: {error}") from error
 
     def _check_range(self, images: Images) -> None:
         if not self.vae.decoder.likelihood.unit_interval:
@@ -210,7 +209,10 @@ class Trainer:
             )
 
     def _check_shapes(self, x: Tensor, y: Tensor | None) -> None:
-        """See that p(x|z) is one number a row: where batch and data are of one size, a missing to_event would fit."""
+        """Check that log p(x|z) is one number a row.
+
+        Without `.to_event(1)` it would be one a value, which Pyro's plate accepts if batch and data have the same size.
+        """
         eps = [x.new_zeros((len(x), size)) for size in self.vae.config.z_dims]
         with evaluating(self.vae), forked_rng(self._device):
             shape = elbo_terms(self.vae, x, eps, y).log_px_z.shape
@@ -219,16 +221,286 @@ class Trainer:
 
     @contextlib.contextmanager
     def _isolated(self) -> Iterator[None]:
-        """Enter this trainer's parameter store and generator state; keep what the body makes of them."""
+        """Enter this trainer's parameter store and generator state, and keep their changes."""
         with (
             pyro.get_param_store().scope(self._param_state),
             self._generators.entered(),
             float32_products(self.config.tf32),
             warnings.catch_warnings(),
         ):
-            # JitTrace_ELBO stands on torch.jit, which PyTorch has deprecated without a replacement in Pyro.
+            # JitTrace_ELBO uses torch.jit, which PyTorch has deprecated without a replacement in Pyro.
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)
-            # Pyro warns of a loss that is NaN; here it is an error, raised where it is seen.
+            # Pyro warns of a loss that is NaN; here it is an error.
             warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)
             yield
+
+
+class Step:
+    """One step of Adam on the ELBO of a VAE, as `pyro.infer.SVI.step` makes it but without waiting for the device.
+
+    It differs from `SVI.step` in three ways, which change the numbers by rounding only. One fused optimizer has all
+    parameters, where Pyro makes one for each. The loss stays on the device as a tensor. Pyro validates the first step
+    only, which shows whether shapes are right.
+
+    Args:
+        vae: The model; its parameters are changed in place.
+        config: Learning rate, objective and the gradient's largest norm.
+        processes: That make the step together, each with its part of the batch.
+
+    Raises:
+        ConfigError: Model and objective do not go together.
+
+    Attributes:
+        latent: Its `beta` is the latent's weight in the next step.
+        optimizer: Adam.
+        validated: Whether the first step was made, which Pyro validates.
+    """
+
+    def __init__(self, vae: VAE, config: TrainingConfig, processes: Processes = SINGLE) -> None:
+        jit = config.jit  # the compiled ELBO finds its parameters in Pyro's store
+        model, elbo = objective_of(vae, config.num_particles, jit, config.free_bits, processes.mean, registered=jit)
+        guide = vae.guide if jit else vae.sample_posterior
+        self.latent = ScaleLatent(config.beta)
+        differentiable_loss: Any = elbo.differentiable_loss  # Pyro's has no types
+        loss: Any = functools.partial(differentiable_loss, self.latent(model), self.latent(guide))
+        if config.precision == "bf16":
+            loss = torch.autocast(device_of(vae).type, torch.bfloat16)(loss)
+        self._differentiable_loss, self._processes = processes.summing_gradients(vae, loss), processes
+        self._clip_norm = config.clip_norm
+        self.optimizer = torch.optim.Adam(vae.parameters(), lr=config.learning_rate, fused=True)
+        self.validated = False
+
+    def __call__(
+        self, x: Tensor, y: Tensor | None = None, learning_rate: float | None = None, batch_size: int | None = None
+    ) -> Tensor:
+        """Make one step; return its loss in nats, summed over the batch, a scalar on the device.
+
+        Args:
+            x: Observations, shape `(batch, ...)`; of several processes this one's part.
+            y: Labels, shape `(batch,)`, for a conditional model.
+            learning_rate: Of this step and those after it; unchanged without one.
+            batch_size: Observations of all processes together; those of `x` without it.
+        """
+        batch = (x,) if y is None else (x, y)
+        with pyro.validation_enabled(not self.validated):
+            loss = self._processes.backward(self._differentiable_loss(*batch))
+        self.validated = True
+        (group,) = self.optimizer.param_groups
+        if learning_rate is not None:
+            group["lr"] = learning_rate
+        if self._clip_norm:
+            torch.nn.utils.clip_grad_norm_(group["params"], self._clip_norm * (batch_size or len(x)))
+        self.optimizer.step()
+        for parameter in group["params"]:  # zero_grad does the same, with an overhead for profilers
+            parameter.grad = None
+        return loss
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def moments(self) -> dict[str, Tensor]:
+        """Return the optimizer's state, by name."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{index}.{name}": tensor for index, each in state.items() for name, tensor in each.items()}
+
+    def restore(self, moments: Mapping[str, Tensor]) -> None:
+        """Set the optimizer's state to what `moments` returned."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for path, tensor in moments.items():
+            index, name = path.split(".")
+            state.setdefault(int(index), {})[name] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def rows_on(
+    device: torch.device, images: Images, labels: Tensor | None, indices: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return rows and their labels on `device`; from the CPU to a CUDA device through pinned memory, without waiting.
+
+    Args:
+        device: Where the rows are wanted.
+        images: Shape `(num_images, ...)`, on `device` or on the CPU.
+        labels: Shape `(num_images,)`, where the images are.
+        indices: Shape `(rows,)`, where the images are.
+    """
+    return _moved(images[indices], device), None if labels is None else _moved(labels[indices], device)
+
+
+def _moved(batch: Tensor, device: torch.device) -> Tensor:
+    if batch.device.type == device.type:
+        return batch
+    return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
+
+
+class _Position:
+    """How far a training has come.
+
+    Args:
+        device: Where the losses are summed.
+        processes: That take the same order of images, drawn by process 0.
+
+    Attributes:
+        epoch: Completed epochs.
+        steps: Steps made, those of earlier epochs included.
+        seen: Images of the current epoch that a step was made on; 0 between epochs.
+    """
+
+    def __init__(self, device: torch.device, processes: Processes) -> None:
+        self.epoch = self.steps = self.seen = 0
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._epoch_generator = torch.empty(0, dtype=torch.uint8)  # the CPU generator's state when the epoch began
+        self._order: Tensor | None = None
+        self._processes = processes
+
+    def order_of(self, num_images: int) -> Tensor:
+        """Return the images' indices in the order of the epoch, drawn from the CPU's generator when the epoch begins.
+
+        Raises:
+            DatasetError: The epoch was begun with another number of images.
+        """
+        if self._order is None:
+            self._order = self._processes.from_first(lambda: self._draw_order(num_images))
+        if len(self._order) != num_images:
+            raise DatasetError(f"this epoch was begun with {len(self._order)} images, got {num_images}; give the same")
+        return self._order
+
+    def _draw_order(self, num_images: int) -> Tensor:
+        if self.seen == 0:
+            self._epoch_generator = torch.get_rng_state()
+            return torch.randperm(num_images)
+        now = torch.get_rng_state()  # resumed within the epoch: draw its order again
+        torch.set_rng_state(self._epoch_generator)
+        order = torch.randperm(num_images)
+        torch.set_rng_state(now)
+        return order
+
+    def advance(self, loss: Tensor, num_images: int) -> None:
+        """Count a step on `num_images`, with their summed loss."""
+        self._loss_sum = self._loss_sum + loss
+        self.seen += num_images
+        self.steps += 1
+
+    def mean_loss(self) -> float:
+        """Return the mean loss of the images seen in this epoch; it waits for the device."""
+        return float(self._loss_sum) / self.seen
+
+    def end_epoch(self) -> None:
+        self.epoch += 1
+        self.seen = 0
+        self._loss_sum = torch.zeros_like(self._loss_sum)
+        self._order = None
+
+    def state(self) -> Checkpoint:
+        tensors = {_LOSS_SUM: self._loss_sum, _EPOCH_GENERATOR: self._epoch_generator}
+        return Checkpoint(tensors, {"epoch": self.epoch, "steps": self.steps, "seen": self.seen})
+
+    def restore(self, state: Checkpoint) -> None:
+        self.epoch, self.steps, self.seen = (int(state.notes[name]) for name in ("epoch", "steps", "seen"))
+        self._loss_sum = state.tensors[_LOSS_SUM].to(self._loss_sum.device)
+        self._epoch_generator = state.tensors[_EPOCH_GENERATOR]
+        self._order = None
+
+
+class _Generators:
+    """The states of PyTorch's generators between a training's steps: the CPU's, and that of a CUDA device.
+
+    Process 0 begins with the current states, the others with seeds of their own.
+
+    Args:
+        device: Where the training is.
+        processes: That train together.
+        seed: The training's.
+    """
+
+    def __init__(self, device: torch.device, processes: Processes, seed: int) -> None:
+        self._device, self._processes = device, processes
+        if not processes.is_first:
+            torch.manual_seed(processes.noise_seed(seed))
+        self._states = self._current()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Use these generators in the body, and keep their states after it unless it fails."""
+        with forked_rng(self._device):
+            torch.set_rng_state(self._states[0])
+            if self._device.type == "cuda":
+                torch.cuda.set_rng_state(self._states[1], self._device)
+            yield
+            self._states = self._current()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the states of all processes' generators, numbered by rank; collective."""
+        gathered = zip(*(self._processes.gather(state) for state in self._states), strict=True)
+        return {str(number): state for number, state in enumerate(state for own in gathered for state in own)}
+
+    def restore(self, states: Mapping[str, Tensor], world_size: int) -> None:
+        """Go on with what `state` returned in `world_size` processes.
+
+        Raises:
+            RunError: They are from another number of processes, or from another kind of device.
+        """
+        here = self._processes.world_size
+        if world_size != here:
+            raise RunError(
+                f"the run was begun with {world_size} process{'es' * (world_size > 1)}, got {here}; go on with as "
+                f"many: torchrun --nproc-per-node {world_size} -m train --resume"
+            )
+        own = len(self._states)
+        if len(states) != own * here:
+            raise RunError(
+                f"the checkpoint was made on another kind of device than {self._device}; go on with that one"
+            )
+        first = own * self._processes.rank
+        self._states = [states[str(number)] for number in range(first, first + own)]
+
+    def _current(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        return states
+
+
+class _FiniteLosses:
+    """Checks the losses of a training: on the CPU each, on other devices, which must be waited for, 100 together.
+
+    Args:
+        device: Where the losses are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._at_once = 1 if device.type == "cpu" else _LOSSES_AT_ONCE
+        self._losses: list[Tensor] = []
+        self._steps: list[tuple[int, float]] = []
+
+    def add(self, loss: Tensor, step: int, learning_rate: float) -> None:
+        """Add a step's loss.
+
+        Raises:
+            DivergedError: This one, or one before it, is NaN or infinite.
+        """
+        self._losses.append(loss)
+        self._steps.append((step, learning_rate))
+        if len(self._losses) == self._at_once:
+            self.check()
+
+    def check(self) -> None:
+        """Check the losses since the last check.
+
+        Raises:
+            DivergedError: One is NaN or infinite; the first such is named.
+        """
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).tolist()
+        for loss, (step, learning_rate) in zip(losses, self._steps, strict=True):
+            if not -torch.inf < loss < torch.inf:
+                raise DivergedError(
+                    f"the loss became {loss} at step {step}, learning rate {learning_rate:g}; the last checkpoint is "
+                    "from before it. Begin another run with a lower learning rate (--learning-rate), a slower start "
+                    "(--lr-warmup 5) or a bounded gradient (--clip-norm 100)"
+                )
+        self._losses.clear()
+        self._steps.clear()

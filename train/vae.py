@@ -11,11 +11,11 @@ import pyro.distributions as dist
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
-from .architectures import check_networks, networks_of
 from .config import ModelConfig
 from .errors import ConfigError
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
+from .networks import check_networks, networks_of
 
 
 class VAE(nn.Module):
@@ -25,10 +25,10 @@ class VAE(nn.Module):
     evaluation mode by the parameters that the decoder returns.
 
     Args:
-        config: The choices and sizes. Nothing else is assumed about the data. Networks of one's own are imported.
+        config: The choices and sizes. Nothing else is assumed about the data. Networks of your own are imported.
 
     Raises:
-        ConfigError: There is no such architecture, likelihood or latent; or networks of one's own do not fit the model.
+        ConfigError: There is no such architecture, likelihood or latent; or networks of your own do not fit the model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -75,7 +75,7 @@ class VAE(nn.Module):
             plate: What tells Pyro that observations are independent; the latent's `plate` without it.
 
         Returns:
-            The decoder's last numbers, shape `(batch, num_outputs * data_dim)`, with further axes on the left where
+            The decoder's outputs, shape `(batch, num_outputs * data_dim)`, with further axes on the left where
             Pyro enumerates or draws several particles.
         """
         with (plate or self.latent.plate)("data", x.shape[0]):
@@ -92,7 +92,7 @@ class VAE(nn.Module):
     def sample_posterior(self, x: Tensor, y: Tensor | None = None, plate: type[IndepMessenger] | None = None) -> None:
         """Do what `guide` does, but register no parameters; for arguments as those of `sample_joint`.
 
-        Networks that are fitted in a lower precision give their numbers in it; densities are of the precision of `x`.
+        Networks may compute in a lower precision; densities are computed in that of `x`.
         """
         with (plate or self.latent.plate)("data", x.shape[0]):
             z_loc, z_scale = self.encoder(x, y)
@@ -106,7 +106,7 @@ class VAE(nn.Module):
         return loc_img
 
     def _outputs_at(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """Return the decoder's last numbers.
+        """Return the decoder's outputs.
 
         z may have axes left of the batch, as Pyro has them for particles: the networks know the batch alone.
         """

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from .about import info, verify
-from .bench import bench
-from .completion import completion
-from .doctor import doctor
-from .draw import generate, interpolate, traverse
-from .infer import decode, encode, reconstruct
-from .score import score
+from .. import __version__
+from .inference import decode, encode, generate, interpolate, reconstruct, score, traverse
+from .inspection import bench, completion, doctor, info, verify
+from .terminal import make_output_safe
 
 
-class _InOrder(click.Group):
-    """A group that lists its commands in the order in which a person comes to need them."""
+class _Program(click.Group):
+    """A group that lists its commands in the order in which a newcomer needs them."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def main(self, *args: Any, **settings: Any) -> Any:
+        make_output_safe()
+        return super().main(*args, **settings)
 
-@click.group(cls=_InOrder, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="edgevae", prog_name="vae-run")
+
+@click.group(cls=_Program, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vae-run")
 def main() -> None:
     """Run an exported VAE, without PyTorch.
 
-    INPUTS are images (PNG, JPEG), folders of images, .npy arrays, .npz files with an array x, or IDX files (-ubyte,
-    .idx, .gz); uint8, or float, for most models in [0, 1]. An output is written whole or not at all.
+    INPUTS are images (PNG, JPEG and others), folders of images, .npy arrays, .npz files with an array x, or IDX files
+    (-ubyte, .idx, .gz). Values are uint8, or floats, for most models in [0, 1]. A file is written whole or not at all.
 
-    Exit codes: 0 done; 1 a check failed; 2 wrong usage, bad input, or something that is missing here; 130 Ctrl-C.
+    Exit codes: 0 success; 1 a check failed; 2 wrong usage, bad input or a missing package; 130 Ctrl-C.
 
     \b
     Examples:

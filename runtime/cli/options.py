@@ -1,59 +1,87 @@
-"""What the commands share: arguments and options, errors as messages, the answer as text or as JSON."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import click
-import msgspec
 from click.shell_completion import CompletionItem
 
-from ..errors import EdgeVAEError
-from ..manifest import Precision
-from ..model import load
+from .. import Precision, load
 from .outputs import check_picture
+from .sections import SectionOption
+from .terminal import messages
 
-FAILED = 1
-BAD_INPUT = 2
-_INTERRUPTED = 130  # what a shell says of a process that Ctrl-C ended
-_SHORT_ROWS = 2048  # no bar below, the work is done before one could be read
-_COMMON_PROVIDERS = ("auto", "cpu", "cuda")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+COMPUTED, OUTPUT, LABELS, EXECUTION = "What to compute", "Output", "Labels", "Execution"
+"""Headings of the options in `--help`."""
 
 BLOCK_ROWS = 1024
-"""Rows for which noise is drawn at once; as many run at once, if nothing else is asked for."""
+"""Noise is drawn for this many rows at a time; so many also run at a time, unless `--batch-size` says otherwise."""
+
+_COMMON_PROVIDERS = ("auto", "cpu", "cuda")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def option(section: str, *names: str, **settings: Any) -> Decorator:
+    """Return an option that `--help` lists under a heading."""
+    return click.option(*names, cls=SectionOption, section=section, **settings)
 
 
 def _complete_folder(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(incomplete, type="dir")]
 
 
+def _complete_provider(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in _COMMON_PROVIDERS if name.startswith(incomplete)]
+
+
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path), shell_complete=_complete_folder)
 inputs_argument = click.argument("inputs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-y_option = click.option("--y", type=int, help="Label of all rows, for a conditional model.")
-labels_option = click.option(
-    "--labels",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File with a label a row, .npy or IDX, instead of --y.",
+y_option = option(LABELS, "--y", type=int, help="Label of all rows, for a conditional model.")
+labels_option = option(
+    LABELS, "--labels", type=_FILE, help="File with a label for each row, .npy or IDX, instead of --y."
 )
-batch_size_option = click.option(
-    "--batch-size", type=click.IntRange(min=1), default=BLOCK_ROWS, help="Rows that run at once."
+json_option = option(OUTPUT, "--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+batch_size_option = option(
+    EXECUTION, "--batch-size", type=click.IntRange(min=1), default=BLOCK_ROWS, help="Rows that run at a time."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+provider_option = option(
+    EXECUTION,
+    "--provider",
+    default="auto",
+    shell_complete=_complete_provider,
+    help="Where to run: auto, cpu, cuda, or another provider of ONNX Runtime, like openvino.",
+)
+threads_option = option(
+    EXECUTION, "--threads", type=click.IntRange(1, 1024), help="Threads in an operator.  [default: all CPUs]"
+)
+precision_option = option(
+    EXECUTION, "--precision", type=click.Choice(get_args(Precision)), default="fp32", help="Precision of the networks."
+)
+public_key_option = option(
+    EXECUTION,
+    "--public-key",
+    type=_FILE,
+    envvar="EDGEVAE_PUBLIC_KEY",
+    show_envvar=True,
+    help="Refuse the bundle unless it was signed with the private key of this Ed25519 public key (PEM).",
+)
 
 
-def seed_option(default: int | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def seed_option(default: int | None, text: str = "") -> Decorator:
     """Return the option --seed."""
     kind = click.IntRange(0, 2**64 - 1)
-    return click.option("--seed", type=kind, default=default, help="Noise stream, the same as PyTorch's on the CPU.")
+    text = f"Seed of the noise: the numbers are those of PyTorch's CPU generator.{text}"
+    return option(COMPUTED, "--seed", type=kind, default=default, help=text)
 
 
 class _OutFile(click.Path):
-    """A file that a command can write: its suffix says what, and its folder is there."""
+    """Path of a file that can be written: with one of some suffixes, in a folder that exists."""
 
     def __init__(self, suffixes: tuple[str, ...]) -> None:
         super().__init__(dir_okay=False, path_type=Path)
@@ -64,51 +92,25 @@ class _OutFile(click.Path):
         if path.suffix.lower() not in self._suffixes:
             self.fail(f"must end in {_either(self._suffixes)}, got {path}", param, ctx)
         if not path.parent.is_dir():
-            self.fail(f"the folder {path.parent} is not there; make it first", param, ctx)
+            self.fail(f"the folder {path.parent} does not exist; make it first", param, ctx)
         return path
 
 
-def out_option(*suffixes: str, required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def out_option(*suffixes: str, required: bool = True) -> Decorator:
     """Return the option --out of a command that writes files with these suffixes."""
-    text = f"The file to write: {_either(suffixes)}."
-    return click.option("--out", type=_OutFile(suffixes), required=required, help=text)
+    return option(
+        OUTPUT, "--out", type=_OutFile(suffixes), required=required, help=f"File to write: {_either(suffixes)}."
+    )
 
 
 def _either(words: tuple[str, ...]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
 
 
-def _complete_provider(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in _COMMON_PROVIDERS if name.startswith(incomplete)]
+def with_model(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the loaded `model` and the options for loading it, and show its errors as messages.
 
-
-provider_option = click.option(
-    "--provider",
-    default="auto",
-    shell_complete=_complete_provider,
-    help="Where to run: auto, cpu, cuda, or another of ONNX Runtime's, like openvino.",
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), help="Threads in an operator.  [default: all CPUs]"
-)
-
-
-precision_option = click.option(
-    "--precision", type=click.Choice(get_args(Precision)), default="fp32", help="Precision of the networks."
-)
-public_key_option = click.option(
-    "--public-key",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="EDGEVAE_PUBLIC_KEY",
-    show_envvar=True,
-    help="Refuse the bundle unless it was signed with this key's private half; Ed25519, PEM.",
-)
-
-
-def runs_a_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Add what running a model needs: the command is given the `model`, and its errors become messages.
-
-    What cannot be drawn is refused before the command begins.
+    If `--out` is a picture that cannot be drawn, that is an error before the command begins.
     """
 
     @provider_option
@@ -131,40 +133,3 @@ def runs_a_model(command: Callable[..., None]) -> Callable[..., None]:
             command(model, **options)
 
     return run
-
-
-class _BadInput(click.ClickException):
-    exit_code = BAD_INPUT
-
-
-@contextlib.contextmanager
-def messages() -> Iterator[None]:
-    """Show the runtime's errors, and those of files, as messages with exit code 2."""
-    try:
-        yield
-    except BrokenPipeError:  # whoever read the output has gone, which click knows how to take
-        raise
-    except (EdgeVAEError, OSError) as error:
-        raise _BadInput(str(error)) from error
-    except KeyboardInterrupt as error:
-        raise click.exceptions.Exit(_INTERRUPTED) from error
-
-
-@contextlib.contextmanager
-def progress(length: int, label: str, short: int = _SHORT_ROWS) -> Iterator[Callable[[int], None]]:
-    """Show a bar on the standard error, if that is a terminal and the work is long; call with what was done."""
-    if length <= short or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True) as bar:
-        yield bar.update
-
-
-def of_all(count: int, total: int, what: str = "rows") -> str:
-    """Say how many rows something holds, and of how many where those are not all."""
-    return f"{count} {what}" if count == total else f"the first {count} of {total} {what}"
-
-
-def answer(as_json: bool, text: str, **record: object) -> None:
-    """Print what was done: the text, or the record as one line of JSON, in which no number is NaN or infinite."""
-    click.echo(msgspec.json.encode(record, enc_hook=str) if as_json else text)

@@ -1,4 +1,4 @@
-"""What commands write: arrays, tables and pictures, each file whole or not at all."""
+"""What a command writes: arrays, tables and pictures. A file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..whole import writing, written_whole
+from .. import InputError
+from ..files import replace_file, write_errors
 
 FloatArray = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -29,47 +29,53 @@ class _File(Protocol):
         """Add the same number of rows to each column, by the same names each time."""
 
     def finish(self, others: Arrays) -> None:
-        """Write what stands there once, and what is left to write."""
+        """Write the arrays that are not a row each, and close the file."""
 
 
 @contextlib.contextmanager
 def rows_file(path: Path, count: int, others: Arrays | None = None) -> Iterator[Callable[..., None]]:
-    """Write columns of `count` rows as they come; memory does not grow with them, except for `.json`.
+    """Write columns of `count` rows part by part; memory does not grow with the rows, except for `.json`.
 
     Args:
-        path: Its suffix says what is written: `.npy` the first column, `.npz` all of them and `others`; `.csv` a line a
-            row, the values of an array in columns of their own; `.json` a list a column, and `others`.
-        count: Number of rows; those that come must be as many.
-        others: What stands there once, by name.
+        path: File to write. By its suffix: `.npy` holds the first column; `.npz` all columns and `others`; `.csv` a
+            line a row, with a column for each value of a row; `.json` a list for each column, and `others`.
+        count: Number of rows of all parts together.
+        others: Arrays that are not a row each, by name.
+
+    Yields:
+        A function that takes the next rows of every column, by name; the same names each time.
+
+    Raises:
+        RuntimeError: Another number of rows was written.
     """
     kinds: dict[str, Callable[..., _File]] = {".npy": _Npy, ".npz": _Npz, ".csv": _Csv, ".json": _Json}
-    with written_whole(path) as unfinished, contextlib.ExitStack() as stack:
-        with writing(path):
+    with replace_file(path) as unfinished, contextlib.ExitStack() as stack:
+        with write_errors(path):
             file = kinds[path.suffix.lower()](unfinished, count, stack)
 
         def append(**columns: NDArray[Any]) -> None:
-            with writing(path):
+            with write_errors(path):
                 file.append(**columns)
 
         yield append
-        with writing(path):
+        with write_errors(path):
             file.finish(others or {})
 
 
 def save_rows(path: Path, others: Arrays | None = None, **columns: NDArray[Any]) -> None:
-    """Write columns of one length at once, as `rows_file` does."""
+    """Write whole columns as `rows_file` does."""
     with rows_file(path, len(next(iter(columns.values()))), others) as append:
         append(**columns)
 
 
 def check_picture(data_shape: tuple[int, ...]) -> None:
-    """Refuse, before anything is computed, to draw what is no image.
+    """Check, before anything is computed, that observations can be drawn.
 
     Raises:
-        InputError: Observations of this shape are no images.
+        InputError: Observations of this shape are not images.
         InstallError: Pillow is not installed.
     """
-    from ..images import can_draw  # Pillow, which only pictures need
+    from ..images import can_draw  # needs Pillow
 
     if not can_draw(data_shape):
         raise InputError(f"a picture needs 1 or 3 channels, this model's data_shape is {data_shape}; write a .npy file")
@@ -77,14 +83,14 @@ def check_picture(data_shape: tuple[int, ...]) -> None:
 
 def save_picture(path: Path, values: FloatArray, data_shape: tuple[int, ...], columns: int) -> None:
     """Draw images, shape `(count, data_dim)`, side by side."""
-    from ..images import save_grid  # Pillow, which only pictures need
+    from ..images import save_grid  # needs Pillow
 
-    with written_whole(path) as unfinished, writing(path):
+    with replace_file(path) as unfinished, write_errors(path):
         save_grid(unfinished, values, data_shape, columns)
 
 
 def save_pairs(path: Path, x: FloatArray, loc_img: FloatArray, data_shape: tuple[int, ...], columns: int) -> None:
-    """Draw observations, each row of them above its reconstructions; shape `(count, data_dim)` both."""
+    """Draw rows of observations, each above its reconstructions; shape `(count, data_dim)` both."""
     columns = min(columns, len(x))
     filler = np.zeros((-len(x) % columns, x.shape[1]), np.float32)
     rows = [np.concatenate([part, filler]).reshape(-1, columns, x.shape[1]) for part in (x, loc_img)]
@@ -92,13 +98,13 @@ def save_pairs(path: Path, x: FloatArray, loc_img: FloatArray, data_shape: tuple
 
 
 def _close(file: IO[Any]) -> None:
-    """Close a file that is given up, or closed already; what it still holds need not reach a disk that is full."""
+    """Close an unfinished file; errors don't matter, since it is deleted."""
     with contextlib.suppress(OSError):
         file.close()
 
 
 class _Npy:
-    """Written one part after the other, so that none stays in memory, and a full disk is an error like any other."""
+    """One array. Not memory-mapped: on a full disk that ends the process, where a write raises `OSError`."""
 
     def __init__(self, path: Path, count: int, stack: contextlib.ExitStack) -> None:
         self._file = path.open("wb")
@@ -121,12 +127,12 @@ class _Npy:
 
 
 class _Npz:
-    """A `.npy` file an array, in a folder that is gone afterwards; then all of them in one archive, as NumPy's are."""
+    """Several arrays: each goes to a `.npy` file in a temporary folder; at the end they are put into one archive."""
 
     def __init__(self, path: Path, count: int, stack: contextlib.ExitStack) -> None:
         self._path, self._count, self._stack = path, count, stack
         self._folder = path.with_name(f"{path.name}.d")
-        shutil.rmtree(self._folder, ignore_errors=True)  # of somebody who was killed
+        shutil.rmtree(self._folder, ignore_errors=True)  # left by a command that was killed
         stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
         self._folder.mkdir()
         self._files: dict[str, _Npy] = {}
@@ -144,7 +150,7 @@ class _Npz:
             np.save(self._folder / f"{name}.npy", array, allow_pickle=False)
         with zipfile.ZipFile(self._path, "w") as archive:
             for name in (*self._files, *others):
-                entry = zipfile.ZipInfo(f"{name}.npy")  # without the time: the same arrays give the same file
+                entry = zipfile.ZipInfo(f"{name}.npy")  # without a time: the same arrays give the same bytes
                 with (
                     (self._folder / entry.filename).open("rb") as source,
                     archive.open(entry, "w", force_zip64=True) as target,
@@ -172,7 +178,7 @@ class _Csv:
             self._writer.writerow(value for values in row for value in values)
 
     def finish(self, _others: Arrays) -> None:
-        """Write the rest; what stands once has no column."""
+        """Close the file; `others` are not a row each, so they have no column."""
         self._file.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from click.testing import CliRunner, Result
 
 import edgevae
 from edgevae.export.cli import main
-from edgevae.train import VAE, ModelConfig
+from edgevae.train import VAE, ModelConfig, load_run
 from edgevae.train.cli import main as train_main
+from edgevae.train.evaluation import collapse_advice
 
 
 def export(*arguments: object) -> Result:
@@ -49,10 +51,21 @@ def test_without_a_run_the_newest_is_exported_as_onnx(
     assert dataset is not None
     assert (dataset.name, dataset.num_test) == ("digits", 360)
 
+    run = load_run(workplace / "runs" / "second")
+    advice = collapse_advice(run.evaluations["test"], run.config.training)
+    assert advice is not None, "an epoch is not enough for the latent"
+    assert f"**Warning:** {advice}." in (workplace / "models" / "second" / "README.md").read_text(encoding="utf-8")
+
     again = export()
     assert again.exit_code == 1
     assert "already holds a bundle" in again.output
     assert export("--force").exit_code == 0
+
+
+def test_help_groups_the_options_the_common_ones_first() -> None:
+    sections = re.findall(r"^(\w.*):$", export("--help").output, re.MULTILINE)
+    assert sections[:3] == ["Formats", "Output", "Precision"]
+    assert sections[-1] == "Other"
 
 
 def test_formats_can_be_repeated(workplace: Path, tmp_path: Path) -> None:
@@ -95,7 +108,10 @@ def test_a_wheel_stands_beside_its_bundle_and_is_not_overwritten_unless_asked_to
     [
         (["--model-version", "one"], "version must be like 1.0.0, got 'one'"),
         (["--license", "free"], "must be an SPDX expression like Apache-2.0"),
-        (["--format", "wheel", "--out", "{folder}/json"], "makes the package json, which is a module of Python itself"),
+        (
+            ["--format", "wheel", "--out", "{folder}/json"],
+            "gives the package json, which is a module of Python's standard library",
+        ),
     ],
 )
 def test_what_cannot_be_released_is_refused_before_any_work(
@@ -149,7 +165,7 @@ def test_int8_takes_the_training_images_of_a_data_set_and_says_where_there_are_n
         out = tmp_path / name
         result = export("--state-dict", tmp_path / "vae.pt", *options, "--precision", "int8", "--out", out)
         assert result.exit_code == 0, result.output
-        assert ("no training data for int8" in result.output) == (name == "without")
+        assert ("no training data to calibrate int8" in result.output) == (name == "without")
         operators = [node.op_type for node in onnx.load(out / "encoder.int8.onnx").graph.node]
         taken[name] = operators.count("MatMulInteger")
     assert taken == {"with": 2, "without": 1}

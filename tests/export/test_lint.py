@@ -202,7 +202,7 @@ def test_sizes_that_hang_on_the_batch_pass() -> None:
 
 
 def test_sizes_that_hang_on_numbers_in_the_data_are_refused() -> None:
-    with pytest.raises(GraphError, match="how large NonZero is to be hangs on more than the batch's size"):
+    with pytest.raises(GraphError, match="how large NonZero is to be depends on more than the batch's size"):
         lint_onnx("encoder", graph([helper.make_node("NonZero", ["x"], ["y"])]))
 
 

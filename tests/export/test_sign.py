@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-import edgevae.export.cli
 from edgevae import MANIFEST_FILE, SIGNATURE_FILE, BundleError, Manifest, SignatureError, load
 from edgevae.cli import main as run_main
 from edgevae.export import ExportError, SigningKey, Source, build_wheel, export_bundle
-from edgevae.export.cli import main
+from edgevae.export.cli import main, passphrase_of_signing_key
 from edgevae.train.cli import main as train_main
 from tests.keys import KeyPair, make_keys
 
@@ -95,7 +94,7 @@ def test_a_wheel_takes_no_file_from_outside_of_the_bundle(name: str, signed: Pat
     out = Path(shutil.copytree(signed, tmp_path / "small"))
     (out / name).unlink()
     (out / name).symlink_to(signed / name)
-    with pytest.raises(ExportError, match=f"{name} is a link; put the file itself there"):
+    with pytest.raises(ExportError, match=f"{name} is a symbolic link; replace it by the file itself"):
         build_wheel(out, tmp_path)
 
 
@@ -142,11 +141,11 @@ def test_the_passphrase_of_a_key_comes_from_the_environment_or_the_terminal(
     words = "open sesame"
     keys = make_keys(tmp_path, passphrase=words)
     monkeypatch.setenv(PASSPHRASE, words)
-    assert SigningKey(keys.private, edgevae.export.cli._passphrase).public_key == keys.public.read_bytes()
+    assert SigningKey(keys.private, passphrase_of_signing_key).public_key == keys.public.read_bytes()
     monkeypatch.delenv(PASSPHRASE)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(ExportError, match=f"the signing key is encrypted; set {PASSPHRASE} to its passphrase"):
-        SigningKey(keys.private, edgevae.export.cli._passphrase)
+        SigningKey(keys.private, passphrase_of_signing_key)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     asked: list[bool] = []
 
@@ -155,7 +154,7 @@ def test_the_passphrase_of_a_key_comes_from_the_environment_or_the_terminal(
         return words
 
     monkeypatch.setattr("click.prompt", prompt)
-    assert SigningKey(keys.private, edgevae.export.cli._passphrase).public_key == keys.public.read_bytes()
+    assert SigningKey(keys.private, passphrase_of_signing_key).public_key == keys.public.read_bytes()
     assert asked == [True]
 
 

@@ -22,8 +22,7 @@ import pytest
 import edgevae
 from edgevae import BundleError, load
 from edgevae.export import ExportError, Source, build_wheel, export_bundle
-from edgevae.export.release import check_license, check_version
-from edgevae.export.wheel import import_name
+from edgevae.export.wheel import check_license, check_version, import_name
 from edgevae.train import VAE, Dataset
 
 USE = """
@@ -165,12 +164,12 @@ def test_loading_takes_what_the_runtime_takes(wheel: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("name", "obstacle"),
     [
-        ("json", "is a module of Python itself"),
-        ("class", "is no name for a Python package"),
-        ("3d-vae", "is no name for a Python package"),
-        ("größe", "is no name for a Python package"),
-        ("numpy", "is what numpy is imported as"),
-        ("edgevae", "is what edgevae is imported as"),
+        ("json", "is a module of Python's standard library"),
+        ("class", "is not a valid name for a Python package"),
+        ("3d-vae", "is not a valid name for a Python package"),
+        ("größe", "is not a valid name for a Python package"),
+        ("numpy", "is the import name of the installed package numpy"),
+        ("edgevae", "is the import name of the installed package edgevae"),
     ],
 )
 def test_names_that_would_clash_are_refused(name: str, obstacle: str) -> None:
@@ -182,7 +181,7 @@ def test_a_bundle_without_onnx_or_with_a_changed_file_makes_no_wheel(
     source: Source, released: Path, tmp_path: Path
 ) -> None:
     export_bundle(source, tmp_path / "small", ["torchscript"])
-    with pytest.raises(ExportError, match="has no ONNX graphs, and a wheel runs nothing else"):
+    with pytest.raises(ExportError, match="has no ONNX graphs, which a wheel needs"):
         build_wheel(tmp_path / "small", tmp_path)
     shutil.copytree(released, tmp_path / "changed")
     (tmp_path / "changed" / "decoder.onnx").write_bytes(b"other")

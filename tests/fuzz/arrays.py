@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from edgevae import InputError, Latents
-from edgevae.cli.idx import open_idx
+from edgevae.arrays import open_idx
 from edgevae.train import DatasetError
-from edgevae.train.data.arrays import open_array
+from edgevae.train.data.sources import open_array
 from tests.fuzz.reference import WORDS, npy, npz
 from tests.fuzz.target import Target
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevae import InputError
-from edgevae.images import read_image
+from edgevae.images import FORMATS, read_image
 from edgevae.train import DatasetError
-from edgevae.train.data.pictures import FORMATS, open_folder
+from edgevae.train.data.sources import open_folder
 from tests.fuzz.target import Target
 
 SIDE = 8

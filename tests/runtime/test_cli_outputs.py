@@ -1,4 +1,4 @@
-"""What the command line writes: each file whole or not at all."""
+"""What `vae-run` writes: each file whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from edgevae import InputError
 from edgevae.cli.outputs import check_picture, rows_file, save_rows
-from edgevae.whole import written_whole
+from edgevae.files import replace_file
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])
-def test_rows_written_in_parts_are_what_they_are_at_once(tmp_path: Path, suffix: str) -> None:
+def test_rows_written_in_parts_give_the_same_file_as_at_once(tmp_path: Path, suffix: str) -> None:
     columns: dict[str, NDArray[Any]] = {
         "a": np.random.default_rng(0).random((10, 3), np.float32),
         "b": np.arange(10),
@@ -43,14 +43,14 @@ def test_rows_written_in_parts_are_what_they_are_at_once(tmp_path: Path, suffix:
         assert json.loads(whole) == {"a": columns["a"].tolist(), "b": list(range(10)), "name": "x"}
 
 
-def test_json_holds_null_where_a_number_is_none(tmp_path: Path) -> None:
+def test_json_holds_null_for_nan_and_infinity(tmp_path: Path) -> None:
     save_rows(tmp_path / "x.json", a=np.array([1.5, np.nan, np.inf]))
     assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail) == {"a": [1.5, None, None]}
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])
 @pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
-def test_nothing_is_left_and_nothing_is_lost_where_writing_ends_early(
+def test_an_error_while_writing_keeps_the_old_file_and_leaves_no_other(
     tmp_path: Path, suffix: str, error: type[BaseException]
 ) -> None:
     path = tmp_path / f"x{suffix}"
@@ -68,7 +68,7 @@ def test_nothing_is_left_and_nothing_is_lost_where_writing_ends_early(
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_rows_that_are_missing_are_not_made_up(tmp_path: Path, suffix: str) -> None:
+def test_missing_rows_are_an_error(tmp_path: Path, suffix: str) -> None:
     def write() -> None:
         with rows_file(tmp_path / f"x{suffix}", 10) as append:
             append(a=np.zeros((5, 2)))
@@ -78,7 +78,7 @@ def test_rows_that_are_missing_are_not_made_up(tmp_path: Path, suffix: str) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_no_image_is_not_drawn() -> None:
+def test_rows_that_are_not_images_are_not_drawn() -> None:
     with pytest.raises(InputError, match=r"a picture needs 1 or 3 channels, this model's data_shape is \(2, 8, 8\)"):
         check_picture((2, 8, 8))
     check_picture((3, 8, 8))
@@ -87,7 +87,7 @@ def test_what_is_no_image_is_not_drawn() -> None:
 def test_a_link_still_leads_to_the_file_that_was_written(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "x.txt")
-    with written_whole(tmp_path / "link.txt") as unfinished:
+    with replace_file(tmp_path / "link.txt") as unfinished:
         unfinished.write_text("text")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real" / "x.txt").read_text() == "text"

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 
-from edgevae import MANIFEST_FILE
+from edgevae import MANIFEST_FILE, check_graph
 from tests.conftest import REPOSITORY
 from tests.runtime.hostile import CORPUS
 from tests.runtime.hostile.case import OUTSIDE
@@ -85,3 +86,22 @@ def test_none_reads_outside_of_its_folder_or_starts_anything(outcomes: Outcomes)
 
 def test_no_message_writes_to_a_terminal_what_it_obeys(outcomes: Outcomes) -> None:
     assert [name for name, outcome in outcomes.items() if not outcome["message"].replace("\n", "").isprintable()] == []
+
+
+def test_a_graph_is_looked_at_in_one_session_and_in_two_more_where_sizes_are_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[object] = []
+    new_session = onnxruntime.InferenceSession
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        made.append(new_session(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", counted)
+    folder, counts = REPOSITORY / "models" / "mnist-mlp", {}
+    for name in ("encoder", "decoder", "reconstruct", "observation", "elbo"):
+        made.clear()
+        check_graph((folder / f"{name}.onnx").read_bytes(), name)
+        counts[name] = len(made)
+    assert counts == {"encoder": 1, "decoder": 1, "reconstruct": 1, "observation": 1, "elbo": 3}

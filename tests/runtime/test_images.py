@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
-from edgevae import InputError, images
-from edgevae.images import is_image_name, read_image, save_grid
+from edgevae import InputError
+from edgevae.images import is_image_name, read_image, read_image_header, save_grid
 from edgevae.train import DatasetError
-from edgevae.train.data.pictures import FORMATS, MAX_PIXELS, RESIZE_FILTER, open_folder
+from edgevae.train.data.sources import open_folder
 
 
 def test_a_grid_holds_every_image_enlarged_with_gaps_between(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_an_image_in_memory_is_read_as_one_in_a_file(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     np.testing.assert_array_equal(read_image(io.BytesIO(file.getvalue()), (1, 8, 8)), pixels[None])
-    with pytest.raises(InputError, match="it cannot be read as an image: "):
+    with pytest.raises(InputError, match=r"^the image cannot be read: it is damaged, or none of BMP, DIB"):
         read_image(io.BytesIO(b"text"), (1, 8, 8))
 
 
@@ -154,12 +156,6 @@ def test_a_file_that_unpacks_to_a_huge_image_is_refused_before_it_does(tmp_path:
         open_folder(tmp_path, (8, 8), grey=True, labels=False)
 
 
-def test_a_training_and_the_runtime_read_the_same_formats_in_the_same_way() -> None:
-    assert images._FORMATS == FORMATS
-    assert images._RESIZE_FILTER == RESIZE_FILTER
-    assert images._MAX_PIXELS == MAX_PIXELS
-
-
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
@@ -184,3 +180,57 @@ def test_a_jpeg_that_goes_over_its_picture_again_and_again_is_refused(tmp_path: 
     with pytest.raises(InputError, match=r"the image has 2\d\d scans, expected at most 100; save it again"):
         read_image(tmp_path / "x.jpg", (1, 4, 4))
     np.testing.assert_array_equal(read_image(io.BytesIO(good), (1, 4, 4)), np.full((1, 4, 4), 7, np.uint8))
+
+
+TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: np.swapaxes(pixels, 0, 1),
+    6: np.rot90,
+    7: lambda pixels: np.swapaxes(np.rot90(pixels, 2), 0, 1),
+    8: lambda pixels: np.rot90(pixels, -1),
+}
+"""How an upright picture is stored with each EXIF orientation."""
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [*((suffix, kind) for suffix in (".png", ".tiff") for kind in ("colour", "grey", "16 bit")), (".webp", "colour")],
+)
+def test_an_image_is_turned_as_its_exif_orientation_says(
+    tmp_path: Path, orientation: int, suffix: str, kind: str
+) -> None:
+    size = (6, 5)
+    channels, top = (3,) if kind == "colour" else (), 65536 if kind == "16 bit" else 256
+    pixels = np.random.default_rng(0).integers(0, top, (*size, *channels), np.uint16 if top > 256 else np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"x{suffix}"
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
+    Image.fromarray(np.ascontiguousarray(TURNS[orientation](pixels))).save(file, exif=exif, **options)
+    shape = (3 if kind == "colour" else 1, *size)
+    found = read_image(file, shape)
+    expected = pixels.reshape(*size, shape[0]).transpose(2, 0, 1)
+    np.testing.assert_array_equal(found, expected if top == 256 else expected / np.float32(65535))
+    header = read_image_header(file)
+    assert (header.height, header.width, header.is_grey, header.is_16_bit) == (*size, kind != "colour", top > 256)
+    rows = open_folder(tmp_path, None, grey=False, labels=False).rows
+    assert tuple(rows.shape) == (1, *shape)
+    np.testing.assert_array_equal(rows.stored.numpy()[0], found)
+    rows = open_folder(tmp_path, (5, 4), grey=False, labels=False).rows
+    np.testing.assert_array_equal(rows.stored.numpy()[0], read_image(file, (shape[0], 5, 4), resize=True))
+
+
+def test_no_message_shows_an_objects_address(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"text")
+    for file, says in (
+        (io.BytesIO(b"text"), "the image cannot be read: "),
+        (tmp_path / "x.png", str(tmp_path / "x.png")),
+    ):
+        for reader in (lambda file: read_image(file, (1, 8, 8)), read_image_header):
+            with pytest.raises(InputError, match=f"^{says}") as caught:
+                reader(file)
+            assert " at 0x" not in str(caught.value)

@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevae import BundleError, InputError, Manifest, ModelSpec, PreprocessingSpec, values_text
+from edgevae import BundleError, InputError, Manifest, ModelSpec, Preprocessing, values_text
 from edgevae.images import read_image
 from edgevae.inputs import Observations
-from edgevae.train import Preprocessing
-from edgevae.train.data.arrays import open_array
-from edgevae.train.data.pictures import open_folder
+from edgevae.train import Rows
+from edgevae.train.data.sources import open_array, open_folder
 
 REPOSITORY = Path(__file__).parents[2]
 BUNDLES = sorted(path.parent.name for path in (REPOSITORY / "models").glob("*/manifest.json"))
@@ -49,7 +48,7 @@ def test_preprocessing_and_class_names_survive_writing_and_reading() -> None:
     old = Manifest.decode(content)
     assert old.dataset is not None
     names = tuple("abcdefghij")
-    done = PreprocessingSpec(scale=(-1, 2.5), resize=(28, 28), grey=True)
+    done = Preprocessing(scale=(-1, 2.5), resize=(28, 28), grey=True)
     dataset = msgspec.structs.replace(old.dataset, class_names=names)
     new = msgspec.structs.replace(old, preprocessing=done, dataset=dataset)
     assert Manifest.decode(new.encode()) == new
@@ -62,7 +61,7 @@ def test_preprocessing_and_class_names_survive_writing_and_reading() -> None:
 @pytest.mark.parametrize("scale", [[1, 1], [2, 1], [0, 1e39], [1e9, 1e9 + 1], [0]])
 def test_a_scale_that_is_none_is_refused(scale: list[float]) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"scale": scale}, PreprocessingSpec)
+        msgspec.convert({"scale": scale}, Preprocessing)
 
 
 @pytest.mark.parametrize("scale", [(0.0, 16.0), (-1.0, 1.0), (0.1, 0.7), (1e6, 1e6 + 3)])
@@ -70,22 +69,22 @@ def test_a_scale_that_is_none_is_refused(scale: list[float]) -> None:
 def test_scaling_is_that_of_the_training_bit_for_bit(scale: tuple[float, float], dtype: type) -> None:
     values: NDArray[Any] = np.linspace(max(scale[0], 0), max(scale[1], 1), 120).astype(dtype).reshape(2, 60)
     model = ANY_RANGE
-    found = Observations(model, PreprocessingSpec(scale=scale)).scaled(values)
-    expected = Preprocessing(scale)(torch.from_numpy(values)).numpy()
+    found = Observations(model, Preprocessing(scale=scale)).scaled(values)
+    expected = Rows(torch.from_numpy(values), Preprocessing(scale))[:].numpy()
     np.testing.assert_array_equal(found, expected)
 
 
 def test_raw_values_are_those_of_which_a_scale_makes_what_was_given() -> None:
-    spec = PreprocessingSpec(scale=(-3.0, 22.5))
+    spec = Preprocessing(scale=(-3.0, 22.5))
     unit = np.linspace(0, 1, 999, dtype=np.float32)
     raw = spec.raw(unit)
     assert (raw.min(), raw.max()) == (-3, 22.5)
     np.testing.assert_allclose(spec.scaled(raw), unit, atol=2e-7)
-    np.testing.assert_array_equal(PreprocessingSpec().raw(unit), unit)
+    np.testing.assert_array_equal(Preprocessing().raw(unit), unit)
 
 
 def test_values_out_of_the_scale_are_refused_with_the_range() -> None:
-    spec = PreprocessingSpec(scale=(0.0, 16.0))
+    spec = Preprocessing(scale=(0.0, 16.0))
     for value in (-0.5, 17, np.inf):
         with pytest.raises(InputError, match=r"x must be in \[0, 16\], got .*; the model was fitted to values in"):
             Observations(IMAGES, spec).scaled(np.full((2, 60), value))
@@ -102,8 +101,8 @@ def test_integers_need_a_scale_where_values_must_lie_in_0_and_1() -> None:
     ones = np.ones((2, 60), np.int64)
     with pytest.raises(InputError, match="got dtype int64"):
         Observations(IMAGES, None).scaled(ones)
-    assert Observations(IMAGES, PreprocessingSpec(scale=(0, 1))).scaled(ones).max() == 1
-    assert Observations(IMAGES, PreprocessingSpec(scale=(0, 1))).scaled(ones.astype(bool)).max() == 1
+    assert Observations(IMAGES, Preprocessing(scale=(0, 1))).scaled(ones).max() == 1
+    assert Observations(IMAGES, Preprocessing(scale=(0, 1))).scaled(ones.astype(bool)).max() == 1
     assert Observations(ANY_RANGE, None).scaled(ones * 7).max() == 7
     assert Observations(ANY_RANGE, None).scaled(ones.astype(np.uint8)).max() == np.float32(1) / np.float32(255)
 
@@ -114,16 +113,16 @@ def test_uint8_are_numbers_where_the_model_was_fitted_to_numbers_without_a_scale
         np.save(tmp_path / "data.npy", stored)
         preprocessing = open_array(tmp_path / "data.npy", None, labels=False).rows.preprocessing
         assert preprocessing.divide_uint8 == divided
-        spec = PreprocessingSpec(divide_uint8=preprocessing.divide_uint8)
+        spec = Preprocessing(divide_uint8=preprocessing.divide_uint8)
         expected = numbers / np.float32(255) if divided else numbers.astype(np.float32)
         np.testing.assert_array_equal(Observations(ANY_RANGE, spec).scaled(numbers), expected)
-    assert PreprocessingSpec(divide_uint8=False).text == "uint8 are taken as numbers"
+    assert Preprocessing(divide_uint8=False).text == "uint8 are taken as numbers"
 
 
 def test_channels_may_be_last_where_they_were_in_training() -> None:
     x = np.random.default_rng(0).random((2, 4, 5, 3), dtype=np.float32)
     expected = np.moveaxis(x, -1, 1).reshape(2, 60)
-    spec = PreprocessingSpec(channels_last=True)
+    spec = Preprocessing(channels_last=True)
     np.testing.assert_array_equal(Observations(IMAGES, spec).scaled(x), expected)
     np.testing.assert_array_equal(Observations(IMAGES, spec).scaled(np.moveaxis(x, -1, 1)), expected)
     with pytest.raises(InputError, match=r"x must have shape .* got \(2, 4, 5, 3\)"):
@@ -146,12 +145,12 @@ def test_image_files_are_resized_as_in_training(tmp_path: Path, mode: str, grey:
 
 
 def test_what_is_done_is_said_in_words() -> None:
-    spec = PreprocessingSpec(scale=(0, 16), resize=(4, 5), grey=True, channels_last=True)
+    spec = Preprocessing(scale=(0, 16), resize=(4, 5), grey=True, channels_last=True)
     assert spec.text == (
         "values from 0 to 16 become 0 to 1, image files are made grey, image files are resized to 4 high, 5 wide, "
         "images may have their channels last"
     )
-    assert PreprocessingSpec().text == ""
+    assert Preprocessing().text == ""
     assert values_text(IMAGES, spec) == "numbers in [0, 16]"
     assert values_text(IMAGES, None) == "float in [0, 1] or uint8"
-    assert values_text(ANY_RANGE, PreprocessingSpec(grey=True)) == "float or uint8"
+    assert values_text(ANY_RANGE, Preprocessing(grey=True)) == "float or uint8"

@@ -137,10 +137,10 @@ def test_classes_that_nobody_could_import_are_not_named(write: Write) -> None:
 
     main = type("InTheProgram", (Encoder,), {"__module__": "__main__"})
     for encoder in (Local, main):
-        with pytest.raises(ConfigError, match=r"importable by name.*Put both on top of a module of their own"):
+        with pytest.raises(ConfigError, match=r"importable by name.*Define both at the top level of a module"):
             architecture_of(encoder, Decoder)
     first, second = module_of(write()), module_of(write())
-    with pytest.raises(ConfigError, match=r"must stand in one module.*import one of them in the other's module"):
+    with pytest.raises(ConfigError, match=r"must be in one module.*import one of them in the other's module"):
         architecture_of(first.Own, second.OwnDecoder)
     with pytest.raises(ConfigError, match="must be a subclass of AbstractEncoder"):
         architecture_of(first.OwnDecoder, first.Own)
@@ -158,7 +158,9 @@ def test_what_names_no_networks_is_refused_with_the_names_there_are(architecture
 
 @pytest.mark.parametrize("module", ["no_such_module", "no_such_package.networks", "edgevae.train.no_such_module"])
 def test_a_module_that_is_not_found_is_named_with_what_puts_it_on_the_path(module: str) -> None:
-    with pytest.raises(ConfigError, match=f"needs the module {module}, .* PYTHONPATH=FOLDER.* like vae-export"):
+    with pytest.raises(
+        ConfigError, match=f"needs the module {module}, .* neither in .* nor on its path; .*PYTHONPATH=FOLDER"
+    ):
         own(module)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgevae.train import ConfigError, Dataset, ModelConfig, Trainer, TrainingConfig, binarize, binarize_once
-from edgevae.train.step import Step
+from edgevae.train.trainer import Step
 
 GREY = torch.tensor([0.0, 0.2, 0.5, 0.51, 1.0])
 

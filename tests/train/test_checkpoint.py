@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgevae.train import Dataset, DatasetError, ModelConfig, RunError, Trainer, TrainingConfig
-from edgevae.train.checkpoint import Checkpoint, write_whole
+from edgevae.train.run import Checkpoint, write_whole
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def test_an_epoch_ends_with_the_images_that_it_began_with(digits: Dataset) -> No
 
 def test_a_checkpoint_of_another_model_is_refused(digits: Dataset) -> None:
     other = Trainer(ModelConfig((1, 8, 8), z_dim=5, hidden_dim=12), TrainingConfig(), CPU)
-    with pytest.raises(RunError, match="not one of a training like this"):
+    with pytest.raises(RunError, match="does not fit this training"):
         Trainer(MODEL, TrainingConfig(), CPU).restore(other.checkpoint())
 
 

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from edgevae.train import DataConfig, DatasetError, load_data
-from edgevae.train.data import values as _values
-from edgevae.train.data.arrays import open_array
-from edgevae.train.data.pictures import open_folder
+from edgevae.train.data import rows
+from edgevae.train.data.sources import open_array, open_folder
 
 X = np.zeros((20, 6, 5), np.float32)
 
@@ -43,7 +42,7 @@ def refused(path: Path, message: str, *, labels: bool = False, **options: object
 def test_the_first_row_that_is_no_number_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, at_once: int
 ) -> None:
-    monkeypatch.setattr(_values, "_VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(rows, "VALUES_AT_ONCE", at_once)
     x = X.astype(np.float64)
     x[17, 3, 2] = x[19, 0, 0] = value
     refused(save(tmp_path / "x.npy", x), r"x\.npy: row 17 \(counted from 0\) holds NaN, infinity, or a number")
@@ -79,9 +78,9 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "really.npz").write_bytes(whole.read_bytes())
     (tmp_path / "x.csv").write_text("1,2")
     np.savez(tmp_path / "other.npz", images=X)
-    refused(tmp_path / "short.npy", "cannot be read as an array of numbers")
-    refused(tmp_path / "text.npy", "cannot be read as an array of numbers")
-    refused(tmp_path / "text.npz", "cannot be read as an array of numbers")
+    refused(tmp_path / "short.npy", "cannot be read: .*; save it again")
+    refused(tmp_path / "text.npy", "cannot be read: it is no .npy or .npz file")
+    refused(tmp_path / "text.npz", "is no .npz archive")
     refused(tmp_path / "really.npz", "is a .npy array by its content")
     refused(tmp_path / "x.csv", "is of no known kind; expected .npy, .npz, IDX")
     refused(tmp_path / "none.npy", "is not there; give a file or a folder of images")
@@ -147,19 +146,19 @@ def test_files_that_are_no_images_or_damaged_are_named(tmp_path: Path) -> None:
     whole = (tmp_path / "x" / "5.png").read_bytes()
     for content in (b"text", whole[:20], whole[:700], whole[:600] + bytes(50) + whole[650:]):
         (tmp_path / "x" / "5.png").write_bytes(content)
-        refused(tmp_path / "x", r"5\.png cannot be read as an image: .*; replace it")
+        refused(tmp_path / "x", r"5\.png: the image cannot be read: ")
 
 
 @pytest.mark.parametrize(("mode", "message"), [("RGBA", "is transp"), ("LA", "is transparent"), ("F", "has mode F")])
 def test_images_whose_values_have_no_one_meaning_are_refused(tmp_path: Path, mode: str, message: str) -> None:
     Image.new(mode, (6, 5)).save(images(tmp_path / "x") / "5.tiff")
-    refused(tmp_path / "x", rf"5\.tiff {message}")
+    refused(tmp_path / "x", rf"5\.tiff: the image {message}")
 
 
 def test_files_of_several_images_and_deep_grey_among_colours_are_refused(tmp_path: Path) -> None:
     frames = [Image.new("L", (6, 5), grey) for grey in (0, 255)]
     frames[0].save(images(tmp_path / "x") / "5.gif", save_all=True, append_images=frames[1:])
-    refused(tmp_path / "x", r"5\.gif holds 2 images")
+    refused(tmp_path / "x", r"5\.gif: the file holds 2 images")
     Image.fromarray(np.zeros((5, 6), np.uint16)).save(images(tmp_path / "y") / "5.png")
     Image.new("RGB", (6, 5)).save(tmp_path / "y" / "6.png")
     refused(tmp_path / "y", r"5\.png is grey with 16 bits, and others have colours; give --grey")
@@ -214,7 +213,7 @@ def test_a_part_of_an_archive_that_is_no_array_is_refused(tmp_path: Path, name: 
     with zipfile.ZipFile(whole) as there, zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         for file in ("x.npy", "y.npy"):
             archive.writestr(file, b"no array" if file == f"{name}.npy" else there.read(file))
-    with pytest.raises(DatasetError, match="one of its files is no array; save it again"):
+    with pytest.raises(DatasetError, match=rf"cannot be read: '{name}\.npy' is no array"):
         open_array(tmp_path / "x.npz", None, labels=True)
 
 
@@ -222,12 +221,12 @@ def test_a_part_of_an_archive_that_is_no_array_is_refused(tmp_path: Path, name: 
 def test_a_header_that_no_reader_expects_is_refused(tmp_path: Path, header: str) -> None:
     text = header.encode().ljust(4000) + b"\n"
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(12))
-    with pytest.raises(DatasetError, match="cannot be read as an array of numbers"):
+    with pytest.raises(DatasetError, match=r"cannot be read: .*; save it again"):
         open_array(tmp_path / "x.npy", None, labels=False)
 
 
 def test_a_program_among_images_is_refused(tmp_path: Path) -> None:
-    for name, message in (("a.png", "cannot be read as an image"), ("a.eps", "is no image by its name")):
+    for name, message in (("a.png", "the image cannot be read"), ("a.eps", "is no image by its name")):
         folder = tmp_path / name.replace(".", "-")
         folder.mkdir()
         (folder / name).write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")

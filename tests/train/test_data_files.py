@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from edgevae.train import DataConfig, Rows, load_data
-from edgevae.train.data.source import Source
-from edgevae.train.images import Images
+from edgevae.train import DataConfig, Images, Rows, load_data
+from edgevae.train.data.loading import open_source
+from edgevae.train.data.sources import Source
 
 RNG = np.random.default_rng(0)
 
@@ -24,10 +24,8 @@ def whole(config: DataConfig) -> torch.Tensor:
 
 
 def opened(config: DataConfig, *, labels: bool = False) -> Source:
-    from edgevae.train.data.loading import _opened
-
     assert config.data is not None
-    return _opened(config.data, config, labels)
+    return open_source(config.data, config, labels)
 
 
 def save_idx(path: Path, array: np.ndarray) -> None:

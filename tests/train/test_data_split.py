@@ -13,13 +13,13 @@ from edgevae.train import (
     ConfigError,
     DataConfig,
     DatasetError,
+    Images,
     ModelConfig,
     Trainer,
     TrainingConfig,
     load_data,
     load_dataset,
 )
-from edgevae.train.images import Images
 
 
 def numbered(path: Path, count: int, first: int = 0) -> Path:

@@ -17,6 +17,7 @@ from edgevae.train import (
     DataConfig,
     DatasetError,
     DatasetInfo,
+    Images,
     ModelConfig,
     Preprocessing,
     RunConfig,
@@ -26,8 +27,7 @@ from edgevae.train import (
     run_config,
     standardisation_of,
 )
-from edgevae.train.data import values as _values
-from edgevae.train.images import Images
+from edgevae.train.data import rows
 
 
 def opened(path: Path, array: np.ndarray, scale: tuple[float, float] | None = None) -> Images:
@@ -70,7 +70,7 @@ def test_values_in_range_are_taken(tmp_path: Path, array: np.ndarray, scale: tup
 
 
 def test_a_value_out_of_range_is_named_by_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_values, "_VALUES_AT_ONCE", 6)
+    monkeypatch.setattr(rows, "VALUES_AT_ONCE", 6)
     table = np.full((90, 2), 0.5, np.float32)
     table[77, 1] = 1.5
     with pytest.raises(DatasetError, match=r"values from 0\.5 to 1\.5, first in row 77 \(counted from 0\)"):
@@ -80,7 +80,7 @@ def test_a_value_out_of_range_is_named_by_its_row(tmp_path: Path, monkeypatch: p
 
 
 def test_tensors_are_looked_through_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_values, "_VALUES_AT_ONCE", 6)
+    monkeypatch.setattr(rows, "VALUES_AT_ONCE", 6)
     images = torch.zeros(10, 3)
     check_range(images, True)
     images[8, 1], images[1, 1] = 1.5, -0.5
@@ -92,7 +92,7 @@ def test_tensors_are_looked_through_too(monkeypatch: pytest.MonkeyPatch) -> None
 def test_mean_and_scale_are_those_of_numpy_however_the_data_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(_values, "_VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(rows, "VALUES_AT_ONCE", at_once)
     table = np.random.default_rng(0).normal([1e4, 0, -3], [1, 1e-3, 50], (101, 3)).astype(np.float32)
     images = opened(tmp_path / "x.npy", table)
     kept = images[:].numpy().astype(np.float64)

@@ -98,9 +98,9 @@ def test_files_without_images_are_refused(tmp_path: Path, array: np.ndarray) -> 
         load_dataset("mnist", tmp_path)
 
 
-@pytest.mark.skipif(REAL_MNIST is None, reason="EDGEVAE_DATA names no folder with MNIST's IDX files")
+@pytest.mark.skipif(REAL_MNIST is None, reason="EDGEVAE_DATA names no folder with mnist/")
 def test_the_real_mnist_is_known_and_taken_for_no_other_set() -> None:
-    folder = Path(str(REAL_MNIST))
+    folder = Path(str(REAL_MNIST), "mnist")
     mnist = load_dataset("mnist", folder)
     assert mnist.train.shape == (60000, 1, 28, 28)
     assert mnist.test.shape == (10000, 1, 28, 28)

@@ -13,10 +13,23 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.nn.module import PyroModule, PyroParam
 from torch.distributions.constraints import positive
 
-from edgevae.train import VAE, ConfigError, Dataset, DatasetError, LabelError, elbo_of_each, elbo_terms, objective_of
-from edgevae.train.elbo import evaluate_each, evaluating
-from edgevae.train.evaluation import Evaluation, evaluate
-from edgevae.train.importance import importance_weighted_bound
+from edgevae.train import (
+    VAE,
+    ConfigError,
+    Dataset,
+    DatasetError,
+    Evaluation,
+    LabelError,
+    TrainingConfig,
+    collapse_advice,
+    elbo_of_each,
+    elbo_terms,
+    evaluate,
+    evaluating,
+    importance_weighted_bound,
+    objective_of,
+)
+from edgevae.train.elbo import evaluate_each
 from tests.train.models import LATENTS, SMALL, spread
 
 
@@ -160,3 +173,55 @@ def test_an_evaluation_with_the_bound_says_its_particles(digits: Dataset, vae: V
     assert found.iw_bound_nats == pytest.approx(float(expected), rel=1e-12)
     assert found.iw_particles == 20
     assert found == Evaluation(**dataclasses.asdict(found))
+
+
+def evaluation_of(active_units: int, units: int, **choices: Any) -> Evaluation:
+    numbers = {"elbo_nats": -100.0, "reconstruction_nats": -90.0, "kl_nats": 10.0, "num_images": 100}
+    kl = (1.0,) * active_units + (0.0,) * (units - active_units)
+    return Evaluation(**(numbers | {"num_particles": 10} | choices), kl_per_dim_nats=kl, active_units=active_units)
+
+
+def test_a_collapsed_posterior_is_named_with_what_to_try() -> None:
+    training = TrainingConfig(epochs=40)
+    assert collapse_advice(evaluation_of(2, 10), training) == (
+        "2 of 10 latent units are active: the posterior has collapsed onto the prior for the others; try more epochs, "
+        "a smaller --batch-size, --beta-warmup 20, --free-bits 0.1 (normal latent only) or a smaller --z-dims if the "
+        "data need no more"
+    )
+    assert (collapse_advice(evaluation_of(0, 10), training) or "").startswith(
+        "0 of 10 latent units are active: the posterior has collapsed onto the prior; try more epochs, "
+    )
+    uninformative = collapse_advice(evaluation_of(5, 10, kl_nats=0.2), training) or ""
+    assert uninformative.startswith("5 of 10 latent units are active, and the KL is only 0.20 nats: the posterior has")
+
+
+@pytest.mark.parametrize(("active", "units"), [(1, 2), (3, 10), (4, 16), (8, 50), (11, 50), (50, 50)])
+def test_units_that_the_data_do_not_need_are_no_collapse(active: int, units: int) -> None:
+    assert collapse_advice(evaluation_of(active, units), TrainingConfig()) is None
+
+
+def test_a_single_image_cannot_tell_a_collapse(digits: Dataset, vae: VAE) -> None:
+    found = evaluate(vae, digits.test[:1])
+    assert found.active_units == 0
+    assert collapse_advice(found, TrainingConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("choices", "left_out"),
+    [
+        ({"beta_warmup": 5}, "--beta-warmup"),
+        ({"free_bits": 0.5}, "--free-bits"),
+        ({"jit": True}, "--beta-warmup"),
+        ({"jit": True}, "--free-bits"),
+    ],
+)
+def test_what_the_training_did_or_cannot_do_is_not_advised(choices: dict[str, Any], left_out: str) -> None:
+    collapsed = evaluation_of(0, 10)
+    assert left_out in (collapse_advice(collapsed, TrainingConfig()) or "")
+    assert left_out not in (collapse_advice(collapsed, TrainingConfig(**choices)) or left_out)
+
+
+def test_a_large_beta_is_advised_against() -> None:
+    collapsed = evaluation_of(0, 10)
+    assert "--beta 1" in (collapse_advice(collapsed, TrainingConfig(beta=4.0)) or "")
+    assert "--beta 1" not in (collapse_advice(collapsed, TrainingConfig()) or "")

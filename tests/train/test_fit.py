@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from edgevae.train import (
+    CollapseWarning,
     ConfigError,
     Dataset,
+    DatasetError,
     EpochMetrics,
     LabelError,
+    ModelConfig,
     Observer,
     Run,
     RunError,
     TrainingConfig,
     binarize_once,
+    check_training,
     elbo_of_each,
     evaluate,
     fit,
@@ -28,10 +34,7 @@ from edgevae.train import (
     load_run,
     model_for,
 )
-from edgevae.train import (
-    final as _final,
-)
-from edgevae.train.runs.reading import read_runs
+from edgevae.train.runs import read_runs
 
 
 def fit_small(
@@ -188,19 +191,18 @@ def test_an_interrupted_run_says_the_elbo_of_the_weights_that_it_has(tmp_path: P
     assert best is not run.metrics[-1], "the test needs a training that gets worse"
     assert run.test_elbo == (best.test_elbo_nats, 1)
     (summary,) = read_runs(tmp_path / "run")
-    assert summary.test_elbo_nats == best.test_elbo_nats
+    assert summary.test_elbo[0] == best.test_elbo_nats
     assert summary.validation_elbo_nats == best.validation_elbo_nats
 
 
-def test_the_evaluation_says_which_images_there_were(
-    tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_the_evaluation_of_a_large_training_set_takes_its_first_images_and_says_so(
+    tmp_path: Path, digits: Dataset
 ) -> None:
-    monkeypatch.setattr(_final, "_NUM_TRAINING", 500)
-    training = TrainingConfig(epochs=1, binarize="threshold")
-    found = fit_small(tmp_path / "run", digits, training).evaluations
+    dataset = Dataset("digits", digits.train.repeat(8, 1, 1, 1), digits.test)
+    found = fit_small(tmp_path / "run", dataset, TrainingConfig(epochs=1, binarize="threshold")).evaluations
     assert {name: (each.num_images, each.num_in_set) for name, each in found.items()} == {
         "test": (360, 0),
-        "train": (500, 1437),
+        "train": (10_000, 8 * 1437),
     }
     assert {each.binarize for each in found.values()} == {"threshold"}
 
@@ -214,11 +216,58 @@ def test_a_plateau_lowers_the_learning_rate(tmp_path: Path, digits: Dataset) -> 
     assert all(later in (rate, rate / 2) for rate, later in itertools.pairwise(rates))
 
 
-def test_what_goes_by_validation_needs_validation_images(tmp_path: Path, digits: Dataset) -> None:
-    for training in (TrainingConfig(patience=1), TrainingConfig(schedule="plateau")):
-        with pytest.raises(ConfigError, match="goes by the validation ELBO; set validation images aside"):
-            fit_small(tmp_path / "run", digits, training)
+@pytest.mark.parametrize(
+    ("model", "training", "message"),
+    [
+        ({}, {"patience": 5}, "patience 5 needs a validation ELBO; set validation images aside"),
+        ({}, {"schedule": "plateau"}, "schedule plateau needs a validation ELBO"),
+        ({"latent": "mixture"}, {"jit": True}, "jit does not go with latent mixture"),
+        ({"latent": "mixture"}, {"free_bits": 0.1}, "free_bits go with latent normal"),
+        ({"latent": "hierarchical", "upper_dims": (2,)}, {"free_bits": 0.1}, "free_bits go with latent normal"),
+    ],
+)
+def test_what_training_refuses_the_check_refuses_too(
+    tmp_path: Path, digits: Dataset, model: dict[str, Any], training: dict[str, Any], message: str
+) -> None:
+    config = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8, **model)
+    for function in (check_training, fit):
+        with pytest.raises(ConfigError, match=message):
+            function(digits, tmp_path / "run", config, TrainingConfig(**training))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_check_looks_at_the_data_and_at_the_run_that_is_there(tmp_path: Path, digits: Dataset) -> None:
+    model, training, out = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8), TrainingConfig(epochs=1), tmp_path / "run"
+    with pytest.raises(DatasetError, match=r"images must be in \[0, 1\]"):
+        check_training(Dataset("grey", 255 * digits.train, digits.test), out, model, training)
+    with pytest.raises(LabelError, match="made for labels y"):
+        check_training(digits, out, ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8, num_classes=10), training)
+    check_training(digits, out, model, training)
+    assert not out.exists()
+    before = fit(digits, out, model, training, report=False)
+    with pytest.raises(RunError, match="already holds a run"):
+        check_training(digits, out, model, training)
+    with pytest.raises(RunError, match="was begun with seed 0, got 1"):
+        check_training(digits, out, model, TrainingConfig(epochs=2, seed=1), resume=True)
+    check_training(digits, out, model, TrainingConfig(epochs=2), resume=True)
+    check_training(digits, out, model, training, overwrite=True)
+    assert_same_weights(load_run(out), before)
+
+
+def test_a_posterior_that_has_collapsed_is_a_warning(tmp_path: Path, digits: Dataset) -> None:
+    model = ModelConfig((1, 8, 8), z_dim=10, hidden_dim=8)
+    with pytest.warns(CollapseWarning, match=r"^0 of 10 latent units are active.* try ") as warned:
+        fit(digits, tmp_path / "run", model, TrainingConfig(epochs=1, beta=50), report=False)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+
+
+def test_a_posterior_that_has_not_collapsed_is_no_warning(tmp_path: Path, digits: Dataset) -> None:
+    model, training = ModelConfig((1, 8, 8), z_dim=3), TrainingConfig(epochs=10, batch_size=32, free_bits=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        run = fit(digits, tmp_path / "run", model, training, report=False)
+    assert run.evaluations["test"].active_units == 3
 
 
 def test_observers_are_told_the_beginning_the_steps_the_epochs_and_the_end(tmp_path: Path, digits: Dataset) -> None:

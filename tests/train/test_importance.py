@@ -10,9 +10,8 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO
 
-from edgevae.train import VAE, Dataset, ModelConfig, elbo_of_each, elbo_terms, importance
-from edgevae.train.elbo import evaluating
-from edgevae.train.importance import importance_weighted_bound
+from edgevae.train import VAE, Dataset, ModelConfig, elbo_of_each, elbo_terms
+from edgevae.train.elbo import VALUES_AT_ONCE, evaluating, importance_weighted_bound
 from edgevae.train.networks import AbstractDecoder, AbstractEncoder
 from tests.train.models import LATENTS, SMALL, spread
 
@@ -68,7 +67,7 @@ def test_what_fits_into_memory_does_not_change_the_bound(
         rows.append(len(z))
         return outputs_at(z, y)
 
-    monkeypatch.setitem(importance._VALUES_AT_ONCE, "cpu", 30 * 64)
+    monkeypatch.setitem(VALUES_AT_ONCE, "cpu", 30 * 64)
     monkeypatch.setattr(vae.decoder, "outputs_at", counted)
     parts = importance_weighted_bound(vae, x, None, particles * 100)
     assert sum(rows) == 40 * particles * 100

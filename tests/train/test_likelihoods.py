@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from edgevae.train import LIKELIHOODS, ConfigError, ModelConfig
+from edgevae.train.distributions import BernoulliOfLogits
 from edgevae.train.likelihoods import Categorical, ContinuousBernoulli, Normal
-from edgevae.train.likelihoods.bernoulli import BernoulliOfLogits
 
 
 def outputs(num_outputs: int, data_dim: int = 6) -> Tensor:

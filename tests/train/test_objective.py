@@ -20,7 +20,7 @@ from edgevae.train import (
     evaluate_elbo,
     objective_of,
 )
-from edgevae.train.objective import ScaleLatent, beta_at
+from edgevae.train.objective import ScaleLatent
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=24)
 
@@ -73,11 +73,6 @@ def test_kl_falls_and_the_reconstruction_loss_rises_with_beta(digits: Dataset) -
         reconstruction.append(float(-terms.log_px_z.mean()))
     assert kl == sorted(kl, reverse=True)
     assert reconstruction == sorted(reconstruction)
-
-
-def test_the_warm_up_rises_in_equal_steps_and_starts_above_zero() -> None:
-    assert [beta_at(epoch, 2.0, 4) for epoch in range(1, 7)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
-    assert beta_at(1, 2.0, 0) == 2.0
 
 
 def test_the_reported_test_elbo_is_unweighted(digits: Dataset) -> None:

@@ -35,13 +35,11 @@ from edgevae.train import (
     fit,
     load_run,
 )
-from edgevae.train.checkpoint import Checkpoint
 from edgevae.train.cli import main
 from edgevae.train.errors import FirstFailedError, ProcessError
-from edgevae.train.processes import ALONE, Processes
+from edgevae.train.processes import SINGLE, JoinedProcesses, Processes, joined
 from edgevae.train.run_writer import RunWriter
-from edgevae.train.step import Step
-from edgevae.train.torchrun import joined
+from edgevae.train.trainer import Step
 
 CPU = torch.device("cpu")
 MODEL = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8)
@@ -110,7 +108,7 @@ def step_of(
         step = Step(vae, training, processes)
         own, labels = processes.shard(x), None if y is None else processes.shard(y)
         step(own, labels, batch_size=len(x))
-        step._optimizer.register_step_pre_hook(
+        step.optimizer.register_step_pre_hook(
             lambda *_: gradients.extend(parameter.grad.clone() for parameter in vae.parameters())  # type: ignore[union-attr]  # after a step each has one
         )
         loss = step(own, labels, batch_size=len(x))
@@ -170,7 +168,7 @@ def test_free_bits_go_by_the_kl_of_the_whole_batch(digits: Dataset) -> None:
 @pytest.mark.parametrize("size", [7, 10])
 def test_the_parts_of_a_batch_do_not_overlap_and_are_all_of_it(world_size: int, size: int) -> None:
     batch = torch.randperm(100)[:size]
-    parts = [Processes(rank, world_size).shard(batch) for rank in range(world_size)]
+    parts = [JoinedProcesses(rank, world_size).shard(batch) for rank in range(world_size)]
     assert sorted(torch.cat(parts).tolist()) == sorted(batch.tolist())
     assert {len(part) for part in parts} <= {size // world_size, -(-size // world_size)}
 
@@ -287,17 +285,11 @@ def test_a_run_goes_on_with_as_many_processes_as_it_began_with(tmp_path: Path, d
     with pytest.raises(
         RunError, match=r"begun with 2 processes, got 1; go on with .* --nproc-per-node 2 -m train --re"
     ):
-        fitted(ALONE, digits, tmp_path / "run", training, resume=True)
-    fitted(ALONE, digits, tmp_path / "other", training)
+        fitted(SINGLE, digits, tmp_path / "run", training, resume=True)
+    fitted(SINGLE, digits, tmp_path / "other", training)
     for error in together(resumed, digits, tmp_path / "other", training):
         assert isinstance(error, RunError)
         assert "begun with 1 process, got 2" in str(error)
-
-
-def test_the_checkpoint_of_a_run_from_before_there_were_several_processes_is_one_processs(digits: Dataset) -> None:
-    checkpoint = Trainer(MODEL, TrainingConfig(), CPU).checkpoint()
-    notes = {name: value for name, value in checkpoint.notes.items() if name != "processes"}
-    Trainer(MODEL, TrainingConfig(), CPU).restore(Checkpoint(checkpoint.tensors, notes))
 
 
 def diverging(processes: Processes, images: Tensor) -> None:
@@ -346,7 +338,7 @@ def unused_weights(processes: Processes) -> tuple[list[Tensor], bool]:
         loss: Tensor = network.used(x).square().sum()
         return loss
 
-    loss = processes.shared(network, loss_of)
+    loss = processes.summing_gradients(network, loss_of)
     x = torch.arange(12.0).reshape(4, 3) / 10
     for _ in range(3):
         for parameter in network.parameters():
@@ -357,7 +349,7 @@ def unused_weights(processes: Processes) -> tuple[list[Tensor], bool]:
 
 
 def test_a_network_may_have_weights_that_it_does_not_use() -> None:
-    expected, _ = unused_weights(ALONE)
+    expected, _ = unused_weights(SINGLE)
     for found, moved in together(unused_weights):
         torch.testing.assert_close(found, expected)
         assert not moved
@@ -367,7 +359,7 @@ def buffers_after(processes: Processes) -> Tensor:
     layer = nn.BatchNorm1d(2)
     network = nn.Sequential(nn.Linear(3, 2), layer)
     x = torch.arange(24.0).reshape(8, 3) + processes.rank
-    loss = processes.shared(network, lambda rows: network(rows).square().sum())
+    loss = processes.summing_gradients(network, lambda rows: network(rows).square().sum())
     for _ in range(2):
         processes.backward(loss(x))
     network.eval()
@@ -390,7 +382,7 @@ def agreeing(processes: Processes) -> list[Any]:
         processes.any(mine),
         processes.any(False),
         processes.from_first(lambda: ("from", processes.rank)),
-        processes.first_ahead(lambda: processes.rank),
+        processes.first_then_others(lambda: processes.rank),
         [int(each) for each in processes.gather(torch.tensor(processes.rank))],
         processes.mean(torch.full((2 + processes.rank, 1), float(processes.rank))).tolist(),
     ]
@@ -401,8 +393,8 @@ def test_what_processes_agree_on() -> None:
     assert first[:4] == second[:4] == [[False, True, False, True], True, False, ("from", 0)]
     assert (first[4], second[4]) == (0, 1)
     assert first[5:] == second[5:] == [[0, 1], [pytest.approx(3 / 5)]]
-    assert agreeing(ALONE) == [[False] * 4, False, False, ("from", 0), 0, [0], [0.0]]
-    assert ALONE.any_before(True)
+    assert agreeing(SINGLE) == [[False] * 4, False, False, ("from", 0), 0, [0], [0.0]]
+    assert SINGLE.any_before(True)
 
 
 def failing(processes: Processes) -> None:
@@ -464,10 +456,10 @@ def test_an_environment_that_is_not_torchruns_is_refused(
 def test_a_single_process_is_alone_with_and_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined() as processes:
-        assert (processes.is_alone, processes.rank, processes.world_size) == (True, 0, 1)
+        assert (type(processes), processes.rank, processes.world_size) == (Processes, 0, 1)
     monkeypatch.setenv("WORLD_SIZE", "1")
     with joined() as processes:
-        assert processes.is_alone
+        assert type(processes) is Processes
 
 
 def commanded(rank: int, out: Path, *options: str) -> tuple[int, str]:

@@ -29,7 +29,7 @@ from edgevae.train import (
     newest_run,
     run_config,
 )
-from edgevae.train.checkpoint import Checkpoint
+from edgevae.train.run import Checkpoint
 
 SAMPLES = torch.rand(300, 1, 8, 8)
 
@@ -83,9 +83,9 @@ def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path, config: RunCon
 
 def test_a_run_without_a_checkpoint_cannot_go_on(tmp_path: Path, config: RunConfig) -> None:
     write(tmp_path / "run", config)
-    (tmp_path / "run" / "checkpoint.safetensors").unlink()  # as runs were before there were checkpoints
+    (tmp_path / "run" / "checkpoint.safetensors").unlink()
     assert len(load_run(tmp_path / "run").metrics) == 2
-    with pytest.raises(RunError, match="left no checkpoint to go on from; choose another --out"):
+    with pytest.raises(RunError, match="without a checkpoint to go on from; choose another --out"):
         RunWriter(tmp_path / "run", config, SAMPLES, resume=True)
 
 
@@ -240,5 +240,5 @@ def test_a_run_goes_on_after_its_last_whole_epoch(tmp_path: Path, config: RunCon
 
 def test_a_run_without_a_whole_epoch_says_how_to_get_one(tmp_path: Path, config: RunConfig) -> None:
     RunWriter(tmp_path / "run", config, SAMPLES).save_checkpoint(moment(VAE(config.model), 0))
-    with pytest.raises(RunError, match="has not come to the end of an epoch; go on with it by --resume"):
+    with pytest.raises(RunError, match="has not completed an epoch; go on with it by --resume"):
         load_run(tmp_path / "run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgevae.train import ConfigError, TrainingConfig
-from edgevae.train.schedule import best_epoch, halvings_after, is_enough, learning_rate_at
+from edgevae.train.schedule import best_epoch, beta_at, halvings_after, is_finished, learning_rate_at
 
 
 def test_a_constant_rate_stays() -> None:
@@ -35,10 +35,15 @@ def test_a_plateau_halves_the_rate_each_time_that_nothing_becomes_better() -> No
 
 def test_a_training_ends_when_its_patience_does() -> None:
     config = TrainingConfig(patience=2)
-    assert not is_enough(config, [])
-    assert not is_enough(config, [-3.0, -2.0, -2.5])
-    assert is_enough(config, [-3.0, -2.0, -2.5, -2.0])  # as good as before is not better
-    assert not is_enough(TrainingConfig(), [-1.0] * 99)
+    assert not is_finished(config, [])
+    assert not is_finished(config, [-3.0, -2.0, -2.5])
+    assert is_finished(config, [-3.0, -2.0, -2.5, -2.0])  # as good as before is not better
+    assert not is_finished(TrainingConfig(), [-1.0] * 99)
+
+
+def test_the_warm_up_rises_in_equal_steps_and_starts_above_zero() -> None:
+    assert [beta_at(epoch, 2.0, 4) for epoch in range(1, 7)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert beta_at(1, 2.0, 0) == 2.0
 
 
 def test_the_best_epoch_is_the_first_of_equals() -> None:

@@ -15,9 +15,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig, Precision, TrainingConfig
-from edgevae.train.batches import batches
 from edgevae.train.objective import DeviceELBO, ScaleLatent
-from edgevae.train.step import Step
+from edgevae.train.trainer import Step, rows_on
 
 CHOICES: list[dict[str, Any]] = [
     *({"likelihood": name} for name in LIKELIHOODS),
@@ -176,13 +175,11 @@ def test_a_step_on_a_gpu_mixes_no_devices_and_waits_for_nothing(
 
 
 @pytest.mark.parametrize("labels", [None, torch.arange(7)])
-def test_batches_come_in_order_with_their_labels_and_on_the_device(labels: Tensor | None) -> None:
-    images, order = torch.arange(7.0).reshape(7, 1), torch.tensor([3, 1, 6, 0, 2, 5, 4])
-    found = list(batches(images, labels, order, 3, torch.device("cpu")))
-    assert [x.flatten().tolist() for x, _ in found] == [[3, 1, 6], [0, 2, 5], [4]]
-    assert [y if y is None else y.tolist() for _, y in found] == (
-        [None] * 3 if labels is None else [[3, 1, 6], [0, 2, 5], [4]]
-    )
-    for x, y in batches(images, labels, order, 3, torch.device("meta")):
-        assert x.device.type == "meta"
-        assert y is None or y.device.type == "meta"
+def test_rows_come_with_their_labels_and_on_the_device(labels: Tensor | None) -> None:
+    images, indices = torch.arange(7.0).reshape(7, 1), torch.tensor([3, 1, 6])
+    x, y = rows_on(torch.device("cpu"), images, labels, indices)
+    assert x.flatten().tolist() == [3, 1, 6]
+    assert y is None if labels is None else y is not None and y.tolist() == [3, 1, 6]
+    x, y = rows_on(torch.device("meta"), images, labels, indices)
+    assert x.device.type == "meta"
+    assert y is None or y.device.type == "meta"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgevae.train import load_run
-from edgevae.train.checkpoint import Checkpoint
+from edgevae.train.run import Checkpoint
 from tests.train.same_run import assert_same_run
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -28,7 +28,7 @@ from edgevae.train import (
     load_dataset,
     objective_of,
 )
-from edgevae.train.step import Step
+from edgevae.train.trainer import Step
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
 CPU = torch.device("cpu")
@@ -206,16 +206,16 @@ def test_a_model_that_forgets_to_event_is_caught_where_batch_and_feature_sizes_a
 def test_the_first_step_is_validated_by_pyro_and_the_others_are_not(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = trainer()
     seen: list[bool] = []
-    differentiable_loss: Any = each._step._differentiable_loss
+    sample_joint = VAE.sample_joint
 
-    def watched(*arguments: Any) -> Any:
-        seen.append(is_validation_enabled())
-        return differentiable_loss(*arguments)
+    def watched(vae: VAE, *arguments: Any) -> Any:
+        if vae.training:
+            seen.append(is_validation_enabled())
+        return sample_joint(vae, *arguments)
 
-    monkeypatch.setattr(each._step, "_differentiable_loss", watched)
-    each.fit_epoch(digits.train[:300])
+    monkeypatch.setattr(VAE, "sample_joint", watched)
+    trainer().fit_epoch(digits.train[:300])
     assert seen == [True, False, False]
 
 
@@ -278,7 +278,7 @@ def test_bfloat16_is_refused_where_the_processor_has_no_quick_instructions_for_i
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     config = TrainingConfig(batch_size=1000, precision="bf16")
     if refused:
-        with pytest.raises(DeviceError, match="this CPU has no quick instructions for it"):
+        with pytest.raises(DeviceError, match="this CPU has no fast bfloat16 instructions"):
             Trainer(MODEL, config, CPU)
         return
     quick, plain = Trainer(MODEL, config, CPU), Trainer(MODEL, TrainingConfig(batch_size=1000), CPU)

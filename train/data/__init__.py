@@ -1,19 +1,17 @@
 """Where the observations come from: known data sets, and files of one's own."""
 
-from .config import DataConfig
-from .dataset import Dataset
-from .digest import digest_of
-from .known import DATASET_NAMES, DatasetName, load_dataset
-from .loading import load_data
-from .preprocessing import Preprocessing
-from .rows import Rows
-from .values import check_range, standardisation_of
+from edgevae import Preprocessing
+
+from .datasets import DATASET_NAMES, Dataset, DatasetName, digest_of, load_dataset
+from .loading import DataConfig, load_data
+from .rows import Images, Rows, check_range, standardisation_of
 
 __all__ = [
     "DATASET_NAMES",
     "DataConfig",
     "Dataset",
     "DatasetName",
+    "Images",
     "Preprocessing",
     "Rows",
     "check_range",

@@ -1,4 +1,4 @@
-"""From a choice of data to observations, split into those to train, to watch and to test with."""
+"""Which data to train with, and how they are split into rows to train, to watch and to test with."""
 
 from __future__ import annotations
 
@@ -8,18 +8,78 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import DatasetError
-from ..images import Images
-from .arrays import is_array_name, open_array
-from .config import DataConfig
-from .dataset import Dataset
-from .known import DatasetName, load_dataset
-from .pictures import open_folder
-from .rows import Rows
-from .source import Source
-from .split import split
+from edgevae import Preprocessing
+
+from ..config import MAX_SEED
+from ..errors import ConfigError, DatasetError
+from .datasets import DATASET_NAMES, Dataset, DatasetName, load_dataset
+from .rows import Images, Rows
+from .sources import Source, is_array_name, open_array, open_folder
 
 _SUFFIXES = (".gz", ".npy", ".npz")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which data to train, to watch and to test with: a known set or files of one's own.
+
+    Args:
+        dataset: A known set; its published test images are its test set. Give this or `data`.
+        data_dir: Folder with the known set's files; without it they are looked for in `data/`, and downloaded to it.
+        data: Own data: `.npy`, `.npz` with `x` (and labels in `y`), IDX, or a folder of images (of class folders with
+            images, for labels). Arrays are rows `(n, features)` or images `(n, h, w)`, `(n, h, w, 1 or 3)` or
+            `(n, 1 or 3, h, w)`. A `.npy` file is not read into memory, but mapped; its labels are in
+            `<name>-labels.npy` beside it, those of IDX in a file beside it that is named as MNIST's.
+        test_data: Own data to test with, of the same shape; without it a part of `data` is kept for that.
+        validation_data: Own data to watch the training with, of the same shape.
+        test_fraction: Part of `data` to test with, where there is no `test_data`; above 0 and below 1, at least 1 row.
+        validation_fraction: Part of `data`, or of a known set's training images, to watch with; 0 for none.
+        split_seed: Seed of the draw which rows these are, 0 to 2**32 - 1; not the training's, so that trainings with
+            several seeds have the same test set. Rows stay in their order.
+        scale: `(low, high)`: the values of an own array that become 0 and 1, those between in proportion. Without it
+            uint8 is divided by 255, and other numbers are taken as they are.
+        resize: `(height, width)` that own image files get, after `grey`; without it they must have one size.
+        grey: Make own image files in colour grey.
+
+    Raises:
+        ConfigError: Options do not go together, or are out of their range.
+    """
+
+    dataset: DatasetName | None = None
+    data_dir: Path | None = None
+    data: Path | None = None
+    test_data: Path | None = None
+    validation_data: Path | None = None
+    test_fraction: float = 0.1
+    validation_fraction: float = 0.0
+    split_seed: int = 0
+    scale: tuple[float, float] | None = None
+    resize: tuple[int, int] | None = None
+    grey: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.dataset is None) == (self.data is None):
+            got = "neither" if self.dataset is None else "both"
+            raise ConfigError(f"data come from dataset, a known set, or from data, a path; got {got}, give one of them")
+        if self.dataset is not None and self.dataset not in DATASET_NAMES:
+            raise ConfigError(f"dataset must be one of {', '.join(DATASET_NAMES)}, got {self.dataset!r}")
+        own = ("test_data", "validation_data", "scale", "resize", "grey")
+        if self.dataset is not None and (wrong := [name for name in own if getattr(self, name)]):
+            raise ConfigError(f"{wrong[0]} goes with data, own files; {self.dataset} has its own test set and values")
+        if self.data is not None and self.data_dir is not None:
+            raise ConfigError("data_dir goes with dataset; data itself names where own files are")
+        if self.validation_data is not None and self.validation_fraction:
+            raise ConfigError("validation_data and validation_fraction were both given; give one of them")
+        if not 0 < self.test_fraction < 1:
+            raise ConfigError(f"test_fraction must be above 0 and below 1, got {self.test_fraction}")
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction must be from 0 to below 1, got {self.validation_fraction}")
+        if not 0 <= self.split_seed <= MAX_SEED:
+            raise ConfigError(f"split_seed must be between 0 and {MAX_SEED}, got {self.split_seed}")
+        try:
+            Preprocessing(self.scale, self.resize, self.grey)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
 
 def load_data(config: DataConfig, *, labels: bool) -> Dataset[Images]:
@@ -39,7 +99,7 @@ def load_data(config: DataConfig, *, labels: bool) -> Dataset[Images]:
         return _known(config, config.dataset, labels)
     if config.data is None:
         raise DatasetError("data must name a file or a folder, got none")
-    source = _opened(config.data, config, labels)
+    source = open_source(config.data, config, labels)
     test_fraction = 0.0 if config.test_data else config.test_fraction
     fractions = (config.validation_fraction, test_fraction)
     train_rows, validation_rows, test_rows = split(len(source.rows), fractions, config.split_seed, config.data)
@@ -78,7 +138,12 @@ def _known(config: DataConfig, name: DatasetName, labels: bool) -> Dataset[Image
     return dataset
 
 
-def _opened(path: Path, config: DataConfig, labels: bool) -> Source:
+def open_source(path: Path, config: DataConfig, labels: bool) -> Source:
+    """Open one file or folder, with the options of `config`.
+
+    Raises:
+        DatasetError: It cannot be read, or the options do not fit it.
+    """
     if path.is_dir():
         if config.scale is not None:
             raise DatasetError(
@@ -101,7 +166,7 @@ def _beside(path: Path | None, training: Source, config: DataConfig, labels: boo
     """Open data that are given apart, and see that they are of the training data's kind."""
     if path is None:
         return None
-    source = _opened(path, config, labels)
+    source = open_source(path, config, labels)
     here, there = source.rows, training.rows
     if here.shape[1:] != there.shape[1:]:
         raise DatasetError(
@@ -156,3 +221,30 @@ def _name(path: Path) -> str:
     for suffix in _SUFFIXES:
         name = name.removesuffix(suffix)
     return name
+
+
+def split(count: int, fractions: tuple[float, ...], seed: int, path: Path | str) -> tuple[Tensor, ...]:
+    """Return the rows to train with, and those of each fraction: disjoint, and together all.
+
+    A permutation is drawn from PyTorch's CPU generator; the fractions are its last parts. Each part is in the order of
+    the rows.
+
+    Args:
+        count: Number of rows.
+        fractions: Of `count`, each 0 for none; any other is of at least one row.
+        seed: Of the permutation.
+        path: Where the rows are from, for the message.
+
+    Returns:
+        Numbers of rows, int64, ascending; one tensor more than there are fractions.
+
+    Raises:
+        DatasetError: No row is left to train with.
+    """
+    sizes = [max(1, round(count * fraction)) if fraction else 0 for fraction in fractions]
+    if count <= sum(sizes):
+        raise DatasetError(
+            f"{path} has {count} rows, of which {sum(sizes)} would be kept to test or watch with; give more"
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return tuple(part.sort().values for part in order.split([count - sum(sizes), *sizes]))

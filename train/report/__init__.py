@@ -1,9 +1,5 @@
-"""What a finished run shows: pictures, and one page with all of them."""
+"""The report of a finished run: figures, and one page that holds them all."""
 
-from .page import REPORT_FILE
-from .write import PICTURES, write_report
+from .page import REPORT_FILES, write_report
 
-REPORT_FILES = (*PICTURES, REPORT_FILE)
-"""Every file that a report may consist of."""
-
-__all__ = ["PICTURES", "REPORT_FILE", "REPORT_FILES", "write_report"]
+__all__ = ["REPORT_FILES", "write_report"]

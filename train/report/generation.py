@@ -1,4 +1,7 @@
-"""What a model makes of images, and on its own."""
+"""What a model makes of test data, and on its own: reconstructions, samples and traversals.
+
+Noise is drawn with fixed seeds; the model and the random generators are left as they were.
+"""
 
 from __future__ import annotations
 
@@ -8,32 +11,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..data import Images
 from ..device import forked_rng
 from ..elbo import ACTIVE, device_of, evaluating
-from ..images import Images
 from ..vae import VAE
 
 _SEED = 0
 _MAX_ROWS = 20
-_PLAIN_ROWS = 6
+_UNNAMED_ROWS = 6  # of samples, where neither classes nor components tell rows apart
 _SPAN = 3.0  # standard deviations to either side
+_VISIBLE = 0.05  # smallest share of the largest change (a variance) that a traversal shows
 _BATCH_SIZE = 1024
 
 
-def spread_out(count: int, wanted: int) -> Tensor:
-    """Return up to `wanted` indices of `count` rows, evenly spaced: rows are often in the order of their classes."""
+def evenly_spaced(count: int, wanted: int) -> Tensor:
+    """Return up to `wanted` indices of `count` rows, evenly spaced: data sets are often sorted by class."""
     return torch.arange(min(count, wanted)) * count // max(1, min(count, wanted))
 
 
 def some_of(vae: VAE, images: Images, labels: Tensor | None, wanted: int) -> tuple[Tensor, Tensor | None]:
-    """Return up to `wanted` images on the model's device, and their labels where the model sees labels."""
-    indices, device = spread_out(len(images), wanted), device_of(vae)
+    """Return up to `wanted` images, evenly spaced, and their labels if the model is conditional; on its device."""
+    indices, device = evenly_spaced(len(images), wanted), device_of(vae)
     x = images[indices.to(images.device)].to(device)
-    sees_labels = labels is not None and vae.config.num_classes > 0
-    return x, labels[indices.to(labels.device)].to(device) if labels is not None and sees_labels else None
+    conditional = labels is not None and vae.config.num_classes > 0
+    return x, labels[indices.to(labels.device)].to(device) if labels is not None and conditional else None
 
 
-def encoded(vae: VAE, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+def encode(vae: VAE, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return `z_loc` and `z_scale` of q(z|x), shape `(batch, z_dim)` each, on the CPU."""
     with evaluating(vae):
         parts = [
@@ -44,8 +48,8 @@ def encoded(vae: VAE, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
     return z_loc, z_scale
 
 
-def reconstructed(vae: VAE, x: Tensor, y: Tensor | None) -> Tensor:
-    """Return `loc_img` of one draw of z for each row, of a fixed seed, shape `(batch, data_dim)`, on the CPU."""
+def reconstruct(vae: VAE, x: Tensor, y: Tensor | None) -> Tensor:
+    """Return `loc_img` for one draw of z a row, shape `(batch, data_dim)`, on the CPU."""
     with evaluating(vae), forked_rng(device_of(vae)):
         torch.manual_seed(_SEED)
         return vae.reconstruct_img(x, y).cpu()
@@ -57,8 +61,8 @@ class Samples:
 
     Args:
         loc_img: Means of p(x|z), shape `(rows, columns, data_dim)`, on the CPU.
-        drawn: Draws of p(x|z), likewise.
-        names: What each row is; empty where rows are not told apart.
+        drawn: Draws from p(x|z), likewise.
+        names: What each row shows; empty where all rows show the same.
     """
 
     loc_img: Tensor
@@ -66,8 +70,8 @@ class Samples:
     names: tuple[str, ...]
 
 
-def sampled(vae: VAE, columns: int, class_names: Sequence[str] = ()) -> Samples:
-    """Sample the prior with a fixed seed: a class a row, or a component of a mixture a row, or just rows.
+def sample_prior(vae: VAE, columns: int, class_names: Sequence[str] = ()) -> Samples:
+    """Sample the prior: a row for each class, or each component of a mixture, or just rows.
 
     Args:
         vae: The model.
@@ -76,7 +80,7 @@ def sampled(vae: VAE, columns: int, class_names: Sequence[str] = ()) -> Samples:
     """
     config, device = vae.config, device_of(vae)
     generator = torch.Generator().manual_seed(_SEED)
-    num_rows = min(_MAX_ROWS, config.num_classes or (config.components if vae.latent.enumerated else _PLAIN_ROWS))
+    num_rows = min(_MAX_ROWS, config.num_classes or (config.components if vae.latent.enumerated else _UNNAMED_ROWS))
     count = num_rows * columns
     of_row = torch.arange(num_rows).repeat_interleave(columns)
     noise = [torch.randn((count, size), generator=generator) for size in config.z_dims]
@@ -101,12 +105,12 @@ def sampled(vae: VAE, columns: int, class_names: Sequence[str] = ()) -> Samples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Traversals:
-    """One observation's z, one dimension at a time moved through its range and decoded.
+    """One observation's z, decoded while one dimension at a time moves through its range.
 
     Args:
         loc_img: Means of p(x|z), shape `(dimensions, steps, data_dim)`, on the CPU.
-        dimensions: Which dimensions of z, the one that varies most over the data first.
-        steps: Where z is, in standard deviations of `z_loc` over the data from its mean, shape `(steps,)`.
+        dimensions: The dimensions that are moved, the one that changes `loc_img` most first.
+        steps: Where they are moved to, in standard deviations of their mean over the data, shape `(steps,)`.
     """
 
     loc_img: Tensor
@@ -114,8 +118,8 @@ class Traversals:
     steps: Tensor
 
 
-def traversed(vae: VAE, z_loc: Tensor, y: Tensor | None, dimensions: int, steps: int) -> Traversals:
-    """Traverse the active dimensions that vary most over the data, from the first observation's z; at least one.
+def traverse(vae: VAE, z_loc: Tensor, y: Tensor | None, dimensions: int, steps: int) -> Traversals:
+    """Traverse the active dimensions that change p(x|z) most, from the first observation's z; at least one.
 
     Args:
         vae: The model.
@@ -124,15 +128,18 @@ def traversed(vae: VAE, z_loc: Tensor, y: Tensor | None, dimensions: int, steps:
         dimensions: How many at most.
         steps: Values of each.
     """
-    spread, centre = z_loc.std(0, correction=0), z_loc.mean(0)
+    spread, centre, device = z_loc.std(0, correction=0), z_loc.mean(0), device_of(vae)
     active = int((spread.square() > ACTIVE).sum())
-    moved = spread.argsort(descending=True)[: max(1, min(active, dimensions))]
+    candidates = spread.argsort(descending=True)[: max(1, active)].tolist()
     at = torch.linspace(-_SPAN, _SPAN, steps)
-    z = z_loc[0].repeat(len(moved), steps, 1)
-    for row, dimension in enumerate(moved):
-        z[row, :, dimension] = centre[dimension] + at * spread[dimension]
-    device = device_of(vae)
-    z = z.flatten(0, 1).to(device)
+    label = None if y is None else y[:1].expand(steps).to(device)
+    decoded: dict[int, Tensor] = {}
     with evaluating(vae):
-        loc_img = vae.decoder(z, None if y is None else y[:1].expand(len(z)).to(device)).cpu()
-    return Traversals(loc_img.unflatten(0, (len(moved), steps)), tuple(moved.tolist()), at)
+        for dimension in candidates:
+            z = z_loc[0].repeat(steps, 1)
+            z[:, dimension] = centre[dimension] + at * spread[dimension]
+            decoded[dimension] = vae.decoder(z.to(device), label).cpu()
+    change = {dimension: float(loc_img.var(0).mean()) for dimension, loc_img in decoded.items()}
+    visible = [dimension for dimension in candidates if change[dimension] >= _VISIBLE * max(change.values())]
+    shown = sorted(visible, key=lambda dimension: -change[dimension])[:dimensions]
+    return Traversals(torch.stack([decoded[dimension] for dimension in shown]), tuple(shown), at)

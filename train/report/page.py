@@ -1,194 +1,287 @@
-"""A run on one page, as HTML that needs no other file."""
+"""Writes the report of a run: the figures as PNG, and `report.html`, one page that holds them all."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation import Evaluation
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..config import TrainingConfig
+from ..data import Images
+from ..evaluation import Evaluation, collapse_advice
+from ..run import write_whole
 from ..vae import VAE
-from .layout import STYLE
+from . import figures, generation
 
 if TYPE_CHECKING:
     from ..run import EpochMetrics, RunConfig
 
 REPORT_FILE = "report.html"
-_SHAPES = {"data_shape", "resize"}
+LOSS, SCHEDULE, RECONSTRUCTIONS, SAMPLES = "loss.png", "schedule.png", "reconstructions.png", "samples.png"
+TRAVERSALS, LATENT_MAP, KL = "traversals.png", "latent_map.png", "kl.png"
+REPORT_FILES = (LOSS, SCHEDULE, RECONSTRUCTIONS, SAMPLES, TRAVERSALS, LATENT_MAP, KL, REPORT_FILE)
+"""Every file that a report may consist of."""
 
+_MAX_SHOWN = 2000
+_RECONSTRUCTED = 36
+_TRAVERSED, _STEPS = 8, 13
+_FEATURE_SAMPLES = 300  # a class or component
+
+_LOSS_CAPTION = (
+    "Means over each set. The training loss is the mean over the steps of its epoch, with the KL weighted by beta."
+)
+_KL_CAPTIONS = {
+    "normal": "KL(q(z_d|x) ‖ p(z_d)) in closed form; the bars add up to the whole KL.",
+    "hierarchical": "log q(z_d|x) − log p(z_d|z_2) of the first level; the levels above add the rest of the whole KL.",
+    "mixture": "KL against the marginal of p(z) in each dimension; the bars do not add up to the whole KL.",
+}
 _BINARIZED = {
     "none": "Grey values are scored as they are.",
-    "threshold": "Grey values were made 0 or 1 at one half.",
-    "stochastic": "Grey values were made 0 or 1 at random, with the grey value as probability, once and for all.",
+    "threshold": "Grey values were set to 0 or 1 at a threshold of one half.",
+    "stochastic": "Grey values were drawn once as 0 or 1, with the grey value as probability.",
 }
+_SHAPES = {"data_shape", "resize"}  # options that read 1 × 28 × 28
+
+_templates = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they arise
+    folder: Path,
+    vae: VAE,
+    images: Images,
+    labels: Tensor | None,
+    metrics: Sequence[EpochMetrics],
+    evaluations: Mapping[str, Evaluation],
+    config: RunConfig | None = None,
+    class_names: Sequence[str] = (),
+) -> None:
+    """Write a run's figures as PNG and `report.html`, a page that holds them all and needs no other file.
+
+    Noise is drawn with fixed seeds; the model, Pyro's parameter store and the random generators are left as they were.
+    Each file is written whole or not at all.
+
+    Args:
+        folder: The run's folder; must exist.
+        vae: The model.
+        images: Test images, shape `(num_images, *data_shape)`, at least one; up to 2,000 of them are used. Data of
+            another shape than `(height, width)` or `(1 or 3, height, width)` are shown as features.
+        labels: Classes, shape `(num_images,)`. A conditional model needs them; for any other they are colours.
+        metrics: One entry an epoch, in order; at least one.
+        evaluations: By the name of the set; the KL shown is that of `test`, or else of the first one.
+        config: The run's configuration, for the page.
+        class_names: Names of the classes, by number.
+
+    Raises:
+        RunError: A file cannot be written.
+    """
+    sections = []
+    with figures.styled():
+        for section, figure in _sections(vae, images, labels, metrics, evaluations, class_names=class_names):
+            png = figures.png_of(figure)
+            write_whole(folder / section.file, png)
+            sections.append({"title": section.title, "caption": section.caption, "png": base64.b64encode(png).decode()})
+    page = _templates.get_template("report.html.jinja").render(
+        name=folder.name,
+        description=_description(vae, config),
+        advice=_advice(evaluations, config),
+        headline=_headline(vae, metrics, evaluations),
+        evaluation=_evaluation_table(evaluations),
+        evaluation_caption=_evaluation_caption(evaluations, config, _one(vae)),
+        sections=sections,
+        configuration=_configuration(vae, config),
+    )
+    write_whole(folder / REPORT_FILE, page.encode())
+
+
+# The figures, each with the words around it.
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """What the page says of a picture.
-
-    Args:
-        file: Its name in the folder.
-        title: The heading above it.
-        caption: The line below it.
-    """
-
+class _Section:
     file: str
     title: str
     caption: str
 
 
-def page_of(
-    name: str,
+def _sections(
     vae: VAE,
+    images: Images,
+    labels: Tensor | None,
     metrics: Sequence[EpochMetrics],
     evaluations: Mapping[str, Evaluation],
-    pictures: Sequence[tuple[Picture, bytes]],
     *,
-    config: RunConfig | None,
-) -> str:
-    """Return the page.
+    class_names: Sequence[str],
+) -> Iterator[tuple[_Section, Figure]]:
+    """Draw one figure after the other."""
+    yield _Section(LOSS, "Loss", _LOSS_CAPTION), figures.loss_figure(metrics)
+    if (schedule := figures.schedule_figure(metrics)) is not None:
+        yield _Section(SCHEDULE, "Schedule", "Learning rate and beta, where they changed."), schedule
+    x, y = generation.some_of(vae, images, labels, _MAX_SHOWN)
+    z_loc, _ = generation.encode(vae, x, y)
+    traversals = generation.traverse(vae, z_loc, y, _TRAVERSED, _STEPS)
+    if figures.is_picture(vae.config.data_shape):
+        yield from _image_sections(vae, x, y, traversals, class_names)
+    else:
+        yield from _feature_sections(vae, x, y, traversals, class_names)
+    classes = None
+    if labels is not None:
+        classes = labels[generation.evenly_spaced(len(images), _MAX_SHOWN).to(labels.device)].cpu()
+    yield (
+        _Section(LATENT_MAP, "Latent space", f"Means of q(z|x) of {len(x):,} test observations."),
+        figures.latent_map_figure(z_loc, classes, class_names),
+    )
+    name = "test" if "test" in evaluations else next(iter(evaluations), None)
+    if name is not None and evaluations[name].kl_per_dim_nats:
+        caption = f"{_KL_CAPTIONS[vae.config.latent]} Mean over the {name} set."
+        yield _Section(KL, "KL by dimension", caption), figures.kl_figure(evaluations[name])
 
-    Args:
-        name: What the run is called.
-        vae: The model.
-        metrics: One entry an epoch.
-        evaluations: By the name of the set.
-        pictures: Each with its PNG.
-        config: What was trained, how, and on what.
-    """
+
+def _image_sections(
+    vae: VAE, x: Tensor, y: Tensor | None, traversals: generation.Traversals, class_names: Sequence[str]
+) -> Iterator[tuple[_Section, Figure]]:
+    shape, levels = vae.config.data_shape, figures.GreyLevels(x)
+    some, some_y = generation.some_of(vae, x, y, _RECONSTRUCTED)
+    yield (
+        _Section(RECONSTRUCTIONS, "Reconstructions", "Means of p(x|z), z drawn from q(z|x)."),
+        figures.image_reconstructions_figure(some, generation.reconstruct(vae, some, some_y), levels),
+    )
+    samples = generation.sample_prior(vae, figures.GRID_COLUMNS, class_names)
+    yield (
+        _Section(SAMPLES, "Samples", "Means of p(x|z), z drawn from the prior."),
+        figures.image_samples_figure(samples, shape, levels),
+    )
+    yield (
+        _Section(TRAVERSALS, "Traversals", f"The active units that change the image most, up to {_TRAVERSED}."),
+        figures.image_traversals_figure(traversals, shape, levels),
+    )
+
+
+def _feature_sections(
+    vae: VAE, x: Tensor, y: Tensor | None, traversals: generation.Traversals, class_names: Sequence[str]
+) -> Iterator[tuple[_Section, Figure]]:
+    yield (
+        _Section(RECONSTRUCTIONS, "Reconstructions", "The features of the largest variance; z drawn from q(z|x)."),
+        figures.feature_reconstructions_figure(x, generation.reconstruct(vae, x, y)),
+    )
+    yield (
+        _Section(SAMPLES, "Samples", "Test data, and draws from p(x|z) with z drawn from the prior."),
+        figures.feature_samples_figure(x, generation.sample_prior(vae, _FEATURE_SAMPLES, class_names)),
+    )
+    caption = (
+        f"One dimension of z moved, the others those of the first test row; the active units that change the features "
+        f"most, up to {_TRAVERSED}."
+    )
+    yield _Section(TRAVERSALS, "Traversals", caption), figures.feature_traversals_figure(x, traversals)
+
+
+# The words and numbers of the page.
+
+
+def _one(vae: VAE) -> str:
+    """Return what one observation is called."""
+    return "an image" if figures.is_picture(vae.config.data_shape) else "a row"
+
+
+def _description(vae: VAE, config: RunConfig | None) -> str:
+    model = vae.config
+    sizes = "–".join(map(str, (model.data_dim, model.hidden_dim, *model.z_dims)))
+    latent = f"mixture of {model.components}" if model.latent == "mixture" else f"{model.latent} latent"
+    classes = f", conditional on {model.num_classes} classes" if model.num_classes else ""
     trained_on = "" if config is None else f", trained on {config.dataset.name}"
-    body = [
-        f"<header><h1>{escape(name)}</h1><p>{escape(_described(vae) + trained_on)}</p></header>",
-        _figures_of_merit(vae, metrics, evaluations),
-        _section("Evaluation", _evaluation_table(evaluations), _how_evaluated(evaluations, config, _one(vae))),
-        *(_section(picture.title, _image(picture, png), picture.caption) for picture, png in pictures),
-        _section("Configuration", _configuration(vae, config), ""),
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(name)}: training report</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return f"{model.architecture} VAE {sizes}, {model.likelihood} likelihood, {latent}{classes}{trained_on}"
 
 
-def _described(vae: VAE) -> str:
-    config = vae.config
-    sizes = "–".join(map(str, (config.data_dim, config.hidden_dim, *config.z_dims)))
-    latent = f"mixture of {config.components}" if config.latent == "mixture" else f"{config.latent} latent"
-    classes = f", conditional on {config.num_classes} classes" if config.num_classes else ""
-    return f"{config.architecture} VAE {sizes}, {config.likelihood} likelihood, {latent}{classes}"
+def _advice(evaluations: Mapping[str, Evaluation], config: RunConfig | None) -> str | None:
+    if "test" not in evaluations:
+        return None
+    return collapse_advice(evaluations["test"], TrainingConfig() if config is None else config.training)
 
 
-def _figures_of_merit(vae: VAE, metrics: Sequence[EpochMetrics], evaluations: Mapping[str, Evaluation]) -> str:
-    """The few numbers that a person looks for first."""
-    shown = evaluations.get("test")
-    last = metrics[-1]
-    unit = f"nats {_one(vae)}"
-    found = [("Test ELBO", _nats(last.test_elbo_nats if shown is None else shown.elbo_nats), unit)]
-    if shown is not None:
-        if shown.iw_bound_nats is not None:
-            found.append((f"log p(x), k = {shown.iw_particles:,}", _nats(shown.iw_bound_nats), unit))
-        found.append(("Active units", f"{shown.active_units}", f"of {vae.config.z_dim}"))
-    found.append(("Epochs", f"{last.epoch}", f"{_duration(sum(line.epoch_seconds for line in metrics))} of steps"))
+def _headline(
+    vae: VAE, metrics: Sequence[EpochMetrics], evaluations: Mapping[str, Evaluation]
+) -> list[tuple[str, str, str]]:
+    """Return the numbers that readers look for first: name, value, unit."""
+    test, last, unit = evaluations.get("test"), metrics[-1], f"nats {_one(vae)}"
+    found = [("Test ELBO", _nats(last.test_elbo_nats if test is None else test.elbo_nats), unit)]
+    if test is not None:
+        if test.iw_bound_nats is not None:
+            found.append((f"log p(x), k = {test.iw_particles:,}", _nats(test.iw_bound_nats), unit))
+        found.append(("Active units", f"{test.active_units}", f"of {vae.config.z_dim}"))
+    seconds = sum(line.epoch_seconds for line in metrics)
+    found.append(("Epochs", f"{last.epoch}", f"{_duration(seconds)} of steps"))
     found.append(("Parameters", f"{sum(each.numel() for each in vae.parameters()):,}", "weights and biases"))
-    cards = "".join(
-        f"<div><dt>{escape(name)}</dt><dd><strong>{escape(value)}</strong> <small>{escape(unit)}</small></dd></div>"
-        for name, value, unit in found
-    )
-    return f'<dl class="merits">{cards}</dl>'
+    return found
 
 
-def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> str:
+def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
+    """Return the table's rows, its head first; empty without evaluations."""
     if not evaluations:
-        return "<p>The run was not evaluated: it did not come to its end.</p>"
+        return []
     bounded = any(each.iw_bound_nats is not None for each in evaluations.values())
-    head = ["Set", "Images", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
-    rows = []
+    head = ["Set", "Size", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
+    rows = [head]
     for name, each in evaluations.items():
-        first = f"the first {each.num_images:,} of {each.num_in_set:,}"
-        count = first if each.num_in_set > each.num_images else f"{each.num_images:,}"
-        cells = [name, count, *map(_nats, (each.elbo_nats, each.reconstruction_nats, each.kl_nats))]
+        size = f"{each.num_images:,}"
+        if each.num_in_set > each.num_images:
+            size = f"the first {size} of {each.num_in_set:,}"
+        cells = [name, size, *map(_nats, (each.elbo_nats, each.reconstruction_nats, each.kl_nats))]
         if bounded:
             cells.append("–" if each.iw_bound_nats is None else _nats(each.iw_bound_nats))
         cells.append(f"{each.active_units}" + (f" of {len(each.kl_per_dim_nats)}" if each.kl_per_dim_nats else ""))
         rows.append(cells)
-    return _table(rows, head)
+    return rows
 
 
-def _one(vae: VAE) -> str:
-    """What one observation is called."""
-    return "an image" if len(vae.config.data_shape) == 3 else "a row"
-
-
-def _how_evaluated(evaluations: Mapping[str, Evaluation], config: RunConfig | None, one: str) -> str:
+def _evaluation_caption(evaluations: Mapping[str, Evaluation], config: RunConfig | None, one: str) -> str:
     if not evaluations:
         return ""
-    some = next(iter(evaluations.values()))
-    draws = "one draw" if some.num_particles == 1 else f"{some.num_particles} draws"
-    said = [f"Nats {one}, higher is better but for the KL. ELBO = reconstruction − KL, from {draws} of z {one}."]
-    said += [
-        f"The importance-weighted bound is that of Burda et al. (2016) with k = {each.iw_particles:,}."
-        for each in [next((each for each in evaluations.values() if each.iw_particles), some)]
-        if each.iw_particles
-    ]
-    said.append("A unit is active where its posterior mean has a variance above 0.01 over the images.")
-    if config is not None and len(config.model.data_shape) == 3:
+    num_particles = next(iter(evaluations.values())).num_particles
+    draws = "one draw" if num_particles == 1 else f"{num_particles} draws"
+    said = [f"In nats {one}; higher is better, except for the KL. ELBO = reconstruction − KL, from {draws} of z {one}."]
+    iw_particles = max(each.iw_particles for each in evaluations.values())
+    if iw_particles:
+        said.append(f"The importance-weighted bound is that of Burda et al. (2016) with k = {iw_particles:,}.")
+    said.append("A unit is active if the variance of its posterior mean over the set exceeds 0.01.")
+    if config is not None and figures.is_picture(config.model.data_shape):
         said.append(_BINARIZED[config.training.binarize])
     return " ".join(said)
 
 
-def _configuration(vae: VAE, config: RunConfig | None) -> str:
-    sections: dict[str, Any] = (
+def _configuration(vae: VAE, config: RunConfig | None) -> dict[str, dict[str, str]]:
+    """Return the options as text, by section and name."""
+    content: dict[str, Any] = (
         {"model": dataclasses.asdict(vae.config)} if config is None else dataclasses.asdict(config)
     )
-    tables = [
-        f"<div><h3>{escape(name.capitalize())}</h3>{_table(list(map(_row, content.items())))}</div>"
-        for name, content in sections.items()
-        if isinstance(content, dict)
-    ]
-    return f'<div class="columns">{"".join(tables)}</div>'
+    return {
+        section: {name: _text(name, value) for name, value in options.items()}
+        for section, options in content.items()
+        if isinstance(options, dict)
+    }
 
 
-def _row(option: tuple[str, object]) -> tuple[str, str]:
-    name, value = option
-    return name, _plain(value, " × " if name in _SHAPES else ", ")
-
-
-def _section(title: str, content: str, caption: str) -> str:
-    below = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-    return f"<section><h2>{escape(title)}</h2>{content}{below}</section>"
-
-
-def _image(picture: Picture, png: bytes) -> str:
-    source = base64.b64encode(png).decode()
-    return f'<figure><img alt="{escape(picture.title)}" src="data:image/png;base64,{source}"></figure>'
-
-
-def _table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """A table whose first column names the rows."""
-    top = f"<thead><tr>{''.join(f'<th scope=col>{escape(cell)}</th>' for cell in head)}</tr></thead>" if head else ""
-    lines = "".join(
-        f"<tr><th scope=row>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in others)}</tr>"
-        for first, *others in rows
-    )
-    return f'<div class="scroll"><table>{top}<tbody>{lines}</tbody></table></div>'
+def _text(name: str, value: object) -> str:
+    """Return an option's value as it reads in the table."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(key, each)}" for key, each in value.items() if each) or "–"
+    if isinstance(value, (tuple, list)):
+        return (" × " if name in _SHAPES else ", ").join(_text(name, each) for each in value) or "–"
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _nats(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
-
-
-def _plain(value: object, between: str = ", ") -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_row((key, each))[1]}" for key, each in value.items() if each) or "–"
-    if isinstance(value, (tuple, list)):
-        return between.join(map(_plain, value)) or "–"
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float) -> str:

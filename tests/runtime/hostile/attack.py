@@ -45,8 +45,14 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         inside = isinstance(path, int) or Path(os.fsdecode(path)).absolute().parent == _watched
         if not inside or flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             _seen.append(f"open {path} {flags}")
-    elif event.startswith(FORBIDDEN) and event not in HARMLESS:
+    elif event.startswith(FORBIDDEN) and event not in HARMLESS and not is_parsed_only(event, arguments):
         _seen.append(f"{event} {arguments}"[:200])
+
+
+def is_parsed_only(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether this is `ast.parse` of the literal that is the header of an array: nothing can be executed from it."""
+    source, name = (*arguments, None, None)[:2]
+    return event == "compile" and name == "<unknown>" and str(source).lstrip("b'\"").startswith("{'descr'")
 
 
 def use(path: Path) -> None:

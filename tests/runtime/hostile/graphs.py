@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from edgevae.protobuf import bytes_field
+from edgevae.untrusted.protobuf import bytes_field
 from tests.runtime.hostile.case import Case, Folder, graph
 from tests.runtime.hostile.operators import sizes, through
 
 DAMAGED, ELSEWHERE = "no ONNX graph, or a damaged one", "lies in another file"
-FINITE, NUMBERS, UNKNOWN = "holds NaN or infinity", "numbers", "no ONNX graph of ours"
+FINITE, NUMBERS, UNKNOWN = "holds NaN or infinity", "numbers", "no ONNX graph from EdgeVAE"
 
 
 def _first(model: ModelProto) -> TensorProto:

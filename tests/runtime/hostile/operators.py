@@ -191,8 +191,8 @@ def _growing() -> Iterator[Case]:
         ("constants-multiplied", outer, "c30", SIZE),
         ("each-row-with-each", squared, "c30", "grows faster than the batch"),
         ("tiled-by-its-shape", rows, "c30", SIZE),
-        ("as-many-as-it-reads", read, "c30", "hangs on more than the batch"),
-        ("as-many-as-are-not-zero", [helper.make_node("NonZero", ["given"], ["c30"])], "c30", "hangs on more than"),
+        ("as-many-as-it-reads", read, "c30", "depends on more than the batch"),
+        ("as-many-as-are-not-zero", [helper.make_node("NonZero", ["given"], ["c30"])], "c30", "depends on more than"),
     ):
         most = [
             helper.make_node("Cast", [end], ["cast"], to=1),

@@ -181,8 +181,8 @@ REFERENCES: tuple[Case, ...] = (
             )
         )
     ),
-    _array("objects", lambda arrays: _objects(arrays, "x"), "is no array"),
-    _array("objects-as-case", lambda arrays: _objects(arrays, "case"), "is no array"),
+    _array("objects", lambda arrays: _objects(arrays, "x"), "holds Python objects"),
+    _array("objects-as-case", lambda arrays: _objects(arrays, "case"), "holds Python objects"),
     _array("no-case", lambda arrays: arrays.pop("case"), "1 to 1024 rows"),
     _array("no-x", lambda arrays: arrays.pop("x"), "holds no x"),
     _array("no-rows", lambda arrays: arrays.update({name: array[:0] for name, array in arrays.items()})),

@@ -1,0 +1,83 @@
+"""From a traced program to an ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import onnx
+import torch
+from onnxscript import ir
+from torch.export import ExportedProgram
+
+from edgevae import MODEL_PROPERTY, ModelSpec
+
+from .errors import GraphError
+from .lint import lint_onnx
+from .programs import Program
+from .rewrites import rewrite_graph
+
+DEFAULT_OPSET = 20
+
+
+def to_onnx(
+    name: str, program: Program, traced: ExportedProgram, opset: int, spec: ModelSpec, *, optimize: bool = True
+) -> onnx.ModelProto:
+    """Return the ONNX graph of a traced program: rewritten, checked, and without paths of this machine.
+
+    Args:
+        name: The graph's name.
+        program: Names its inputs and outputs.
+        traced: The program, traced.
+        opset: ONNX opset version.
+        spec: The model's choices. The graph stores them, so that a manifest that contradicts them is noticed.
+        optimize: Whether to rewrite the graph for speed; rewrites for accuracy are always applied.
+
+    Raises:
+        GraphError: The program cannot be expressed in this opset, or `lint_onnx` refuses the graph.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints progress
+            exported = torch.onnx.export(
+                traced,
+                dynamo=True,
+                external_data=False,
+                opset_version=opset,
+                input_names=[tensor.name for tensor in program.signature.inputs],
+                output_names=[tensor.name for tensor in program.signature.outputs],
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises errors of many unrelated classes
+        raise GraphError(f"{name} cannot be exported to ONNX opset {opset}: {error}") from error
+    if exported is None:
+        raise GraphError(f"{name} cannot be exported to ONNX opset {opset}: torch.onnx.export returned nothing")
+    model = ir.to_proto(rewrite_graph(exported.model, optimize=optimize))
+    if (written := _opset(model)) != opset:
+        raise GraphError(f"{name} cannot be exported to ONNX opset {opset}, only to {written}; give --opset {written}")
+    model.graph.name = name
+    _name_batch_axis(model)
+    _strip_metadata(model)
+    onnx.helper.set_model_props(model, {MODEL_PROPERTY: spec.encode()})
+    lint_onnx(name, model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
+
+
+def _name_batch_axis(model: onnx.ModelProto) -> None:
+    """Name the only symbolic size `batch`, in place of the exporter's generated name."""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = "batch"
+
+
+def _strip_metadata(model: onnx.ModelProto) -> None:
+    """Remove the exporter's notes on source files and stacks, which contain paths of this machine."""
+    for holder in [model, model.graph, *model.graph.node, *model.graph.value_info]:
+        del holder.metadata_props[:]
+    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+        del value.metadata_props[:]

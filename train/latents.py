@@ -1,0 +1,268 @@
+"""Latents p(z) and q(z|x). To add one: a subclass of `Latent`, and an entry in `LATENTS`."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.indep_messenger import IndepMessenger
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .distributions import diagonal_normal, standard_normal
+
+LATENT_SITE = "latent"
+"""Pyro's name of z; the levels above it are `latent_2`, `latent_3`, ..."""
+
+COMPONENT_SITE = "component"
+"""Pyro's name of a mixture's component."""
+
+
+def site_names(num_levels: int) -> tuple[str, ...]:
+    """Return Pyro's names of the levels, that of z first."""
+    return tuple(LATENT_SITE if level == 0 else f"{LATENT_SITE}_{level + 1}" for level in range(num_levels))
+
+
+class Latent(nn.Module, abc.ABC):
+    """p(z), and q(z|x) given what the encoder made of x.
+
+    z, shape `(batch, z_dim)`, is what the decoder takes. The encoder gives `z_loc` and `z_scale` of q(z|x). Levels
+    above z and a mixture's component are the latent's own. Each latent is defined twice: as Pyro sample statements for
+    training, and as functions of explicit noise for export, which are compared with the statements.
+
+    Args:
+        config: The model's choices and sizes.
+    """
+
+    enumerated: ClassVar[bool] = False
+    """Whether the model has a discrete site that is to be summed out."""
+
+    plate: ClassVar[type[IndepMessenger]] = IndepMessenger
+    """The plate in training. `pyro.plate` would also subsample and expand distributions to the batch, at a cost.
+
+    Nothing is subsampled here, and distributions have the batch already.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abc.abstractmethod
+    def sample_prior(self, like: Tensor) -> Tensor:
+        """Sample p(z), as a part of the model and inside of its plate.
+
+        Args:
+            like: Shape `(batch, ...)`; its batch size, dtype and device are taken.
+
+        Returns:
+            z, shape `(batch, z_dim)`; with further axes on the left where Pyro enumerates or draws several particles.
+        """
+
+    @abc.abstractmethod
+    def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
+        """Sample q(z|x), as a part of the guide and inside of its plate; shape `(batch, z_dim)` each."""
+
+    def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 - for others
+        """Return the parameters of q(z|x) beside `z_loc` and `z_scale`.
+
+        Args:
+            z_loc: Means, shape `(batch, z_dim)`.
+            z_scale: Standard deviations, shape `(batch, z_dim)`.
+            eps: Noise of each level but the highest, the lowest first.
+        """
+        return ()
+
+    @property
+    def component_probs(self) -> Tensor:
+        """p(c) of a mixture's components, shape `(components,)`; empty for the other latents."""
+        return torch.empty(0)
+
+    @abc.abstractmethod
+    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *upper_eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(z) and log q(z|x) in nats, shape `(batch,)` each.
+
+        Args:
+            z: Shape `(batch, z_dim)`.
+            z_loc: Means of q(z|x), shape `(batch, z_dim)`.
+            z_scale: Standard deviations of q(z|x), shape `(batch, z_dim)`.
+            upper_eps: Noise of the levels above z, the lowest first, from which they are drawn here.
+        """
+
+    @abc.abstractmethod
+    def prior(self, *noise: Tensor) -> Tensor:
+        """Return z of the prior, shape `(batch, z_dim)`, for `eps` of each level, the lowest first.
+
+        A mixture takes the component before them, integers of shape `(batch,)`.
+        """
+
+
+def kl_to_standard_normal(loc: Tensor, scale: Tensor) -> Tensor:
+    """Return KL(N(loc, scale²) ‖ N(0, 1)) of each value, in nats (Kingma & Welling, 2013, appendix B).
+
+    Args:
+        loc: Means, any shape.
+        scale: Standard deviations, positive, of the same shape.
+    """
+    kl: Tensor = (loc.square() + scale.square() - 1) / 2 - scale.log()
+    return kl
+
+
+class Normal(Latent):
+    """p(z) = N(0, I), q(z|x) = N(z_loc, z_scale²)."""
+
+    def sample_prior(self, like: Tensor) -> Tensor:
+        """Sample z of N(0, I)."""
+        z: Tensor = pyro.sample(LATENT_SITE, standard_normal((like.shape[0], self.config.z_dim), like))
+        return z
+
+    def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
+        """Sample z of N(z_loc, z_scale²)."""
+        pyro.sample(LATENT_SITE, diagonal_normal(z_loc, z_scale))
+
+    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *_upper_eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log N(z; 0, I) and log N(z; z_loc, z_scale²)."""
+        standard = dist.Normal(torch.zeros_like(z), torch.ones_like(z))
+        log_pz: Tensor = standard.to_event(1).log_prob(z)
+        return log_pz, dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
+
+    def prior(self, *noise: Tensor) -> Tensor:
+        """Return `eps`: it is z."""
+        return noise[0]
+
+
+class Hierarchical(Latent):
+    """Levels z_1 = z to z_L, each normal given its neighbour (Sønderby et al., 2016, give both directions).
+
+    p(z_L) = N(0, I), p(z_l | z_{l+1}) = N(loc, scale²), and the guide bottom-up: q(z_1|x), q(z_{l+1} | z_l). The two
+    draw in opposite orders, so the objective is `Trace_ELBO`'s: the closed form of the KL would compare densities that
+    are conditional on different draws.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self._sites = site_names(len(config.z_dims))
+        neighbours = list(zip(config.z_dims, config.z_dims[1:], strict=False))
+        self.upward = nn.ModuleList(_Step(lower, config.hidden_dim, upper) for lower, upper in neighbours)
+        self.downward = nn.ModuleList(_Step(upper, config.hidden_dim, lower) for lower, upper in neighbours)
+
+    def sample_prior(self, like: Tensor) -> Tensor:
+        """Sample the levels, the highest first; return the lowest."""
+        z: Tensor = pyro.sample(self._sites[-1], standard_normal((like.shape[0], self.config.z_dims[-1]), like))
+        for level in reversed(range(len(self.downward))):
+            z = pyro.sample(self._sites[level], diagonal_normal(*self.downward[level](z)))
+        return z
+
+    def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
+        """Sample the levels, the lowest first."""
+        z = pyro.sample(self._sites[0], diagonal_normal(z_loc, z_scale))
+        for level, step in enumerate(self.upward):
+            z = pyro.sample(self._sites[level + 1], diagonal_normal(*step(z)))
+
+    def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:
+        """Return the parameters of q(z_{l+1} | z_l) for each level above z, z_l drawn with `eps`."""
+        found: list[Tensor] = []
+        for step, noise in zip(self.upward, eps, strict=True):
+            z_loc, z_scale = step(z_loc + z_scale * noise)
+            found += z_loc, z_scale
+        return tuple(found)
+
+    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *upper_eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p and log q of all levels together."""
+        log_qz_x = dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
+        log_pz = torch.zeros_like(log_qz_x)
+        for level, (step, noise) in enumerate(zip(self.upward, upper_eps, strict=True)):
+            loc, scale = step(z)
+            above = loc + scale * noise
+            log_qz_x = log_qz_x + dist.Normal(loc, scale).to_event(1).log_prob(above)
+            log_pz = log_pz + dist.Normal(*self.downward[level](above)).to_event(1).log_prob(z)
+            z = above
+        log_p_top = dist.Normal(torch.zeros_like(z), torch.ones_like(z)).to_event(1).log_prob(z)
+        return log_pz + log_p_top, log_qz_x
+
+    def prior(self, *noise: Tensor) -> Tensor:
+        """Return z_1 for the noise of each level, the lowest first."""
+        *lower, z = noise
+        for step, eps in zip(reversed(self.downward), reversed(lower), strict=True):
+            loc, scale = step(z)
+            z = loc + scale * eps
+        return z
+
+
+class _Step(nn.Module):
+    """From one level to the parameters of the next: the reference's encoder, of the sizes of latents."""
+
+    def __init__(self, inputs: int, hidden_dim: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, hidden_dim)
+        self.fc21 = nn.Linear(hidden_dim, outputs)
+        self.fc22 = nn.Linear(hidden_dim, outputs)
+        self.softplus = nn.Softplus()
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation."""
+        hidden = self.softplus(self.fc1(z))
+        return self.fc21(hidden).to(z.dtype), torch.exp(self.fc22(hidden)).to(z.dtype)
+
+
+_SPREAD = 0.5  # standard deviation of the components' initial means
+
+
+class Mixture(Latent):
+    """p(z) = Σ_c p(c) N(z; loc_c, scale_c²), its weights, means and scales learned; q(z|x) = N(z_loc, z_scale²).
+
+    The component is a site of the model alone. Pyro enumerates it and sums it out exactly, so the bound is that of
+    p(x, z).
+    """
+
+    enumerated: ClassVar[bool] = True
+    plate: ClassVar[type[IndepMessenger]] = pyro.plate  # the weights have no batch, nor has z where c is enumerated
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.logits = nn.Parameter(torch.zeros(config.components))
+        self.loc = nn.Parameter(_SPREAD * torch.randn(config.components, config.z_dim))
+        self.log_scale = nn.Parameter(torch.zeros(config.components, config.z_dim))
+
+    def sample_prior(self, like: Tensor) -> Tensor:  # noqa: ARG002 - the plate gives the batch size
+        """Sample c, and z of its normal."""
+        component = pyro.sample(COMPONENT_SITE, dist.Categorical(logits=self.logits))
+        given_c = diagonal_normal(self.loc[component], self.log_scale[component].exp())
+        z: Tensor = pyro.sample(LATENT_SITE, given_c)
+        return z
+
+    def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
+        """Sample z of N(z_loc, z_scale²)."""
+        pyro.sample(LATENT_SITE, diagonal_normal(z_loc, z_scale))
+
+    def posterior(self, z_loc: Tensor, z_scale: Tensor, *_eps: Tensor) -> tuple[Tensor, ...]:
+        """Return q(c|x), shape `(batch, components)`.
+
+        It is the best one beside q(z|x): q(c|x) ∝ p(c) exp E_q(z|x)[log N(z; loc_c, scale_c²)], in closed form.
+        """
+        expected = self._log_joint(z_loc) - 0.5 * (z_scale[:, None] / self.log_scale.exp()).square().sum(-1)
+        return (torch.softmax(expected, dim=-1),)
+
+    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *_upper_eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(z), the components summed out, and log q(z|x)."""
+        return torch.logsumexp(self._log_joint(z), dim=-1), dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
+
+    def prior(self, *noise: Tensor) -> Tensor:
+        """Return z of the given component."""
+        component, eps = noise
+        return self.loc[component] + self.log_scale[component].exp() * eps
+
+    @property
+    def component_probs(self) -> Tensor:
+        """p(c), shape `(components,)`."""
+        return torch.softmax(self.logits, dim=0)
+
+    def _log_joint(self, z: Tensor) -> Tensor:
+        """Return log p(c) + log N(z; loc_c, scale_c²), shape `(batch, components)`."""
+        given_c = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+        return torch.log_softmax(self.logits, dim=0) + given_c.log_prob(z[:, None])
+
+
+LATENTS: dict[str, type[Latent]] = {"normal": Normal, "hierarchical": Hierarchical, "mixture": Mixture}
