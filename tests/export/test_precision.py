@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import helper
+from torch import Tensor, nn
 
 from edgevae import BundleError, InputError, Manifest, Precision, Reference, load
 from edgevae.cli import main as run_main
@@ -31,7 +32,16 @@ from edgevae.export import (
 )
 from edgevae.export.precision import gptq_round, to_int8
 from edgevae.export.rewrites import FROM_TRANSPOSED
-from edgevae.train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+from edgevae.train import (
+    VAE,
+    AbstractDecoder,
+    AbstractEncoder,
+    Dataset,
+    ModelConfig,
+    Trainer,
+    TrainingConfig,
+    load_dataset,
+)
 from tests.export.graphs import SPEC, graph, operators, run, weights
 
 
@@ -444,3 +454,82 @@ def test_a_product_of_what_goes_into_the_graph_needs_nothing_computed() -> None:
     (expected,) = run(model, {"x": x})
     (for_data,), (nearest,) = (run(to_int8(model, SPEC, each), {"x": x}) for each in (calibration(x), None))
     assert np.square(for_data - expected).mean() < 0.8 * np.square(nearest - expected).mean()
+
+
+# A user's own encoders
+
+
+class Twice(AbstractEncoder):
+    """A layer that is used twice."""
+
+    def make_features(self) -> None:
+        self.first = nn.Linear(self.data_dim, self.hidden_dim)
+        self.again = nn.Linear(self.hidden_dim, self.hidden_dim)
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.tanh(self.again(torch.tanh(self.again(torch.tanh(self.first(x))))))
+
+
+class Halves(AbstractEncoder):
+    """Both halves of an image through the same layer."""
+
+    def make_features(self) -> None:
+        self.side = nn.Linear(self.data_dim // 2, self.hidden_dim)
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        left, right = x.chunk(2, dim=1)
+        return torch.tanh(self.side(left)) - torch.tanh(self.side(right))
+
+
+class Factor(AbstractEncoder):
+    """A product with a factor."""
+
+    def make_features(self) -> None:
+        self.first = nn.Linear(self.data_dim, self.hidden_dim)
+        self.w = nn.Parameter(torch.randn(self.hidden_dim, self.hidden_dim) / 8)
+        self.w_scale = nn.Parameter(torch.randn(self.hidden_dim))
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.tanh(torch.addmm(self.w_scale, torch.tanh(self.first(x)), self.w, alpha=0.5))
+
+
+class Attention(AbstractEncoder):
+    """A transformer's layer over the lines of an image."""
+
+    def make_features(self) -> None:
+        self.line = nn.Linear(8, self.hidden_dim)
+        self.layer = nn.TransformerEncoderLayer(self.hidden_dim, 4, 64, dropout=0.0, batch_first=True)
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        lines: Tensor = self.layer(self.line(x.unflatten(1, (8, 8))))
+        return lines.mean(dim=1)
+
+
+class Outputs(AbstractDecoder):
+    """Two layers."""
+
+    def make_outputs(self, num_outputs: int) -> None:
+        self.hidden = nn.Linear(self.code_dim, self.hidden_dim)
+        self.last = nn.Linear(self.hidden_dim, num_outputs * self.data_dim)
+
+    def outputs(self, code: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.hidden(code)))
+        return found
+
+
+@pytest.mark.parametrize("encoder", [Twice, Halves, Factor, Attention])
+def test_an_encoder_of_ones_own_is_exported_in_float32_and_integers(
+    encoder: type[AbstractEncoder], digits: Dataset, tmp_path: Path
+) -> None:
+    architecture = f"{__name__}:{encoder.__name__},Outputs"
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        vae = VAE(ModelConfig((1, 8, 8), 5, 32, architecture=architecture)).eval()
+    source = Source("own", vae, digits.test, "test images of digits", None, train_samples=digits.train)
+    export_bundle(source, tmp_path / "own", precisions={"int8": 0.5})
+    exact, reduced = (load(tmp_path / "own", provider="cpu", precision=name) for name in ("fp32", "int8"))
+    assert exact.verify().passed
+    assert reduced.verify().passed
+    x = digits.test[:100].numpy()
+    found, expected = reduced.encode(x).z_loc, exact.encode(x).z_loc
+    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
