@@ -96,15 +96,15 @@ def export_bundle(
         version=check_version(source.version),
         license=check_license(source.license) if source.license else "",
     )
-    options = _Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
+    options = Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
     with bundle_folder(out, overwrite) as folder:
-        reports = _write(folder, source, options)
+        reports = write_bundle(folder, source, options)
         if sign is not None:
             sign.sign_bundle(folder)
     return reports
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
     """The arguments of `export_bundle` that say what to write."""
 
     formats: Sequence[Format]
@@ -115,7 +115,8 @@ class _Options(NamedTuple):
     tolerances: Tolerances
 
 
-def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...]:
+def write_bundle(folder: Path, source: Source, options: Options) -> tuple[Report, ...]:
+    """Write a bundle's files to an existing folder, verify them, and return the verifications."""
     every, spec = make_programs(source.vae), model_spec(source.vae)
     programs = {name: every[name] for name in graphs_of(options.part, list(every))}
     formats = options.formats

@@ -45,7 +45,7 @@ def prepared(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Export
             (folder / name).write_bytes(content)
         return ()
 
-    monkeypatch.setattr(bundle_writer, "_write", write)
+    monkeypatch.setattr(bundle_writer, "write_bundle", write)
 
     def export(out: Path, card: str, *, overwrite: bool = True) -> None:
         nothing: Source = Source(out.name, None, None, card, None)  # type: ignore[arg-type]  # nothing is computed

@@ -35,26 +35,13 @@ from edgevae.train.run import Checkpoint
 from edgevae.train.runs import main as list_runs
 from tests.killing import DONE, contents, killed_at_each_step, refused_at_each_step
 
-COMMAND = [
-    sys.executable,
-    *["-W", "error", "-m", "edgevae.train", "--dataset", "digits", "--epochs", "100", "--batch-size", "20"],
-]
-OPTIONS = [
-    "--z-dim",
-    "8",
-    "--binarize",
-    "stochastic",
-    "--schedule",
-    "cosine",
-    "--validation-fraction",
-    "0.1",
-    "--no-report",
-]
+COMMAND = ["-m", "edgevae.train", "--dataset", "digits", "--z-dim", "8", "--binarize", "stochastic", "--no-report"]
+OPTIONS = ["--epochs", "100", "--batch-size", "20", "--schedule", "cosine", "--validation-fraction", "0.1"]
 KILLS = 20
 
 
 def start(out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [*COMMAND, *OPTIONS, "--out", str(out), *options]
+    command = [sys.executable, "-W", "error", *COMMAND, *OPTIONS, "--out", str(out), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -294,23 +281,12 @@ def test_of_two_trainings_that_begin_a_run_at_once_the_second_is_refused(tmp_pat
 # torchrun
 
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-TORCHRUN_OPTIONS = [
-    "-m",
-    "edgevae.train",
-    "--dataset",
-    "digits",
-    "--z-dim",
-    "8",
-    "--no-report",
-    "--binarize",
-    "stochastic",
-]
-TORCHRUN_OPTIONS += ["--epochs", "40", "--batch-size", "50", "--resume", "--checkpoint-every", "7"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN_OPTIONS = ["--epochs", "40", "--batch-size", "50", "--resume", "--checkpoint-every", "7"]
 
 
 def start_torchrun(out: Path, *torchrun: str) -> subprocess.Popen[str]:
-    command = [sys.executable, *TORCHRUN, *torchrun, *TORCHRUN_OPTIONS, "--out", str(out)]
+    command = [*TORCHRUN, *torchrun, *COMMAND, *TORCHRUN_OPTIONS, "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
