@@ -127,7 +127,7 @@ def test_colour_images_in_class_folders_are_resized_by_the_runtime_too(tmp_path:
         run("generate", served.path, "-n", 3, "--y", y, "--out", tmp_path / f"{y}.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "dog.npy"), np.load(tmp_path / "1.npy"))
     card = (served.path / "README.md").read_text(encoding="utf-8")
-    assert "2 classes (cat, dog), seen by both networks" in card
+    assert "2 classes (cat, dog), inputs of both networks" in card
     assert "image files are resized to 8 high, 6 wide, by the runtime" in card
 
 
