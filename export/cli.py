@@ -20,7 +20,7 @@ import onnx
 from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
 from edgevae.cli.sections import SectionedCommand, SectionOption
 from edgevae.train import DATASET_NAMES, DatasetName, TrainError, newest_run
-from edgevae.train.numbers import Sizes
+from edgevae.train.cli import Sizes
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError

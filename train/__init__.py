@@ -16,10 +16,28 @@ On the command line: `python -m train --help`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import *  # noqa: F403 - what `api` lists
+
+
+def require(*packages: str) -> None:
+    """Check that packages can be imported, without importing them.
+
+    Raises:
+        ModuleNotFoundError: The message names all that are missing, and what to install.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"training and export need {', '.join(missing)}; pip install 'edgevae[export]' "
+            "(to run a bundle, import edgevae: it needs none of them)"
+        )
+
+
+require("torch", "pyro", "torchvision", "sklearn", "safetensors", "matplotlib", "rich", "jinja2")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,5 @@
 """The public names of `edgevae.train`."""
 
-from . import requirements as _requirements  # noqa: F401 - checks, before anything else is imported
-
-# isort: split
-from .binarization import binarize, binarize_once
 from .config import Binarize, ModelConfig, Precision, TrainingConfig
 from .data import (
     DATASET_NAMES,
@@ -13,6 +9,8 @@ from .data import (
     Images,
     Preprocessing,
     Rows,
+    binarize,
+    binarize_once,
     check_range,
     load_data,
     load_dataset,
@@ -43,17 +41,15 @@ from .errors import (
 )
 from .evaluation import Evaluation, collapse_advice, evaluate
 from .fitting import check_training, fit, model_for
-from .labels import check_label_values
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from .likelihoods import LIKELIHOODS, Likelihood
 from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder, architecture_of
 from .objective import objective_of
 from .observers import MlflowLog, Observer, TensorBoardLog
 from .processes import Processes, joined
-from .run import DatasetInfo, EpochMetrics, Run, RunConfig, load_run, newest_run, run_config
-from .run_writer import RunWriter
+from .run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
 from .trainer import Trainer
-from .vae import VAE
+from .vae import VAE, check_label_values
 
 __all__ = [
     "ARCHITECTURES",

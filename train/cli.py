@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from . import requirements  # noqa: F401 - checks, before anything else is imported
-
-# isort: split
-
 import contextlib
 import dataclasses
 import difflib
@@ -33,11 +29,9 @@ from .fitting import check_training, fit, model_for
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
 from .networks import ARCHITECTURES, networks_of
-from .numbers import Numbers, Sizes
 from .observers import MlflowLog, Observer, ProgressDisplay, TensorBoardLog
 from .processes import Processes, joined, this_process
-from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, read_config
-from .run_writer import check_writable
+from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, check_writable, read_config
 from .vae import VAE
 
 if sys.version_info >= (3, 11):
@@ -50,7 +44,7 @@ _REQUIRES = {
     "components": ("latent", "mixture"),
     "plateau_epochs": ("schedule", "plateau"),
 }
-"""Options that mean something only with a certain value of another one."""
+"""Options that need a certain value of another option."""
 
 _TRAINING_OPTIONS = {field.name for field in dataclasses.fields(TrainingConfig)}
 _MODEL_OPTIONS = {
@@ -86,6 +80,57 @@ class Architecture(click.ParamType):  # type: ignore[type-arg]  # generic in new
         return value
 
 
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """Numbers with commas between them, like `0,16`.
+
+    Args:
+        example: An example for error messages.
+        kind: Type of each number.
+        count: How many there must be; `None` for any.
+    """
+
+    name = "numbers"
+
+    def __init__(self, example: str, kind: type[float] = float, count: int | None = None) -> None:
+        self._example, self._kind, self._count = example, kind, count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Return the numbers, of any value."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(self._kind(number) for number in value.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or self._count not in {None, len(numbers)}:
+            count = "" if self._count is None else f"{self._count} "
+            self.fail(
+                f"expected {count}{self.name} with commas between them, like {self._example}, got {value!r}", param, ctx
+            )
+        return numbers
+
+
+class Sizes(Numbers):
+    """Integers with commas between them, like `32,16`.
+
+    Args:
+        example: See `Numbers`.
+        count: See `Numbers`.
+    """
+
+    name = "sizes"
+
+    def __init__(self, example: str, count: int | None = None) -> None:
+        super().__init__(example, int, count)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Return the sizes, each at least 1."""
+        sizes = super().convert(value, param, ctx)
+        if min(sizes) < 1:
+            self.fail(f"expected sizes of at least 1, got {min(sizes)}", param, ctx)
+        return sizes
+
+
 def options_in(command: click.Command, path: Path) -> dict[str, str]:
     """Return the options in a TOML file, by parameter name, as text that click reads like the command line.
 
@@ -94,10 +139,10 @@ def options_in(command: click.Command, path: Path) -> dict[str, str]:
         [model]
         z-dims = [32, 16]
 
-    The tables are the sections of `--help`, in lower case. They are for the reader: an option may stand in any of them.
+    The tables are the sections of `--help`, in lower case. They only help the reader: any option may be in any table.
 
     Raises:
-        click.BadParameter: The file cannot be read or is not TOML, or a key is no option or is set twice.
+        click.BadParameter: The file cannot be read or is not TOML, or a key is not an option or is set twice.
     """
     known = {
         name[2:]: str(option.name)
@@ -166,9 +211,11 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 )
 @_data("--validation-fraction", type=_FRACTION, default=0.0, help="Fraction of the training data to validate on.")
 @_data("--validation-data", type=_PATH, help="Own data to validate on.")
-@_data("--test-fraction", type=_FRACTION, default=0.1, help="Fraction of --data to test on, without --test-data.")
+@_data(
+    "--test-fraction", type=_FRACTION, default=0.1, help="Fraction of --data to test on, if there is no --test-data."
+)
 @_data("--test-data", type=_PATH, help="Own data to test on.")
-@_data("--split-seed", type=_AT_LEAST_0, default=0, help="Seed of the split into these parts.")
+@_data("--split-seed", type=_AT_LEAST_0, default=0, help="Seed of the split into training, validation and test data.")
 @_data("--scale", type=Numbers("0,16", count=2), help="LOW,HIGH: values of own data that become 0 and 1.")
 @_data("--resize", type=Sizes("28,28", count=2), help="HEIGHT,WIDTH to which image files are resized.")
 @_data("--grey", is_flag=True, help="Convert colour images to grey.")
@@ -195,8 +242,8 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 @_model("--components", type=_AT_LEAST_2, default=10, help="Components of p(z); for mixture.")
 @_objective("--beta", type=float, default=1.0, help="Weight of the KL; 1 is the ELBO.")
 @_objective("--beta-warmup", type=_AT_LEAST_0, default=0, help="Epochs over which beta rises to its value.")
-@_objective("--free-bits", type=float, default=0.0, help="Nats of each latent dimension's KL that cost nothing.")
-@_objective("--num-particles", type=_AT_LEAST_1, default=1, help="Draws of z an image and step.")
+@_objective("--free-bits", type=float, default=0.0, help="Nats of each latent dimension's KL that are not penalised.")
+@_objective("--num-particles", type=_AT_LEAST_1, default=1, help="Draws of z for each image in a step.")
 @_objective(
     "--binarize",
     type=click.Choice(get_args(Binarize)),
@@ -204,18 +251,20 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
     help="Make grey values 0 or 1: at one half, or drawn anew in each epoch with the value as probability.",
 )
 @_training("--epochs", type=_AT_LEAST_1, default=100, help="Passes over the training images.")
-@_training("--batch-size", type=_AT_LEAST_1, default=256, help="Images a step.")
+@_training("--batch-size", type=_AT_LEAST_1, default=256, help="Images in a step.")
 @_training("--learning-rate", type=float, default=1e-3, help="Adam's step size.")
 @_training(
     "--seed", type=click.IntRange(0, MAX_SEED), default=0, help="Same seed, same weights; on the CPU bit for bit."
 )
 @_training("--cuda", is_flag=True, help="Train on a CUDA device; an error without one.")
-@_training("--patience", type=_AT_LEAST_0, default=0, help="End after so many epochs without progress; 0 for never.")
+@_training(
+    "--patience", type=_AT_LEAST_0, default=0, help="End after this number of epochs without progress; 0 for never."
+)
 @_training(
     "--schedule",
     type=click.Choice(get_args(Schedule)),
     default="constant",
-    help="Of the learning rate; plateau halves it when the validation ELBO makes no progress.",
+    help="Schedule of the learning rate; plateau halves it when the validation ELBO makes no progress.",
 )
 @_training("--plateau-epochs", type=_AT_LEAST_1, default=5, help="Epochs without progress; for plateau.")
 @_training("--lr-warmup", type=_AT_LEAST_0, default=0, help="Epochs over which the learning rate rises to its value.")
@@ -225,17 +274,17 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
     "--precision",
     type=click.Choice(get_args(Precision)),
     default="fp32",
-    help="Of matrix products in training; bf16 needs a processor with fast bfloat16 instructions.",
+    help="Precision of matrix products in training; bf16 needs fast bfloat16 instructions.",
 )
-@_training("--tf32/--no-tf32", default=False, help="Let a CUDA device round factors to TF32; with --cuda.")
+@_training("--tf32/--no-tf32", default=False, help="Allow TF32 in matrix products, for speed; with --cuda.")
 @_output("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/<data>-<choices>]")
 @_output("--force", is_flag=True, help="Replace the run in --out.")
-@_output("--resume", is_flag=True, help="Go on with the run in --out, with its options; begin it if there is none.")
+@_output("--resume", is_flag=True, help="Resume the run in --out, with its options; begin it if there is none.")
 @_output("--dry-run", is_flag=True, help="Check everything, print what would be done, and end.")
-@_output("--report/--no-report", default=True, help="Write report.html and its pictures at the end.")
+@_output("--report/--no-report", default=True, help="Write report.html and its figures at the end.")
 @_output("--checkpoint-every", type=_AT_LEAST_0, default=0, help="Steps between checkpoints; 0: one an epoch.")
 @_output("--iw-particles", type=_AT_LEAST_0, default=0, help="Draws of z for the importance-weighted bound at the end.")
-@_output("--tensorboard", is_flag=True, help="Write the run's folder for TensorBoard, too.")
+@_output("--tensorboard", is_flag=True, help="Log the run to TensorBoard, in its folder.")
 @_output("--mlflow", is_flag=True, help="Log the run to MLflow.")
 @click.option(
     "--config",
@@ -250,8 +299,8 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry_run: bool, **options: Any) -> None:
     """Fit Pyro's VAE with SVI and save the run.
 
-    The run goes to --out: configuration, checkpoints, weights, metrics, evaluation and report. Ctrl-C and SIGTERM end
-    the training with a checkpoint, and --resume goes on from there; it does so after a crash, too.
+    The run is written to --out: configuration, checkpoints, weights, metrics, evaluation and report. Ctrl-C and SIGTERM
+    end the training with a checkpoint. --resume continues from there, and after a crash, too.
 
     \b
     Examples:
@@ -267,7 +316,7 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry
     _drop_default_dataset(ctx, options)
     out = out or Path("runs") / _default_name(options)
     if force and resume:
-        raise click.UsageError("--force replaces a run and --resume goes on with it; give one of them")
+        raise click.UsageError("--force replaces a run and --resume continues it; give one of them")
     try:
         if resume and (out / CHECKPOINT_FILE).exists():
             options = _resumed(ctx, read_config(out), options)
@@ -333,7 +382,7 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
 
 
 def _say_nothing(_text: str) -> None:
-    """Print nothing: in all processes but the first."""
+    """Print nothing, in all processes but the first."""
 
 
 def _progress(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
@@ -342,7 +391,7 @@ def _progress(training: TrainingConfig, processes: Processes) -> contextlib.Abst
 
 
 def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:
-    """Return the data, with labels if there are any: the report colours by them even if the model does not see them."""
+    """Return the data, with labels if there are any: the report always colours by them."""
     if conditional:
         return load_data(data, labels=True)
     try:
@@ -361,7 +410,7 @@ def _check_usage(ctx: click.Context, options: Mapping[str, Any]) -> None:
 
 
 def _drop_default_dataset(ctx: click.Context, options: dict[str, Any]) -> None:
-    """Own data take the place of the default data set."""
+    """Let own data take the place of the default data set."""
     if options["data"] is not None and ctx.get_parameter_source("dataset") is ParameterSource.DEFAULT:
         options["dataset"] = None
 
@@ -373,16 +422,16 @@ def _recorded(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resumed(ctx: click.Context, config: RunConfig, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the run that goes on, unless the command line or --config says otherwise."""
+    """Return the options of the resumed run, unless the command line or --config says otherwise."""
     model = dataclasses.asdict(config.model)
-    begun = {**config.command, **dataclasses.asdict(config.training)}
-    begun |= {name: model[name] for name in _MODEL_OPTIONS & model.keys()}
-    begun |= {"z_dims": config.model.z_dims, "conditional": config.model.num_classes > 0}
+    recorded = {**config.command, **dataclasses.asdict(config.training)}
+    recorded |= {name: model[name] for name in _MODEL_OPTIONS & model.keys()}
+    recorded |= {"z_dims": config.model.z_dims, "conditional": config.model.num_classes > 0}
     merged = dict(options)
     for parameter in ctx.command.params:
         name = str(parameter.name)
-        if name in begun and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
-            value = begun[name]
+        if name in recorded and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            value = recorded[name]
             merged[name] = parameter.type_cast_value(ctx, tuple(value) if isinstance(value, list) else value)
     return merged
 
@@ -448,7 +497,7 @@ def _training_line(training: TrainingConfig) -> str:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[Callable[[], int]]:
-    """Note the first Ctrl-C or SIGTERM, for the training to ask between steps; a second one ends the program."""
+    """Yield a function that returns the signal received, 0 for none. A second Ctrl-C or SIGTERM ends the program."""
     received = 0
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from .errors import ConfigError
@@ -19,7 +20,7 @@ MAX_SEED = 2**32 - 1
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything that is needed to build a model before its weights are loaded.
+    """Everything needed to build a model, except its weights.
 
     Args:
         data_shape: Shape of one observation, `(channels, height, width)` for images.
@@ -64,8 +65,8 @@ class ModelConfig:
         _at_least(0, "num_classes", self.num_classes)
         if (self.latent == "hierarchical") != bool(self.upper_dims) or min(self.z_dims) < 1:
             raise ConfigError(
-                f"a hierarchical latent has two or more sizes of at least 1, like z_dims 32,16, any other has one; "
-                f"got latent {self.latent} with z_dims {','.join(map(str, self.z_dims))}"
+                "a hierarchical latent has two or more sizes of at least 1, like z_dims 32,16, any other latent has "
+                f"one; got latent {self.latent} with z_dims {','.join(map(str, self.z_dims))}"
             )
         _check_standardisation(self.data_loc, self.data_scale, self.data_dim)
         if self.architecture == "conv" and not (len(self.data_shape) == 3 and min(self.data_shape[1:]) >= 4):
@@ -87,14 +88,14 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How the model is fitted.
+    """How a model is fitted.
 
     Args:
         epochs: Passes over the training images, at least 1.
         batch_size: Images a step, at least 1; the last batch of an epoch may be smaller.
         learning_rate: Adam's step size, positive.
-        schedule: Of the learning rate: `constant`; `cosine`, down to 0 at the end of the last epoch; `plateau`, halved
-            whenever the validation ELBO has not improved for `plateau_epochs`.
+        schedule: How the learning rate changes: `constant`; `cosine`, down to 0 at the end of the last epoch; or
+            `plateau`, halved whenever the validation ELBO has not improved for `plateau_epochs`.
         lr_warmup: Epochs over which the learning rate rises linearly to its value; 0 for none.
         plateau_epochs: See `schedule`; at least 1.
         patience: Epochs without a better validation ELBO after which the training ends, 0 for never.
@@ -104,8 +105,8 @@ class TrainingConfig:
         seed: Seed of the initial weights, of the order of the images and of the noise, 0 to 2**32 - 1.
         jit: Compile the ELBO with `JitTrace_ELBO`; in float32, and not for a mixture.
         beta: Weight of the KL in the objective, positive; 1 is the ELBO.
-        beta_warmup: Epochs over which beta rises in equal steps to its value, 0 for none; not with `jit`, which would
-            freeze the first step's weight.
+        beta_warmup: Epochs over which beta rises in equal steps to its value, 0 for none; not with `jit`, which fixes
+            the weight at the first step.
         num_particles: Draws of z an image and step, at least 1.
         binarize: `none` leaves grey values; `threshold` makes them 0 or 1 at one half; `stochastic` draws 0 or 1 with
             the grey value as probability, anew in each epoch.
@@ -159,10 +160,52 @@ class TrainingConfig:
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed must be between 0 and {MAX_SEED}, got {self.seed}")
 
+    def learning_rate_at(self, progress: float, halvings: int = 0) -> float:
+        """Return the learning rate of a step.
+
+        Args:
+            progress: Epochs completed at the end of the step, fractions included; above 0.
+            halvings: How often a plateau has halved the rate.
+        """
+        rate = self.learning_rate * 0.5**halvings
+        if progress < self.lr_warmup:
+            return rate * progress / self.lr_warmup
+        if self.schedule == "cosine":
+            after = (progress - self.lr_warmup) / max(self.epochs - self.lr_warmup, 1)
+            return rate * (1 + math.cos(math.pi * min(after, 1.0))) / 2
+        return rate
+
+    def beta_at(self, epoch: int) -> float:
+        """Return the weight of the KL in an epoch, counted from 1. Its warm-up begins above 0."""
+        return self.beta * min(1.0, epoch / self.beta_warmup) if self.beta_warmup else self.beta
+
+    def halvings_after(self, validation_elbos: Sequence[float]) -> int:
+        """Return how often the schedule `plateau` has halved the learning rate, from the validation ELBO of each epoch.
+
+        Any other schedule halves nothing.
+        """
+        if self.schedule != "plateau":
+            return 0
+        best, waited, halvings = -math.inf, 0, 0
+        for elbo in validation_elbos:
+            best, waited = (elbo, 0) if elbo > best else (best, waited + 1)
+            if waited == self.plateau_epochs:
+                halvings, waited = halvings + 1, 0
+        return halvings
+
+    def is_finished(self, validation_elbos: Sequence[float]) -> bool:
+        """Return whether the last `patience` epochs brought no better validation ELBO."""
+        if not self.patience or not validation_elbos:
+            return False
+        best = validation_elbos.index(max(validation_elbos))  # the first of equals
+        return len(validation_elbos) - 1 - best >= self.patience
+
     def _check_jit(self) -> None:
         if self.beta_warmup or self.free_bits:
             other = "beta_warmup" if self.beta_warmup else "free_bits"
-            raise ConfigError(f"jit and {other} do not go together: a compiled step has its objective frozen; drop one")
+            raise ConfigError(
+                f"jit and {other} do not go together: compiling fixes the objective at the first step; drop one"
+            )
         if self.precision != "fp32":
             raise ConfigError(f"jit and precision {self.precision} do not go together in PyTorch; drop one")
 

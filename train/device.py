@@ -1,4 +1,4 @@
-"""PyTorch's devices, and what is global in PyTorch: random generators, TF32, MKL's kernels."""
+"""Devices, and PyTorch's global state: random generators, TF32, MKL's kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch
 
     Args:
         cuda: Whether CUDA was asked for.
-        index: Which device; it becomes the process's current one. The current one without it.
+        index: Which device; it becomes the process's current one. By default the current one.
         count: Number of devices that the processes on this machine need.
 
     Raises:
@@ -44,24 +44,24 @@ def select_device(cuda: bool, index: int | None = None, count: int = 1) -> torch
 
 
 def check_bf16(device: torch.device) -> None:
-    """Check that bfloat16 is faster than float32 on the device. Where it is emulated, it is many times slower.
+    """Check that the device has fast bfloat16 instructions. Emulated bfloat16 is slower than float32.
 
-    Of Intel's processors only those with AMX gain, not those with AVX512-BF16 alone.
+    Intel's processors need AMX: with AVX512-BF16 alone bfloat16 is slower, too.
 
     Raises:
-        DeviceError: It is not, as far as PyTorch tells.
+        DeviceError: It has none, as far as PyTorch can tell.
     """
     if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not tell
+        known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older versions
         is_intel = "Intel" in str(known.get("cpu_name"))
-        quick = known.get("amx_bf16") or (known.get("avx512_bf16") and not is_intel)
-        has = known.get("architecture") != "x86_64" or bool(quick)
-    if not has:
+        has_instructions = known.get("amx_bf16") or (known.get("avx512_bf16") and not is_intel)
+        is_fast = known.get("architecture") != "x86_64" or bool(has_instructions)
+    if not is_fast:
         raise DeviceError(
-            f"precision bf16 was asked for, but this {device.type.upper()} has no fast bfloat16 instructions, without "
-            "which fp32 is faster; leave --precision out"
+            f"precision bf16 was asked for, but this {device.type.upper()} has no fast bfloat16 instructions: "
+            "fp32 is faster; leave --precision out"
         )
 
 
@@ -74,9 +74,9 @@ def forked_rng(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def float32_products(tf32: bool) -> Iterator[None]:
-    """Allow or forbid TF32 to matrix products and convolutions on CUDA devices, within the body.
+    """Allow or forbid TF32 for matrix products and convolutions on CUDA devices, within the body.
 
-    PyTorch's default allows it to convolutions only.
+    PyTorch's default allows it for convolutions only.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32

@@ -1,6 +1,6 @@
 """Pyro's normal and Bernoulli distributions, with log-probabilities of fewer operations and hand-written gradients.
 
-They equal Pyro's to rounding. Training scores these; evaluation and export score Pyro's own.
+They equal Pyro's to rounding. Training uses them; evaluation and export use Pyro's own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _event(normal: Any) -> TorchDistribution:  # Pyro's have no types
 
 
 class _Standard(dist.Normal):
-    """Its parameters are 0 and 1, but may be expanded."""
+    """N(0, 1)."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
@@ -56,7 +56,7 @@ class _Standard(dist.Normal):
 class _NormalLogProb(torch.autograd.Function):
     """-t²/2 - log(scale) - log(2 pi)/2, where t = (value - loc) / scale.
 
-    The gradient is written out: autograd would go back through each operation of PyTorch's density, and there are nine.
+    The gradient is written by hand: autograd would differentiate each operation of PyTorch's density.
     """
 
     @staticmethod
@@ -80,7 +80,7 @@ class _NormalLogProb(torch.autograd.Function):
 
 
 class BernoulliOfLogits(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no types
-    """Pyro's, with a faster log-probability; to be made of logits."""
+    """Pyro's `Bernoulli`, made from logits, with a faster log-probability."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of values from 0 to 1, as PyTorch's, to rounding; its gradient is the same."""
@@ -91,7 +91,7 @@ class BernoulliOfLogits(dist.Bernoulli):  # type: ignore[misc]  # Pyro has no ty
 class _BernoulliLogProb(torch.autograd.Function):
     """x l - softplus(l), where softplus(l) = max(l, 0) - log(sigmoid(|l|)): PyTorch's own is not vectorized on the CPU.
 
-    The gradient is written out, x - sigmoid(l), because that of the absolute value would be wrong at a logit of 0.
+    The gradient is written by hand, x - sigmoid(l): that of the absolute value would be wrong at a logit of 0.
     """
 
     @staticmethod

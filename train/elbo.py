@@ -1,6 +1,6 @@
 """The ELBO of each observation and its terms, and the importance-weighted bound on log p(x).
 
-All leave the model, Pyro's parameter store and PyTorch's generators as they were.
+No function here changes the model, Pyro's parameter store or PyTorch's random generators.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from torch.nn import functional
 from .data import Images
 from .device import choose_mkl_kernels, forked_rng
 from .errors import ConfigError
-from .labels import check_label_values
 from .latents import COMPONENT_SITE, Hierarchical, Latent, Mixture, kl_to_standard_normal, site_names
 from .likelihoods import Bernoulli, Likelihood
 from .objective import objective_of
-from .vae import VAE
+from .vae import VAE, check_label_values
 
-ACTIVE = 0.01
+ACTIVE_VARIANCE = 0.01
 """Variance of E_q(z|x)[z] over the observations above which a latent unit is active (Burda et al., 2016)."""
 
 _SEED = 0
 _BATCH_SIZE = 1024
 
 VALUES_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
-"""Outputs of the decoder that the importance-weighted bound holds in memory at once; on a CPU they fit its cache."""
+"""Decoder outputs that the importance-weighted bound keeps in memory at once; on a CPU they fit its cache."""
 
 _MAX_LOGIT = math.log1p(-torch.finfo(torch.float32).eps) - math.log(torch.finfo(torch.float32).eps)
 """PyTorch's Bernoulli clamps probabilities at a distance of float32's epsilon from 0 and 1; this is the logit there."""
@@ -90,15 +89,15 @@ def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = No
     """Return the ELBO's terms of each observation.
 
     Args:
-        vae: The model; in evaluation mode log p(x|z) is that of the parameters which a bundle has.
+        vae: The model; in evaluation mode log p(x|z) is computed from the decoder's parameters, as a bundle does.
         x: Observations, shape `(batch, ...)`.
         eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
         y: Labels, shape `(batch,)`, for a conditional model.
     """
     statements, _ = objective_of(vae, registered=False)
-    # Networks of one's own may have parameters that are Pyro's.
+    # The user's own networks may register parameters with Pyro.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # of NaN: the caller decides
+        warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # NaN is the caller's to handle
         guide = poutine.trace(GivenNoise(eps)(vae.sample_posterior)).get_trace(x, y)
         enumerated = poutine.enum(statements, first_available_dim=-2)
         model = poutine.trace(poutine.replay(enumerated, guide)).get_trace(x, y)
@@ -128,15 +127,15 @@ def kl_of_dims(latent: Latent, terms: ElboTerms) -> Tensor:
     A `normal` latent has KL(q(z_d|x) ‖ N(0, 1)) = (z_loc² + z_scale² - 1) / 2 - log z_scale, whose sum over the
     dimensions is the whole KL. The other two are estimated from the draw of z:
 
-    - `hierarchical`: log q(z_d|x) - log p(z_d|z_2), of z's own level. The levels above add their part to the whole. A
-      single dimension may come out below 0, because q(z|x) does not see z_2 and p(z|z_2) does.
+    - `hierarchical`: log q(z_d|x) - log p(z_d|z_2), of z's own level. The levels above add to the whole KL. A
+      dimension's estimate may be negative, because q(z|x) does not depend on z_2 and p(z|z_2) does.
     - `mixture`: log q(z_d|x) - log Σ_c p(c) N(z_d; loc_cd, scale_cd²), against the marginal of p(z) in this dimension.
-      Its mean is a KL and tells how much a dimension is used, but the components tie the dimensions together, so that
-      the sum is not the whole KL.
+      Its mean is a KL and tells how much a dimension is used. The sum is not the whole KL, because the components make
+      the dimensions dependent.
 
     Args:
-        latent: The model's.
-        terms: Those of a batch.
+        latent: The latent of the model.
+        terms: The ELBO's terms of a batch.
     """
     z, loc, scale = (level[0].double() for level in (terms.z, terms.z_loc, terms.z_scale))
     log_qz_x = _log_normal(z, loc, scale)
@@ -154,15 +153,15 @@ def _log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EachEvaluated:
-    """The ELBO of each image of a set and its parts, in nats, float64, on the model's device.
+class ElboByImage:
+    """The ELBO of each image of a set, and its parts, in nats, float64, on the model's device.
 
     Args:
         elbo: The ELBO of each image, shape `(num_images,)`.
         reconstruction: E_q[log p(x|z)] of each image, shape `(num_images,)`.
         kl_per_dim: Mean over the images of each latent dimension's KL, see `kl_of_dims`, shape `(z_dim,)`.
         z_loc_variance: Variance of E_q(z|x)[z] over the images, shape `(z_dim,)`; of z's first level.
-        num_particles: Draws of z an image, of which the means are taken.
+        num_particles: Draws of z an image, over which the means are taken.
     """
 
     elbo: Tensor
@@ -179,7 +178,7 @@ class EachEvaluated:
     @property
     def active_units(self) -> int:
         """Dimensions with Var_x(E_q(z|x)[z]) > 0.01 (Burda, Grosse & Salakhutdinov, 2016)."""
-        return int((self.z_loc_variance > ACTIVE).sum())
+        return int((self.z_loc_variance > ACTIVE_VARIANCE).sum())
 
 
 def evaluate_elbo(vae: VAE, images: Images, num_particles: int = 1, labels: Tensor | None = None) -> float:
@@ -188,26 +187,25 @@ def evaluate_elbo(vae: VAE, images: Images, num_particles: int = 1, labels: Tens
 
 
 def elbo_of_each(vae: VAE, images: Images, num_particles: int = 1, labels: Tensor | None = None) -> Tensor:
-    """Return the ELBO of each image, in nats, float64, shape `(num_images,)`; as `evaluate_each` has it."""
+    """Return the ELBO of each image, in nats, float64, shape `(num_images,)`; see `evaluate_each`."""
     return evaluate_each(vae, images, labels, num_particles).elbo
 
 
-def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 1) -> EachEvaluated:
+def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 1) -> ElboByImage:
     """Return the ELBO of each image and its parts.
 
-    The noise is that of a fixed seed, so that epochs and runs compare. The weights, statistics that layers keep while
-    training, Pyro's parameter store and PyTorch's generators are left as they were. A model that has diverged has an
-    ELBO that is NaN or infinite.
+    The noise has a fixed seed, so that epochs and runs compare. Statistics that layers keep in training are not
+    updated. The ELBO of a model that has diverged is NaN or infinite.
 
     Args:
         vae: The model.
         images: Shape `(num_images, ...)`; slices of it are taken, and moved to the model's device.
         labels: Shape `(num_images,)`, for a conditional model.
-        num_particles: Draws of z an image, of which the mean is taken, at least 1.
+        num_particles: Draws of z an image, over which the mean is taken, at least 1.
 
     Raises:
         ConfigError: `num_particles` is less than 1.
-        LabelError: The labels are not those of a model like this.
+        LabelError: The labels do not fit the model.
     """
     check_label_values(labels, len(images), vae.config.num_classes)
     check_particles(num_particles)
@@ -229,22 +227,22 @@ def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_pa
                 squared += z_loc.square().sum(0)
     draws = num_particles * len(images)
     variance = squared / draws - (loc / draws).square()
-    return EachEvaluated(elbo / num_particles, reconstruction / num_particles, kl / draws, variance, num_particles)
+    return ElboByImage(elbo / num_particles, reconstruction / num_particles, kl / draws, variance, num_particles)
 
 
 def check_particles(num_particles: int) -> None:
-    """Raise `ConfigError` where there would be no draw of z."""
+    """Raise `ConfigError` if `num_particles` is less than 1."""
     if num_particles < 1:
         raise ConfigError(f"num_particles must be at least 1, got {num_particles}")
 
 
 def device_of(vae: VAE) -> torch.device:
-    """Return where the model's weights are."""
+    """Return the device of the model's weights."""
     return next(vae.parameters()).device
 
 
 def slices(count: int, size: int) -> Iterator[slice]:
-    """Yield slices of `size` rows that cover `count` of them, the last one maybe smaller."""
+    """Yield slices of `size` rows that cover `count` rows; the last one may be smaller."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
@@ -272,13 +270,13 @@ def importance_weighted_bound(
     """Return the importance-weighted bound on log p(x) of each image (Burda, Grosse & Salakhutdinov, 2016).
 
     L_k = E[log 1/k Σ_i p(x, z_i) / q(z_i|x)], z_1 to z_k drawn from q(z|x). L_1 is the ELBO; L_k rises with k to
-    log p(x). It equals Pyro's `RenyiELBO(alpha=0, num_particles=k)`, with the noise of a fixed seed. The encoder runs
-    once an image and the decoder k times, on so many rows at once that the memory does not grow with k.
+    log p(x). It equals Pyro's `RenyiELBO(alpha=0, num_particles=k)`. The noise has a fixed seed. The encoder runs once
+    an image and the decoder k times, in batches, so that memory does not grow with k.
 
     Args:
-        vae: The model. Its weights and mode, Pyro's parameter store and PyTorch's generators are left as they were.
+        vae: The model.
         images: Shape `(num_images, ...)`; slices of it are taken, and moved to the model's device.
-        labels: Shape `(num_images,)`, for a conditional model; the bound is on log p(x|y) then.
+        labels: Shape `(num_images,)`, for a conditional model, whose bound is on log p(x|y).
         num_particles: k, at least 1.
         on_part: Called after each part with the number of images done; an exception from it ends the computation.
 
@@ -287,7 +285,7 @@ def importance_weighted_bound(
 
     Raises:
         ConfigError: `num_particles` is less than 1.
-        LabelError: The labels are not those of a model like this.
+        LabelError: The labels do not fit the model.
     """
     check_label_values(labels, len(images), vae.config.num_classes)
     check_particles(num_particles)
@@ -306,7 +304,7 @@ def importance_weighted_bound(
 
 
 def _bounds(vae: VAE, x: Tensor, y: Tensor | None, num_particles: int, at_once: int) -> Tensor:
-    """The bound of each row, `at_once` particles together."""
+    """Return the bound of each row, with `at_once` particles in a batch."""
     q_z = vae.encoder(x, y)
     observed = vae.decoder.likelihood.observed(x.flatten(1))
     total = x.new_full((len(x),), -math.inf, dtype=torch.float64)
@@ -319,7 +317,7 @@ def _bounds(vae: VAE, x: Tensor, y: Tensor | None, num_particles: int, at_once: 
 
 
 def _log_weight(vae: VAE, observed: Tensor, y: Tensor | None, q_z: tuple[Tensor, Tensor], eps: list[Tensor]) -> Tensor:
-    """log_px_z + log_pz - log_qz_x of each particle and row, shape `(particles, batch)`.
+    """Return log_px_z + log_pz - log_qz_x of each particle and row, shape `(particles, batch)`.
 
     The same as `elbo_terms`, from the latent's and the decoder's functions, without Pyro's traces.
     """
@@ -334,7 +332,7 @@ def _log_weight(vae: VAE, observed: Tensor, y: Tensor | None, q_z: tuple[Tensor,
 
 
 def _log_px_z(likelihood: Likelihood, outputs: Tensor, observed: Tensor) -> Tensor:
-    """Log p(x|z), shape `(particles, batch)`, from the decoder's outputs, `(particles, batch, numbers)`."""
+    """Return log p(x|z), shape `(particles, batch)`, from the decoder's outputs, `(particles, batch, numbers)`."""
     if type(likelihood) is Bernoulli:
         # x log p + (1 - x) log(1 - p) = x logit - log(1 + exp(logit)), which takes fewer passes over memory
         logits = outputs.clamp(-_MAX_LOGIT, _MAX_LOGIT)

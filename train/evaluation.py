@@ -8,11 +8,11 @@ from torch import Tensor
 
 from .config import Binarize, TrainingConfig
 from .data import Images
-from .elbo import EachEvaluated, evaluate_each, importance_weighted_bound
+from .elbo import ElboByImage, evaluate_each, importance_weighted_bound
 from .errors import DatasetError
 from .vae import VAE
 
-_ENOUGH_UNITS = 8
+_ENOUGH_ACTIVE_UNITS = 8
 _MIN_KL_NATS = 0.5
 
 
@@ -49,7 +49,7 @@ class Evaluation:
     binarize: Binarize = "none"
 
     @classmethod
-    def of(cls, each: EachEvaluated, iw_bounds: Tensor | None = None, iw_particles: int = 0) -> Evaluation:
+    def of(cls, each: ElboByImage, iw_bounds: Tensor | None = None, iw_particles: int = 0) -> Evaluation:
         """Return the means over all images.
 
         Args:
@@ -74,7 +74,7 @@ class Evaluation:
 def evaluate(
     vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 1, iw_particles: int = 0
 ) -> Evaluation:
-    """Evaluate a model on images, with the noise of a fixed seed; the model and the generators are left as they were.
+    """Evaluate a model on images, with noise of a fixed seed; the model and the generators are left as they were.
 
     Args:
         vae: The model.
@@ -86,7 +86,7 @@ def evaluate(
     Raises:
         ConfigError: A number of particles is too small.
         DatasetError: There are no images.
-        LabelError: The labels are not those of a model like this.
+        LabelError: The labels do not fit the model.
     """
     if not len(images):
         raise DatasetError("images must hold at least one image to evaluate on, got none")
@@ -106,10 +106,10 @@ def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | N
         training: How it was trained; remedies that do not apply to it are left out.
 
     Returns:
-        A sentence, or `None` if the posterior has not collapsed, or if a single observation cannot tell.
+        A sentence; `None` if the posterior has not collapsed, or if there is only one observation.
     """
     units, active = len(evaluation.kl_per_dim_nats), evaluation.active_units
-    few_active = active < min(_ENOUGH_UNITS, units / 4)
+    few_active = active < min(_ENOUGH_ACTIVE_UNITS, units / 4)
     if evaluation.num_images < 2 or not (few_active or evaluation.kl_nats < _MIN_KL_NATS):
         return None
     found = f"{active} of {units} latent units {'is' if active == 1 else 'are'} active"
@@ -119,7 +119,7 @@ def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | N
     remedies = ["more epochs", "a smaller --batch-size"]
     if training.beta > 1:
         remedies.append("--beta 1")
-    if not training.jit:  # compiled steps allow neither of these
+    if not training.jit:  # compiled steps allow neither of the two
         remedies += [] if training.beta_warmup else [f"--beta-warmup {max(1, training.epochs // 2)}"]
         remedies += [] if training.free_bits else ["--free-bits 0.1 (normal latent only)"]
     if active and few_active:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .binarization import binarize_once
 from .config import Binarize, ModelConfig, TrainingConfig
-from .data import Dataset, Images, check_range, standardisation_of
+from .data import Dataset, Images, binarize_once, check_range, standardisation_of
 from .elbo import evaluate_each, evaluate_elbo, importance_weighted_bound
 from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
 from .evaluation import Evaluation, collapse_advice, evaluate
@@ -24,36 +23,34 @@ from .likelihoods import LIKELIHOODS
 from .observers import Observer
 from .processes import SINGLE, Processes
 from .report import write_report
-from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, load_run, run_config
-from .run_writer import RunWriter
-from .schedule import halvings_after, is_finished
+from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, RunWriter, load_run, run_config
 from .trainer import Trainer
 from .vae import VAE
 
 _CPU = torch.device("cpu")
 
 _FINAL_PARTICLES = 10  # draws of z an image in the final evaluation
-_NUM_TRAINING = 10_000  # training images in the final evaluation, the first
+_NUM_TRAINING = 10_000  # the first training images, for the final evaluation
 
 
 def model_for(
     dataset: Dataset[Images], training: TrainingConfig, *, conditional: bool = False, **choices: Any
 ) -> ModelConfig:
-    """Return the configuration of a model of `dataset`: its shape, its classes, and how it is standardised.
+    """Return the configuration of a model of `dataset`: shape, number of classes, and standardisation.
 
     A likelihood for values in [0, 1] takes the data as they are. For others, rows of a table are standardised by
     column, images by one mean and one scale.
 
     Args:
-        dataset: What the model is to be fitted to.
-        training: How; what it binarizes is standardised after that.
-        conditional: Whether both networks see the labels, which the data set must have then.
+        dataset: The data that the model will be fitted to.
+        training: How. Data that it binarizes are standardised after that.
+        conditional: Whether both networks see the labels; the data set must have labels then.
         **choices: The other fields of `ModelConfig`.
 
     Raises:
-        ConfigError: The choices do not go together, or not with such data.
-        DatasetError: The values are not in the range of the likelihood.
-        LabelError: The model is to see labels, and there are none.
+        ConfigError: The choices do not go together, or do not fit the data.
+        DatasetError: The values are outside the likelihood's range.
+        LabelError: `conditional`, and the data set has no labels.
     """
     num_classes = dataset.num_classes if conditional else 0
     if conditional and num_classes == 0:
@@ -82,7 +79,7 @@ def check_training(
     overwrite: bool = False,
     resume: bool = False,
 ) -> None:
-    """Raise what `fit` would raise before its first step, for the same arguments; nothing is written."""
+    """Raise the errors that `fit` raises before its first step, for the same arguments; write nothing."""
     _prepared(
         dataset,
         out,
@@ -112,26 +109,26 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     command: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Fit a VAE and leave a run: checkpoints during the training, evaluation and report at its end.
+    """Fit a VAE and write a run: checkpoints during the training, evaluation and report at its end.
 
     On the CPU a run that was interrupted and resumed ends with the weights of one that was not, bit for bit. A
-    `CollapseWarning` says if the posterior has collapsed.
+    `CollapseWarning` tells that the posterior has collapsed.
 
     Args:
-        dataset: For training, validation and test. Only a conditional model sees its labels; the report does in any
-            case. If `training` binarizes, validation and test images are binarized too, once.
+        dataset: For training, validation and test. Only a conditional model sees its labels; the report always
+            uses them. If `training` binarizes, validation and test images are binarized once.
         out: The run's folder.
-        model: The model's choices; `model_for` makes them for a data set.
-        training: The training's choices; the defaults without it.
+        model: The model's configuration; `model_for` makes one for a data set.
+        training: The training's configuration; by default `TrainingConfig()`.
         device: Where to train.
-        processes: That fit the model together, each by such a call; all of them must see the run's folder.
+        processes: The processes that fit the model together. Each calls `fit`, and all must see the run's folder.
         overwrite: Whether a run that is already there may be replaced.
-        resume: Whether to go on with a run that is already there; without one, a new run begins.
-        checkpoint_every: Steps between checkpoints, beside those at the end of an epoch; 0 for none.
+        resume: Whether to resume a run that is already there; if there is none, a new one begins.
+        checkpoint_every: Steps between checkpoints, in addition to those after each epoch; 0 for none.
         iw_particles: Particles of the importance-weighted bound in the final evaluation; 0 for none.
-        report: Whether to draw the report at the end.
-        observers: Are told how the training goes, in process 0.
-        should_stop: Asked after each step; `True` ends the training there, with a checkpoint. If one of several
+        report: Whether to write the report at the end.
+        observers: Called as the training proceeds, in process 0.
+        should_stop: Called after each step; `True` ends the training there, with a checkpoint. If one of several
             processes is told to stop, all stop after the next step.
         command: Options to keep in `config.json`, see `RunConfig`.
 
@@ -139,12 +136,12 @@ def fit(
         The run, read back. Its last metrics' `complete` is `False` if `should_stop` ended it early.
 
     Raises:
-        ConfigError: The choices do not go together, or the training needs validation images and there are none.
+        ConfigError: Options do not go together, or the training needs validation images and there are none.
         DatasetError: The images are out of range.
         DeviceError: The device has no fast instructions for the training's precision.
         DivergedError: The loss or an ELBO became NaN or infinite; the checkpoint before it stays.
         LabelError: The labels do not fit the model.
-        RunError: `out` already holds a run, or another one than is to be resumed, or cannot be written to.
+        RunError: `out` already holds a run, the run to resume has another configuration, or `out` cannot be written to.
     """
     training = training or TrainingConfig()
     trainer, writer = _prepared(
@@ -190,7 +187,7 @@ def _prepared(
     resume: bool,
     command: Mapping[str, Any] | None = None,
 ) -> tuple[Trainer, RunWriter]:
-    """Check everything, write nothing; return the trainer, at the run's checkpoint if there is one, and the writer."""
+    """Check everything and write nothing; return the trainer, restored if the run is resumed, and the writer."""
     if dataset.validation is None and (training.patience or training.schedule == "plateau"):
         needs = f"patience {training.patience}" if training.patience else "schedule plateau"
         raise ConfigError(f"{needs} needs a validation ELBO; set validation images aside (--validation-fraction 0.1)")
@@ -215,7 +212,7 @@ def _prepared(
 
 
 class _Fitting:
-    """A training under way.
+    """A training in progress.
 
     Args:
         trainer: Holds the model.
@@ -253,16 +250,16 @@ class _Fitting:
     def is_over(self) -> bool:
         """Whether the training was stopped, has made its epochs, or has run out of patience."""
         config = self._trainer.config
-        return self._stopped or self._trainer.epoch >= config.epochs or is_finished(config, self._validation_elbos)
+        return self._stopped or self._trainer.epoch >= config.epochs or config.is_finished(self._validation_elbos)
 
     def epoch(self, on_step: Sequence[Callable[[Tensor], None]]) -> EpochMetrics:
-        """Make an epoch, or the rest of one, and save it."""
+        """Fit an epoch, or the rest of one, and save it."""
         trainer, writer, from_first = self._trainer, self._writer, self._processes.from_first
-        trainer.halvings = halvings_after(trainer.config, self._validation_elbos)
+        trainer.halvings = trainer.config.halvings_after(self._validation_elbos)
 
         def tell(loss: Tensor) -> None:
-            for each in on_step:
-                each(loss)
+            for observe in on_step:
+                observe(loss)
 
         start = time.perf_counter()
         while True:
@@ -277,7 +274,7 @@ class _Fitting:
         return writer.metrics[-1]
 
     def finish(self, iw_particles: int, report: bool, observers: Sequence[Observer]) -> None:
-        """Evaluate the run's weights, which are the best epoch's, and draw the report, unless told to stop."""
+        """Evaluate the run's weights, those of its best epoch, and write the report, unless told to stop."""
         vae, seen, how = self._trainer.vae, self._seen, self._trainer.config.binarize
         run = load_run(self._writer.path)
         vae.load_state_dict(run.vae.state_dict())
@@ -343,10 +340,10 @@ def _final_evaluations(
 
     Args:
         vae: The model.
-        dataset: Test and validation images binarized already, training images not; with the labels that the model sees.
-        binarize: How.
+        dataset: With test and validation images binarized already, training images not; with the model's labels.
+        binarize: How to binarize the training images.
         iw_particles: Draws of z a test image for the importance-weighted bound, 0 to leave it out.
-        on_bound: Called with the number of test images whose bound is known; an exception from it ends the evaluation.
+        on_bound: Called with the number of test images that have their bound; an exception from it ends the evaluation.
 
     Returns:
         The evaluations by the name of the set, and the ELBO of each test image, in nats, shape `(num_test,)`.
@@ -369,10 +366,10 @@ def _final_evaluations(
 
 
 def _as_seen(dataset: Dataset[Images], model: ModelConfig) -> Dataset[Images]:
-    """Return the data set as the model sees it: with labels only for a conditional one."""
+    """Return the data set without labels, unless the model is conditional."""
     return dataset if model.num_classes else dataset.without_labels()
 
 
 def _binarized(images: Images, how: Binarize) -> Images:
-    """Return images binarized once and for all, so that epochs compare."""
+    """Return images binarized once, so that epochs compare."""
     return images if how == "none" else binarize_once(images[:], how)

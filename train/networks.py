@@ -42,8 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .errors import ConfigError
-from .labels import check_labels
+from .errors import ConfigError, LabelError
 from .likelihoods import Bernoulli, Likelihood, Standardisation
 
 _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
@@ -93,13 +92,13 @@ class AbstractEncoder(nn.Module, abc.ABC):
         return self.fc21(hidden), torch.exp(self.fc22(hidden))
 
     def features_at(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return features, shape `(batch, hidden_dim)`, for arguments as those of `forward`."""
+        """Return features, shape `(batch, hidden_dim)`, for the arguments of `forward`."""
         x = self.standardisation(x.flatten(1))
         return self.features(x, _one_hot(y, self.num_classes, x))
 
     @abc.abstractmethod
     def make_features(self) -> None:
-        """Make the layers that `features` needs; the sizes are set already, the heads are made afterwards."""
+        """Make the layers that `features` needs. The sizes are set already; the heads are made afterwards."""
 
     @abc.abstractmethod
     def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -107,7 +106,7 @@ class AbstractEncoder(nn.Module, abc.ABC):
 
         Args:
             x: Standardised, shape `(batch, data_dim)`; `x.unflatten(1, self.data_shape)` is the image.
-            labels: One-hot, shape `(batch, num_classes)`; `None` where there are no classes.
+            labels: One-hot, shape `(batch, num_classes)`; `None` without classes.
         """
 
 
@@ -167,7 +166,7 @@ class AbstractDecoder(nn.Module, abc.ABC):
     def outputs(self, code: Tensor) -> Tensor:
         """Return the last layer's outputs, shape `(batch, num_outputs * data_dim)`.
 
-        `code` is z and behind it the label, one-hot, shape `(batch, code_dim)`.
+        `code` is z followed by the one-hot label, shape `(batch, code_dim)`.
         """
 
 
@@ -248,7 +247,7 @@ ARCHITECTURES: dict[str, tuple[type[AbstractEncoder], type[AbstractDecoder]]] = 
 
 
 def _halved(image: Sequence[int]) -> list[tuple[int, ...]]:
-    """Height and width of the image, and of what each convolution with stride 2 leaves of it."""
+    """Return height and width of the image, and of the output of each convolution with stride 2."""
     sizes = [tuple(image)]
     for _ in _CHANNELS:
         sizes.append(tuple((size + 1) // 2 for size in sizes[-1]))
@@ -256,13 +255,24 @@ def _halved(image: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _doubling(inputs: int, outputs: int, sizes: Sequence[int]) -> nn.ConvTranspose2d:
-    """A transposed convolution to exactly `sizes`: the reverse of one with stride 2, for even sizes and for odd."""
+    """Return a transposed convolution with stride 2 whose output has exactly `sizes`, even or odd."""
     odd_or_even = (1 - sizes[0] % 2, 1 - sizes[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, kernel_size=3, stride=2, padding=1, output_padding=odd_or_even)
 
 
+def check_labels(labels: Tensor | None, num_classes: int) -> None:
+    """Check that a conditional model gets labels, and any other model none.
+
+    Raises:
+        LabelError: Labels are missing, or not wanted.
+    """
+    if (labels is None) == (num_classes > 0):
+        made_for = f"labels y, shape (batch,), of {num_classes} classes" if num_classes else "no labels"
+        raise LabelError(f"this model was made for {made_for}, got {'none' if labels is None else 'y'}")
+
+
 def _one_hot(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:
-    """Labels as one-hot rows, shape `(batch, num_classes)`, where the network sees labels."""
+    """Return one-hot labels, shape `(batch, num_classes)`; `None` if the network sees none."""
     check_labels(y, num_classes)
     if y is None:
         return None
@@ -274,7 +284,7 @@ def _joined(values: Tensor, labels: Tensor | None) -> Tensor:
     return values if labels is None else torch.cat([values, labels], dim=1)
 
 
-_ROWS = 2
+_ROWS = 2  # in the batch on which networks are checked
 _FORM = "module:Encoder,Decoder"
 
 
@@ -282,8 +292,8 @@ def architecture_of(encoder: type[AbstractEncoder], decoder: type[AbstractDecode
     """Return the architecture's name for two classes, like `my_nets:TanhEncoder,TanhDecoder`; for `ModelConfig`.
 
     Raises:
-        ConfigError: They cannot be imported by name, because they are defined in `__main__` or in a function; or they
-            are no networks.
+        ConfigError: They are not networks, or cannot be imported by name, because they are defined in `__main__` or in
+            a function.
     """
     for name, networks in ARCHITECTURES.items():
         if networks == (encoder, decoder):
@@ -291,7 +301,7 @@ def architecture_of(encoder: type[AbstractEncoder], decoder: type[AbstractDecode
     for network in (encoder, decoder):
         if network.__module__ == "__main__" or "." in network.__qualname__:
             raise ConfigError(
-                f"encoder and decoder must be importable by name, because whoever loads the run imports them; got "
+                f"encoder and decoder must be importable by name, because loading the run imports them; got "
                 f"{network.__qualname__} of {network.__module__}. Define both at the top level of a module of their "
                 "own, like my_nets.py, and import them from it"
             )
@@ -361,14 +371,14 @@ def check_networks(encoder: AbstractEncoder, decoder: AbstractDecoder, config: M
 
 
 def _import(name: str, architecture: str) -> ModuleType:
-    """Import a module from Python's path, or from the working directory, which is then on the path, too."""
+    """Import a module from Python's path or from the working directory, which is appended to the path if needed."""
     folder = str(Path.cwd())
     for attempt in (1, 2):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # a module that this one needs
+                raise  # the module exists, and imports one that does not
             if attempt == 2 or folder in sys.path:
                 if attempt == 2:
                     sys.path.remove(folder)
@@ -377,12 +387,12 @@ def _import(name: str, architecture: str) -> ModuleType:
                     f"in {folder} nor on its path; run the command in the folder that holds it, or set "
                     "PYTHONPATH=FOLDER"
                 ) from error
-        sys.path.append(folder)  # last, so that it hides no installed module; installed commands do not look there
+        sys.path.append(folder)  # last, so that it hides no installed module
     raise AssertionError
 
 
 def _class_of(module: ModuleType, name: str, base: type) -> type[Any]:
-    """Return a class of `module` that can be made."""
+    """Return a class of `module`, which must be a complete subclass of `base`."""
     known = sorted(key for key, value in vars(module).items() if _is_network(value, base))
     found = getattr(module, name, None)
     if found is None:

@@ -24,18 +24,18 @@ def mean_of_rows(rows: Tensor) -> Tensor:
 
 
 class DeviceELBO(Trace_ELBO):
-    """`Trace_ELBO` whose loss stays on the device: Pyro's waits for the value of each site.
+    """`Trace_ELBO` that never waits for the device: Pyro's own reads the value of each site.
 
     Args:
         num_particles: Draws of z an observation.
         free_bits: Nats of each latent dimension's KL that cost nothing.
-        batch_mean: Takes the rows of this process, returns the mean over the rows of all processes.
+        batch_mean: Returns the mean over the rows of all processes, given those of this process.
     """
 
     def __init__(
         self, num_particles: int, free_bits: float = 0.0, batch_mean: Callable[[Tensor], Tensor] = mean_of_rows
     ) -> None:
-        # With a max_plate_nesting, Pyro would not validate shapes left of it.
+        # Without max_plate_nesting, so that Pyro validates all axes.
         super().__init__(num_particles)  # type: ignore[no-untyped-call]  # Pyro's has no types
         self._free_bits, self._batch_mean = free_bits, batch_mean
 
@@ -80,7 +80,7 @@ def objective_of(
 ) -> tuple[Callable[..., Tensor], Objective]:
     """Return the model to train or evaluate, and its ELBO.
 
-    A discrete site is enumerated and summed out by `TraceEnum_ELBO`; other models take `Trace_ELBO`. The closed form of
+    `TraceEnum_ELBO` enumerates a discrete site and sums it out; other models use `Trace_ELBO`. The closed form of
     the KL (`TraceMeanField_ELBO`) is never used: it would be wrong for a hierarchy.
 
     Args:
@@ -89,12 +89,12 @@ def objective_of(
         jit: Compile the ELBO.
         free_bits: Nats of each latent dimension's KL that cost nothing.
         batch_mean: See `DeviceELBO`.
-        registered: Whether the model registers its parameters with Pyro, as `SVI` and `jit` need it. An optimizer that
-            was given the parameters does not.
+        registered: Whether the model registers its parameters with Pyro, as `SVI` and `jit` need. An optimizer that
+            was given the parameters does not need it.
 
     Raises:
-        ConfigError: `jit`, and the model has a discrete site: Pyro's compiled enumeration breaks on a batch of one; or
-            `free_bits`, and the latent's KL has no closed form.
+        ConfigError: `jit` with a discrete site, as Pyro's compiled enumeration fails for a batch of one; or `free_bits`
+            with a latent whose KL has no closed form.
     """
     if free_bits and vae.config.latent != "normal":
         raise ConfigError(f"free_bits go with latent normal, whose KL has a closed form, got {vae.config.latent}")

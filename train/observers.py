@@ -1,4 +1,4 @@
-"""Observers of a training: the progress display, TensorBoard, MLflow, or your own `Observer`."""
+"""Observers of a training: the progress display, TensorBoard, MLflow, and the base of your own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from .binarization import binarize_once
-from .data import Dataset, Images
+from .data import Dataset, Images, binarize_once
 from .errors import InstallError
-from .report import REPORT_FILES, figures, generation
-from .run import CONFIG_FILE, EVALUATION_FILE, METRICS_FILE, WEIGHTS_FILE, EpochMetrics, read_config, write_whole
+from .report import figures, generation
+from .run import (
+    CONFIG_FILE,
+    EVALUATION_FILE,
+    METRICS_FILE,
+    REPORT_FILES,
+    WEIGHTS_FILE,
+    EpochMetrics,
+    read_config,
+    write_whole,
+)
 from .vae import VAE
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ _ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE, *REPORT_
 
 
 class Observer:
-    """Is called as a training proceeds; every method does nothing unless it is overridden."""
+    """Is called as a training proceeds. Its methods do nothing: override what you need."""
 
     def on_begin(self, folder: Path, vae: VAE, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:
         """Training begins, or resumes.
@@ -54,13 +62,13 @@ class Observer:
         """
 
     def on_step(self, loss: Tensor) -> None:
-        """A step is done; `loss` is its batch's, in nats an observation: a scalar on the device, not synchronised."""
+        """A step is done. `loss` is its mean in nats an observation, a scalar on the device; reading it waits."""
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """An epoch has ended, and its checkpoint is saved."""
 
     def on_bound(self, done: int, total: int) -> None:
-        """The importance-weighted bound, which is slow, is computed for `done` of `total` test observations."""
+        """The importance-weighted bound, which takes long, is computed for `done` of `total` test observations."""
 
     def on_end(self) -> None:
         """Training has ended or was interrupted; the run's folder is complete."""
@@ -125,7 +133,7 @@ class ProgressDisplay(Observer):
     def on_step(self, loss: Tensor) -> None:
         """Advance the bar."""
         if self._bar is not None:
-            # The loss is read, which waits for the device, only when the bar is drawn: a few times a second.
+            # Reading the loss waits for the device: the bar does so only when it is drawn, a few times a second.
             self._bar.update(self._task, advance=1, loss=loss)
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
@@ -146,7 +154,7 @@ class ProgressDisplay(Observer):
         )
 
     def on_bound(self, done: int, total: int) -> None:
-        """Show the progress of the bound every ten seconds."""
+        """Show the progress of the bound, every ten seconds."""
         now = time.perf_counter()
         if self._bound_start is None:
             self._bound_start = self._last_shown = now
@@ -162,8 +170,8 @@ class TensorBoardLog(Observer):
     """Writes a log for `tensorboard --logdir <run>` into the run's folder; its steps are epochs.
 
     After each epoch: losses, ELBOs, learning rate and beta; histograms of `z_loc` and `z_scale` over up to 1,000 test
-    observations; reconstructions and samples of data that are images. A resumed training continues the curves: epochs
-    that are trained again replace the old ones.
+    observations; reconstructions and samples of data that are images. A resumed training continues the curves; epochs
+    that are repeated replace the old ones.
 
     Raises:
         InstallError: The package tensorboard is not installed.
@@ -202,7 +210,7 @@ class TensorBoardLog(Observer):
             self._writer.close()
 
     def _open(self) -> SummaryWriter:
-        """Open a new log, or the one of the training that is resumed."""
+        """Open a new log, or that of the resumed training."""
         path = self._folder / TENSORBOARD_FOLDER
         if not self._metrics_before:
             for file in path.glob(_EVENT_FILES):
@@ -240,7 +248,7 @@ def _log_numbers(writer: SummaryWriter, metrics: EpochMetrics) -> None:
 
 
 class MlflowLog(Observer):
-    """Logs a training to MLflow, where `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` say.
+    """Logs a training to MLflow, as `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` say.
 
     The configuration is logged as parameters, each epoch's numbers as metrics with the epoch as their step, and at the
     end weights, evaluation and report as artifacts. If the process has an active MLflow run, that one is used, and left
@@ -284,7 +292,7 @@ class MlflowLog(Observer):
             self._mlflow.end_run()
 
     def _start(self) -> None:
-        """Start an MLflow run, or continue the one of the training that is resumed."""
+        """Start an MLflow run, or continue that of the resumed training."""
         self._started, self._owns_run = True, self._mlflow.active_run() is None
         id_file = self._folder / MLFLOW_RUN_ID_FILE
         run_id = id_file.read_text().strip() if self._resumed and id_file.is_file() else None
@@ -292,7 +300,7 @@ class MlflowLog(Observer):
             start_run = self._mlflow.start_run
             run = start_run(run_id=run_id) if run_id else start_run(run_name=self._folder.name)
             write_whole(id_file, run.info.run_id.encode())
-        if not (self._owns_run and run_id):  # MLflow refuses to log a parameter again with another value
+        if not (self._owns_run and run_id):  # MLflow refuses to change a parameter
             config = msgspec.to_builtins(read_config(self._folder))
             self._mlflow.log_params(dict(_flattened(config)))
 

@@ -1,11 +1,11 @@
 """Data-parallel training: several processes fit one model, each on its part of every batch.
 
 `torchrun --nproc-per-node 2 -m train` starts them, and `joined` connects them. Process 0 draws the order of the images;
-it alone evaluates, writes and prints. All have the same weights, and each has noise of its own. Together they make the
-steps that a single process makes on the whole batch.
+it alone evaluates, writes and prints. All have the same weights, and each has noise of its own. Their steps equal those
+of a single process on the whole batch.
 
-Everything that depends on their number is here. The rest of the code calls the methods of a `Processes` object, which
-for a single process do nothing.
+Everything that depends on the number of processes is here. The rest of the code calls the methods of a `Processes`
+object, which do nothing for a single process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Processes:
     Attributes:
         rank: The number of this process, from 0.
         world_size: The number of processes.
-        device: See above.
+        device: Where this process trains.
     """
 
     rank = 0
@@ -71,7 +71,7 @@ class Processes:
         """Check that every batch of an epoch has an image for each process.
 
         Raises:
-            ConfigError: One has too few.
+            ConfigError: A batch has too few.
         """
 
     def summing_gradients(self, vae: nn.Module, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:  # noqa: ARG002
@@ -90,7 +90,7 @@ class Processes:
             loss: Of this process's rows, a scalar.
 
         Returns:
-            The loss of the rows of all processes, detached. A CUDA device is not waited for.
+            The loss of the rows of all processes, detached; without waiting for a CUDA device.
         """
         loss.backward()
         return loss.detach()
@@ -102,8 +102,8 @@ class Processes:
             rows: This process's, shape `(rows, ...)`.
 
         Returns:
-            Shape `(...)`. Its gradient is that of this process's own mean: times the number of its rows, and summed
-            over the processes, it is the gradient of the sum over all rows.
+            Shape `(...)`. Its gradient is that of the mean over this process's rows. Multiplied by their number and
+            summed over the processes, it is the gradient of the sum over all rows.
         """
         return rows.mean(0)
 
@@ -112,7 +112,7 @@ class Processes:
         return flag
 
     def any_before(self, flag: bool) -> bool:
-        """Return whether `flag` was set in any process at the previous call, so that nothing waits; collective.
+        """Return whether `flag` was set in any process at the previous call, without waiting; collective.
 
         The first call returns `False`. A single process gets its own flag at once.
         """
@@ -135,10 +135,10 @@ class Processes:
         return action()
 
     def first_then_others(self, action: Callable[[], _Result]) -> _Result:
-        """Call `action` in process 0, then in the others, as for a download; return each one's own result; collective.
+        """Call `action` in process 0, then in the others, as for a download; return each one's result; collective.
 
         Raises:
-            FirstFailedError: It failed in process 0.
+            FirstFailedError: `action` failed in process 0.
         """
         return action()
 
@@ -150,7 +150,7 @@ class JoinedProcesses(Processes):
         rank: The number of this process, from 0.
         world_size: The number of processes.
         device: Where this process trains.
-        group: A gloo group of all processes, for what is on the CPU; the default group without it.
+        group: A gloo group of all processes, for tensors on the CPU; by default the default group.
     """
 
     def __init__(
@@ -180,16 +180,15 @@ class JoinedProcesses(Processes):
 
     def summing_gradients(self, vae: nn.Module, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap `loss` in `DistributedDataParallel`."""
-        # Both settings allow unused weights. On the CPU find_unused_parameters keeps the gradients' buckets as they
-        # are, so that the order of additions, and with it a resumed training, is the same to the last bit. On a CUDA
-        # device static_graph avoids waiting.
+        # Both settings allow unused weights. On the CPU find_unused_parameters keeps the buckets of gradients, and so
+        # the order of additions: a resumed training is the same to the last bit. On CUDA static_graph avoids waiting.
         on_cpu = next(vae.parameters()).device.type == "cpu"
         return nn.parallel.DistributedDataParallel(
             _LossModule(vae, loss), find_unused_parameters=on_cpu, static_graph=not on_cpu
         )
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Compute the gradients, and reduce the loss meanwhile."""
+        """Compute the gradients, and reduce the loss at the same time."""
         total = loss.detach().clone()
         work: Any = distributed.all_reduce(total, async_op=True)
         loss.backward(torch.full_like(loss, self.world_size))  # DistributedDataParallel divides by it
@@ -262,7 +261,7 @@ class _LossModule(nn.Module):
         super().__init__()
         self.vae = vae
         self._loss = loss
-        # DistributedDataParallel warns when it looks for unused parameters and finds none.
+        # DistributedDataParallel warns if it looks for unused parameters and finds none.
         on_cpu = next(vae.parameters()).device.type == "cpu"
         self.unused = nn.Parameter(torch.zeros(())) if on_cpu else None
 
@@ -272,7 +271,7 @@ class _LossModule(nn.Module):
 
 @contextlib.contextmanager
 def joined(cuda: bool = False) -> Iterator[Processes]:
-    """Connect the processes that `torchrun` started. Without torchrun, or with one process, give a single one.
+    """Connect the processes that `torchrun` started. Without torchrun, or with one process, yield a single one.
 
     Args:
         cuda: Whether each process trains on a CUDA device of its own (NCCL), or all on the CPU (gloo).
@@ -322,7 +321,7 @@ def _store() -> Any:
     """Return the store in which the processes find each other's addresses.
 
     torchrun keeps one store over its restarts, with the addresses of killed processes in it. On one machine the number
-    of restarts keeps them apart. Several machines count restarts separately; torchrun then needs
+    of restarts tells them apart. Several machines count restarts separately; torchrun then needs
     TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, which makes a new store each time.
     """
     untyped: Any = distributed

@@ -1,13 +1,13 @@
-"""A run folder: everything that a training leaves, and all that an export needs. `RunWriter` writes it.
+"""A run folder: everything that a training writes, and an export needs. `RunWriter` writes it.
 
 config.json             the model, the training, the data set, the options of the command, the versions
-checkpoint.safetensors  the training's last saved state, from which it goes on
+checkpoint.safetensors  the last saved state, from which the training is resumed
 weights.safetensors     the VAE's state_dict: of the epoch with the best validation ELBO, or of the last one
 samples.safetensors     the first test images, and training images, with their labels for a conditional model
 metrics.jsonl           one line an epoch
-evaluation.json         the ELBO and its parts on each set of images; of a completed training
-test_elbos.safetensors  the ELBO of each test image, in nats; likewise
-report.html             and the pictures in it
+evaluation.json         the ELBO and its parts on each set of images; only of a completed training
+test_elbos.safetensors  the ELBO of each test image, in nats; only of a completed training
+report.html             and its figures, *.png
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,19 @@ from typing import Any
 import msgspec
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from edgevae.files import WriteError, write_file
+from edgevae.files import WriteError, replace_folder, write_file
 
 from .config import ModelConfig, TrainingConfig
-from .data import Dataset, Images, Preprocessing, digest_of
+from .data import Dataset, Images, Preprocessing, binarize_once, digest_of
 from .errors import RunError
 from .evaluation import Evaluation
 from .vae import VAE
 
 SCHEMA_VERSION = 1
-NUM_SAMPLES = 256
+_NUM_SAMPLES = 256
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -43,20 +45,28 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 EVALUATION_FILE = "evaluation.json"
 TEST_ELBOS_FILE = "test_elbos.safetensors"
-
-IMAGES, LABELS, TRAIN_IMAGES, TRAIN_LABELS, ELBOS = "test", "labels", "train", "train_labels", "elbos"
-"""Names of the tensors in the files."""
-
-STEP = "step"
-"""Metadata of the weights file: the step that the weights are of."""
+REPORT_FILES = (
+    *("loss.png", "schedule.png", "reconstructions.png", "samples.png", "traversals.png", "latent_map.png", "kl.png"),
+    "report.html",
+)
 
 WEIGHTS = "vae."
 """Prefix of the model's weights in a checkpoint."""
 
+# Names of tensors and of metadata in the files.
+_IMAGES, _LABELS, _TRAIN_IMAGES, _TRAIN_LABELS, _ELBOS = "test", "labels", "train", "train_labels", "elbos"
+_STEP = "step"  # at which the weights were saved
 _NOTES = "notes"
 
 _PRODUCERS = ("edgevae", "torch", "pyro-ppl")
 _NO_PREPROCESSING = Preprocessing()
+
+_LEFTOVERS = ".*.part*"  # of a process that was killed while it wrote
+_LOGS = {"tensorboard", "mlflow_run_id"}
+_RUN_FILES = {
+    *(CONFIG_FILE, SAMPLES_FILE, CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE),
+    *(TEST_ELBOS_FILE, *REPORT_FILES, *_LOGS),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +74,13 @@ class DatasetInfo:
     """The data of a run.
 
     Args:
-        name: Of the data set.
+        name: Name of the data set.
         num_train: Number of training images.
         num_test: Number of test images.
-        num_validation: Number of validation images, 0 where there were none.
+        num_validation: Number of validation images, 0 for none.
         preprocessing: What was done to the stored values.
         class_names: The classes' names, in the order of their numbers; empty without names.
-        digest: `digest_of` the rows, so that a run goes on with the same ones only.
+        digest: `digest_of` the rows, so that a run is resumed only with the same ones.
     """
 
     name: str
@@ -104,13 +114,12 @@ class EpochMetrics:
         train_loss_nats: Mean loss over the epoch's steps, nats an image: `-elbo`, its latent part weighted by beta.
         test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; without beta.
         num_particles: Draws of z an image that the ELBOs are estimated from.
-        epoch_seconds: Time of the epoch's steps, evaluation not counted; since the last start, where the epoch was
-            resumed.
-        complete: `False` where the epoch was interrupted.
+        epoch_seconds: Time of the epoch's steps, without evaluation; of a resumed epoch, since it was resumed.
+        complete: `False` if the epoch was interrupted.
         step: Steps since the training began.
-        learning_rate: That of the epoch's last step.
-        beta: The latent's weight in the epoch's loss.
-        validation_elbo_nats: Mean ELBO of the validation images; `None` where there are none.
+        learning_rate: Learning rate of the epoch's last step.
+        beta: Weight of the KL in the epoch's loss.
+        validation_elbo_nats: Mean ELBO of the validation images; `None` without any.
     """
 
     epoch: int
@@ -130,13 +139,13 @@ class RunConfig:
     """The content of `config.json`.
 
     Args:
-        schema_version: Of this file.
+        schema_version: Version of this file's schema.
         model: What was trained.
-        training: How.
-        dataset: On what.
+        training: How it was trained.
+        dataset: On what it was trained.
         producers: Versions of the packages that trained it.
-        command: Options of `python -m train` that are none of model and training: data, device, output. `--resume`
-            takes them from here. Empty for a training without the command.
+        command: The other options of `python -m train`: data, device, output. `--resume` takes them from here. Empty
+            for a training from Python.
     """
 
     schema_version: int
@@ -156,13 +165,13 @@ class Run:
         config: What was trained, how, and on what.
         vae: The model with its trained weights, in evaluation mode.
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
-        labels: Their classes, int64, shape `(num_samples,)`; `None` where the model is not conditional.
+        labels: Their classes, int64, shape `(num_samples,)`; `None` if the model is not conditional.
         metrics: One entry an epoch, in order.
         evaluations: By the name of the set; empty for a training that was not completed.
-        test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` likewise.
+        test_elbos: ELBO of each test image, in nats, shape `(num_test,)`; `None` for a training that was not completed.
         train_samples: Training images, evenly spaced, as `samples`; `None` if the writer was given none.
         train_labels: Their classes, as `labels`.
-        step: The step that the weights are of.
+        step: The step at which the weights were saved.
     """
 
     path: Path
@@ -179,7 +188,7 @@ class Run:
 
     @property
     def test_elbo(self) -> tuple[float, int]:
-        """Mean ELBO of the test images, nats an image, and the particles that it is estimated from."""
+        """Mean ELBO of the test images, nats an image, and its number of particles."""
         found = self.evaluations.get("test")
         last = next((line for line in reversed(self.metrics) if line.step == self.step), self.metrics[-1])
         return (last.test_elbo_nats, last.num_particles) if found is None else (found.elbo_nats, found.num_particles)
@@ -209,12 +218,12 @@ def load_run(path: Path) -> Run:
     try:
         vae.load_state_dict(safetensors.torch.load_file(path / WEIGHTS_FILE))
         with safetensors.safe_open(path / WEIGHTS_FILE, framework="pt") as file:
-            step = int(file.metadata()[STEP])
+            step = int(file.metadata()[_STEP])
         samples = safetensors.torch.load_file(path / SAMPLES_FILE)
-        images, labels = samples[IMAGES], samples.get(LABELS)
-        train_images, train_labels = samples.get(TRAIN_IMAGES), samples.get(TRAIN_LABELS)
+        images, labels = samples[_IMAGES], samples.get(_LABELS)
+        train_images, train_labels = samples.get(_TRAIN_IMAGES), samples.get(_TRAIN_LABELS)
         elbos, evaluation = path / TEST_ELBOS_FILE, path / EVALUATION_FILE
-        test_elbos = safetensors.torch.load_file(elbos)[ELBOS] if elbos.is_file() else None
+        test_elbos = safetensors.torch.load_file(elbos)[_ELBOS] if elbos.is_file() else None
         content = evaluation.read_bytes() if evaluation.is_file() else b"{}"
         evaluations = msgspec.json.decode(content, type=dict[str, Evaluation])
     except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -226,7 +235,7 @@ def load_run(path: Path) -> Run:
 
 
 def read_metrics(path: Path) -> tuple[EpochMetrics, ...]:
-    """Return the lines of `metrics.jsonl` of the run in the folder `path`; none where there is no such file.
+    """Return the lines of `metrics.jsonl` of the run in the folder `path`; none without such a file.
 
     Raises:
         RunError: The file is damaged.
@@ -272,11 +281,11 @@ def read_config(path: Path) -> RunConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """All that a training needs to go on as if it had never stopped, in one file, so that no part can be older.
+    """All that a training needs to continue as if it had never stopped, in one file, so that its parts always match.
 
     Args:
         tensors: Weights, the optimizer's moments, the states of the random generators, by name.
-        notes: Numbers beside them: epoch, step, ...
+        notes: Numbers, by name: epoch, steps, ...
     """
 
     tensors: Mapping[str, Tensor]
@@ -290,7 +299,7 @@ class Checkpoint:
         """Write the checkpoint to `path`, whole or not at all.
 
         Raises:
-            RunError: The disk is full, or the folder cannot be written to; what was there stays.
+            RunError: The disk is full, or the folder cannot be written to; the old file is kept.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
         write_whole(path, safetensors.torch.save(tensors, {_NOTES: json.dumps(self.notes)}))
@@ -311,7 +320,7 @@ class Checkpoint:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens, `path` holds either what it held before or all of `content`.
+    """Write a file so that, whatever happens, `path` holds either its old content or all of the new.
 
     Raises:
         RunError: It could not be written; nothing of it is left.
@@ -322,15 +331,198 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def run_errors(path: Path) -> Iterator[None]:
-    """Raise `RunError` in the place of an `OSError`: why a file or folder could not be written, and what to do."""
+    """Turn an `OSError` into a `RunError` that says why a file or folder could not be written, and what to do."""
     try:
         yield
     except OSError as error:
         reason = error.reason if isinstance(error, WriteError) else error.strerror or str(error)
-        remedy = "Make room, or see to the folder's permissions"
+        remedy = "Make room, or check the folder's permissions"
         if not path.parent.is_dir():
-            reason, remedy = f"the folder {path.parent} is not there any more", "See to it that it stays"
+            reason, remedy = f"the folder {path.parent} is not there any more", "Do not delete it during a training"
         raise RunError(
             f"{path} could not be written: {reason}; what it held before is still there. {remedy}, and go on with "
             "--resume"
         ) from error
+
+
+class RunWriter:
+    """Writes a run folder, each file whole or not at all, the checkpoint after the files that belong to it.
+
+    The first checkpoint replaces an old run: in one step if the folder holds nothing else. Otherwise the old run's
+    files are removed, before the new ones are written.
+
+    Args:
+        path: The folder; made with the first checkpoint, so that a training that fails before leaves nothing.
+        config: Goes into `config.json`.
+        samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
+        labels: Their classes, shape `(num_images,)`, for a conditional model.
+        train_samples: Training images to keep; 256 of them are, evenly spaced, binarized likewise.
+        train_labels: Their classes.
+        overwrite: Whether a run that is already there may be replaced.
+        resume: Whether to resume a run that is already there.
+
+    Attributes:
+        checkpoint: The checkpoint to resume from; `None` for a new run.
+        metrics: One entry for each saved epoch.
+
+    Raises:
+        RunError: `path` is a file, or holds a run without `overwrite` or `resume`, or the run to resume has another
+            configuration.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        samples: Images,
+        labels: Tensor | None = None,
+        *,
+        train_samples: Images | None = None,
+        train_labels: Tensor | None = None,
+        overwrite: bool = False,
+        resume: bool = False,
+    ) -> None:
+        self.path = path
+        self.checkpoint: Checkpoint | None = None
+        self.metrics: list[EpochMetrics] = []
+        self._config, self._overwrite = config, overwrite
+        self._samples: dict[str, Tensor] = {}
+        self._keep((_IMAGES, _LABELS), samples, labels, slice(_NUM_SAMPLES))
+        if train_samples is not None:
+            count = min(_NUM_SAMPLES, len(train_samples))
+            spread = torch.arange(count) * len(train_samples) // count  # the first may all be of one class
+            self._keep((_TRAIN_IMAGES, _TRAIN_LABELS), train_samples, train_labels, spread)
+        if resume and (path / CHECKPOINT_FILE).exists():
+            self.checkpoint = Checkpoint.read(path / CHECKPOINT_FILE)
+            self._config = _config_to_resume(path, config)
+            epochs = int(self.checkpoint.notes["epoch"])
+            self.metrics = [line for line in read_metrics(path) if line.complete and line.epoch <= epochs]
+        else:
+            check_writable(path, overwrite)
+        self._begun = False
+
+    def _keep(self, names: tuple[str, str], images: Images, labels: Tensor | None, rows: slice | Tensor) -> None:
+        kept = binarize_once(images[rows], self._config.training.binarize)
+        self._samples[names[0]] = kept.cpu().clone(memory_format=torch.contiguous_format)
+        if labels is not None:
+            self._samples[names[1]] = labels[rows].cpu().clone()
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Save a checkpoint within an epoch."""
+        with self._folder() as folder:
+            checkpoint.write(folder / CHECKPOINT_FILE)
+
+    def save_epoch(self, checkpoint: Checkpoint, metrics: EpochMetrics, *, keep: bool = True) -> None:
+        """Save the checkpoint after an epoch, and its metrics.
+
+        Args:
+            checkpoint: The state of the training.
+            metrics: The epoch's.
+            keep: Whether the checkpoint's weights become the run's.
+        """
+        self.metrics.append(metrics)
+        lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
+        with self._folder() as folder:
+            write_whole(folder / METRICS_FILE, lines.encode())  # before the weights, whose step refers to them
+            if keep:
+                vae = checkpoint.named(WEIGHTS)
+                weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.items()}
+                write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(weights, {_STEP: str(metrics.step)}))
+            checkpoint.write(folder / CHECKPOINT_FILE)
+
+    def save_evaluations(self, evaluations: Mapping[str, Evaluation], test_elbos: Tensor) -> None:
+        """Save the final evaluation.
+
+        Args:
+            evaluations: By the name of the set: `train`, `validation`, `test`.
+            test_elbos: The ELBO of each test image, in nats, shape `(num_test,)`.
+        """
+        elbos = {_ELBOS: test_elbos.float().cpu().contiguous()}
+        write_whole(self.path / TEST_ELBOS_FILE, safetensors.torch.save(elbos))
+        content: dict[str, Any] = {name: dataclasses.asdict(each) for name, each in evaluations.items()}
+        write_whole(self.path / EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
+
+    @contextlib.contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Yield the folder to write to: the run's, or for a new run a hidden one that is renamed to it at the end."""
+        if self._begun:
+            yield self.path
+        elif self.checkpoint is None and _is_replaceable(self.path):
+            with run_errors(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    with replace_folder(self.path.resolve(), replace=self._overwrite) as folder:
+                        self._write_constant_files(folder)
+                        yield folder
+                except RunError as error:  # names the hidden folder: `run_errors` names the run's
+                    raise error.__cause__ or error from None
+        else:
+            self._clear()
+            self._write_constant_files(self.path)
+            yield self.path
+        self._begun = True
+
+    def _clear(self) -> None:
+        """Make the folder, and remove outdated files: a replaced run, or the evaluation of a resumed one."""
+        outdated = [EVALUATION_FILE, TEST_ELBOS_FILE, *REPORT_FILES]
+        if self.checkpoint is None:
+            outdated += [CHECKPOINT_FILE, WEIGHTS_FILE, METRICS_FILE]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for file in (*(self.path / name for name in outdated), *self.path.glob(_LEFTOVERS)):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"the run's folder {self.path} cannot be written to: {error.strerror or error}") from error
+
+    def _write_constant_files(self, folder: Path) -> None:
+        """Write the files that do not change during the training."""
+        content = json.dumps(msgspec.to_builtins(self._config), indent=2).encode()
+        write_whole(folder / CONFIG_FILE, content + b"\n")
+        write_whole(folder / SAMPLES_FILE, safetensors.torch.save(self._samples))
+
+
+def check_writable(path: Path, overwrite: bool) -> None:
+    """Raise `RunError` if a run cannot be written to `path` without losing what is there."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; --out must name a folder")
+    if overwrite:
+        return
+    remedy = "choose another --out, or give --force to replace it"
+    if (path / CHECKPOINT_FILE).exists():
+        raise RunError(f"{path} already holds a run; go on with it by --resume, {remedy}")
+    if (path / WEIGHTS_FILE).exists():
+        raise RunError(f"{path} already holds a run, without a checkpoint to resume from; {remedy}")
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether the folder can be replaced as a whole: it does not exist, or holds only a run and can be renamed."""
+    if not path.exists():
+        return True
+    names = {file.name for file in path.iterdir() if not file.match(_LEFTOVERS)}
+    place = path.resolve()
+    held = place.is_mount() or Path.cwd().is_relative_to(place) or not os.access(place.parent, os.W_OK | os.X_OK)
+    return names <= _RUN_FILES and not held
+
+
+def _config_to_resume(path: Path, config: RunConfig) -> RunConfig:
+    """Return the configuration of a resumed run. Only the number of epochs and the command's options may change.
+
+    Raises:
+        RunError: Another option has changed.
+    """
+    before = read_config(path)
+    for part in ("model", "training", "dataset"):
+        was, now = (dataclasses.asdict(getattr(each, part)) for each in (before, config))
+        for name in was:
+            if was[name] == now[name] or (name == "epochs" and was["schedule"] != "cosine"):
+                continue
+            if name == "digest":
+                raise RunError(
+                    f"{path} was begun with other rows of {now['name']}: the data changed, or were split in another "
+                    "way; give the same (--data, --split-seed, --scale, ...), or begin another run with --out"
+                )
+            raise RunError(
+                f"{path} was begun with {name} {was[name]}, got {now[name]}; a resumed run keeps its options: "
+                "give the same, or begin another run with --out"
+            )
+    return dataclasses.replace(before, training=config.training, command=config.command or before.command)

@@ -51,9 +51,9 @@ class RunSummary:
         date: Of the last epoch's metrics, or of the folder before the first epoch has ended; local time.
         size_bytes: Of all files in the folder.
         fault: What is damaged, with the file's name; `None` for an intact run.
-        config: `config.json`; `None` where it cannot be read.
+        config: The content of `config.json`; `None` if it cannot be read.
         metrics: One entry an epoch, in order.
-        evaluations: Those of a finished run, by the name of the set.
+        evaluations: By the name of the set; empty for a run that is not finished.
     """
 
     path: Path
@@ -115,7 +115,7 @@ class RunSummary:
 
 
 def read_runs(folder: Path) -> list[RunSummary]:
-    """Return the runs in `folder`, or `folder` itself where it is a run; by name.
+    """Return the runs in `folder`, or `folder` itself if it is a run; sorted by name.
 
     Hidden folders are left out: a training that was killed may leave one.
 
@@ -135,7 +135,7 @@ def read_runs(folder: Path) -> list[RunSummary]:
 
 
 def summarize(path: Path) -> RunSummary:
-    """Return the summary of the run in the folder `path`; of a damaged run the fault, and what could be read."""
+    """Return the summary of the run in the folder `path`; of a damaged run, the fault and whatever could be read."""
     found: dict[str, Any] = {}
     fault = None
     try:
@@ -232,7 +232,7 @@ def _as_json(run: RunSummary) -> dict[str, Any]:
 
 
 def _show(runs: Sequence[RunSummary]) -> None:
-    """Print the runs as a table, and what is wrong with the damaged ones below it."""
+    """Print the runs as a table, and below it what is wrong with damaged ones."""
     console = Console()
     if console.is_terminal:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
@@ -313,7 +313,7 @@ def _decode(path: Path, kind: Any, *, lines: bool = False) -> Any:
 def _is_run(path: Path) -> bool:
     try:
         return any((path / file).exists() for file in (CONFIG_FILE, METRICS_FILE, WEIGHTS_FILE, CHECKPOINT_FILE))
-    except OSError:  # a folder that may not be read is listed, as damaged
+    except OSError:  # an unreadable folder is listed as damaged
         return True
 
 

@@ -1,4 +1,4 @@
-"""Stochastic variational inference on a VAE: `Trainer` makes epochs, `Step` one step of Adam on the ELBO."""
+"""Stochastic variational inference: `Trainer` makes epochs, `Step` makes one step of Adam on the ELBO."""
 
 from __future__ import annotations
 
@@ -13,38 +13,35 @@ import torch
 from pyro.params.param_store import StateDict
 from torch import Tensor
 
-from .binarization import binarize
 from .config import ModelConfig, TrainingConfig
-from .data import Images
+from .data import Images, binarize, check_range
 from .device import check_bf16, choose_mkl_kernels, float32_products, forked_rng
 from .elbo import device_of, elbo_terms, evaluating
 from .errors import DatasetError, DivergedError, RunError
-from .labels import check_label_values
 from .objective import ScaleLatent, objective_of
 from .processes import SINGLE, Processes
 from .run import WEIGHTS, Checkpoint
-from .schedule import beta_at, learning_rate_at
-from .vae import VAE
+from .vae import VAE, check_label_values
 
 _MOMENTS, _GENERATORS, _WORLD_SIZE = "optimizer.", "generator.", "processes"
 _LOSS_SUM, _EPOCH_GENERATOR = "position.total", "position.begun"
-_ROWS_AT_ONCE = 4096
-_LOSSES_AT_ONCE = 100  # that are checked together on a device that must be waited for
+_LOSSES_AT_ONCE = 100  # checked together on a GPU, because reading a loss waits for it
 
 
 class Trainer:
-    """Fits one VAE, and leaves what is global in Pyro and PyTorch as it was.
+    """Fits one VAE, and leaves the global state of Pyro and PyTorch as it was.
 
-    Pyro has one parameter store a process, in which a second model of the same names would never move; PyTorch has one
-    random generator a device. For each call a trainer enters a store and a generator state of its own. So trainings in
-    one process do not affect each other, interleaved ones included. Threads share the globals, and do.
+    Pyro has one parameter store in a process, in which a second model with the same parameter names would not be
+    trained; PyTorch has one random generator for each device. Each call of a trainer uses a store and a generator state
+    of its own. So several trainings in one process do not affect each other, even interleaved. Threads share the global
+    state: do not train in several at once.
 
     Args:
         model_config: The model's sizes. Its weights are drawn on the CPU, so that a seed means the same on any device.
         training_config: Seed, batch size, learning rate, objective.
         device: Where the weights live.
-        processes: That fit the model together. Each makes the same calls with the same images, takes its part of each
-            batch, and has noise of its own.
+        processes: The processes that fit the model together. Each makes the same calls with the same images, takes its
+            part of each batch, and has noise of its own.
 
     Raises:
         ConfigError: Model and training do not go together.
@@ -112,15 +109,15 @@ class Trainer:
     ) -> float:
         """Pass once over `images` in a new random order, one step of Adam on the ELBO a batch.
 
-        If the previous call was stopped within its epoch, this one makes the rest of it. Nothing in a step waits for
-        the device, except in Pyro's own ELBO of a mixture and of `jit`.
+        If the previous call was stopped within its epoch, this one completes that epoch. A step does not wait for the
+        device, except with a mixture or `jit`, where Pyro's own ELBO does.
 
         Args:
             images: Shape `(num_images, ...)`, float32, in [0, 1] unless the likelihood takes any range; on the
                 trainer's device, or on the CPU if they do not fit there.
             on_step: Called after each step with the batch's loss, in nats an image, a scalar on the device; reading its
                 value waits for the device.
-            should_stop: Asked after each step; `True` ends the call there. All processes must get the same answer.
+            should_stop: Called after each step; `True` ends the call there. All processes must get the same answer.
             labels: Integers, shape `(num_images,)`, where the images are; for a conditional model.
 
         Returns:
@@ -129,20 +126,19 @@ class Trainer:
 
         Raises:
             ConfigError: A batch would leave a process without images.
-            DatasetError: The images are out of range, on another device, or others than those that the epoch began
-                with.
+            DatasetError: The images are out of range, on another device, or not those that the epoch began with.
             DivergedError: A step's loss was NaN or infinite.
             LabelError: The labels do not fit the model.
         """
         self.check(images, labels)
         config, position, losses = self.config, self._position, _FiniteLosses(self._device)
-        self._step.latent.beta = beta_at(position.epoch + 1, config.beta, config.beta_warmup)
+        self._step.latent.beta = config.beta_at(position.epoch + 1)
         with self._isolated():
             rest = position.order_of(len(images))[position.seen :].to(images.device)
             for batch in rest.split(config.batch_size):
                 x, y = rows_on(self._device, images, labels, self._processes.shard(batch))
                 progress = position.epoch + (position.seen + len(batch)) / len(images)
-                rate = learning_rate_at(config, progress, self.halvings)
+                rate = config.learning_rate_at(progress, self.halvings)
                 loss = self._step(binarize(x, config.binarize), y, rate, len(batch))
                 position.advance(loss, len(batch))
                 losses.add(loss, position.steps, rate)
@@ -165,7 +161,7 @@ class Trainer:
             raise DatasetError(f"images must be on {self._device} or on the CPU, got {images.device}")
         self._processes.check_batches(len(images), self.config.batch_size)
         if not self._checked:
-            self._check_range(images)
+            check_range(images, self.vae.decoder.likelihood.unit_interval)
             self._check_shapes(*rows_on(self._device, images, labels, torch.arange(len(images))[:2].to(images.device)))
             self._checked = True
 
@@ -197,21 +193,11 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError) as error:
             raise RunError(f"the checkpoint does not fit this training: {error}") from error
 
-    def _check_range(self, images: Images) -> None:
-        if not self.vae.decoder.likelihood.unit_interval:
-            return
-        parts = [images[start : start + _ROWS_AT_ONCE].aminmax() for start in range(0, len(images), _ROWS_AT_ONCE)]
-        low, high = (float(torch.stack(ends).aminmax()[index]) for index, ends in enumerate(zip(*parts, strict=True)))
-        if not 0 <= low <= high <= 1:
-            raise DatasetError(
-                f"images must be in [0, 1] for likelihood {self.vae.config.likelihood}, got values from {low:g} to "
-                f"{high:g}; divide pixels of 0 to 255 by 255, or take likelihood normal"
-            )
-
     def _check_shapes(self, x: Tensor, y: Tensor | None) -> None:
-        """Check that log p(x|z) is one number a row.
+        """Check that log p(x|z) is one number for each row.
 
-        Without `.to_event(1)` it would be one a value, which Pyro's plate accepts if batch and data have the same size.
+        Without `.to_event(1)` it would be one for each value, which Pyro's plate accepts if batch size and `data_dim`
+        are equal.
         """
         eps = [x.new_zeros((len(x), size)) for size in self.vae.config.z_dims]
         with evaluating(self.vae), forked_rng(self._device):
@@ -221,7 +207,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _isolated(self) -> Iterator[None]:
-        """Enter this trainer's parameter store and generator state, and keep their changes."""
+        """Use this trainer's parameter store and generator state in the body, and keep their changes."""
         with (
             pyro.get_param_store().scope(self._param_state),
             self._generators.entered(),
@@ -239,14 +225,14 @@ class Trainer:
 class Step:
     """One step of Adam on the ELBO of a VAE, as `pyro.infer.SVI.step` makes it but without waiting for the device.
 
-    It differs from `SVI.step` in three ways, which change the numbers by rounding only. One fused optimizer has all
-    parameters, where Pyro makes one for each. The loss stays on the device as a tensor. Pyro validates the first step
-    only, which shows whether shapes are right.
+    It differs from `SVI.step` in three ways, which change the numbers by rounding only. One fused optimizer updates all
+    parameters, where Pyro makes one for each. The loss stays on the device as a tensor. Pyro validates only the first
+    step, which is enough to find wrong shapes.
 
     Args:
         vae: The model; its parameters are changed in place.
         config: Learning rate, objective and the gradient's largest norm.
-        processes: That make the step together, each with its part of the batch.
+        processes: The processes that make the step together, each with its part of the batch.
 
     Raises:
         ConfigError: Model and objective do not go together.
@@ -277,10 +263,10 @@ class Step:
         """Make one step; return its loss in nats, summed over the batch, a scalar on the device.
 
         Args:
-            x: Observations, shape `(batch, ...)`; of several processes this one's part.
+            x: Observations, shape `(batch, ...)`; this process's part of the batch.
             y: Labels, shape `(batch,)`, for a conditional model.
-            learning_rate: Of this step and those after it; unchanged without one.
-            batch_size: Observations of all processes together; those of `x` without it.
+            learning_rate: Of this step and later ones; by default unchanged.
+            batch_size: Number of observations of all processes together; by default that of `x`.
         """
         batch = (x,) if y is None else (x, y)
         with pyro.validation_enabled(not self.validated):
@@ -336,27 +322,27 @@ def _moved(batch: Tensor, device: torch.device) -> Tensor:
 
 
 class _Position:
-    """How far a training has come.
+    """How far a training has got: epochs, steps, and the order of the current epoch's images.
 
     Args:
         device: Where the losses are summed.
-        processes: That take the same order of images, drawn by process 0.
+        processes: All take the same order of images, drawn by process 0.
 
     Attributes:
         epoch: Completed epochs.
         steps: Steps made, those of earlier epochs included.
-        seen: Images of the current epoch that a step was made on; 0 between epochs.
+        seen: Images used in the current epoch so far; 0 between epochs.
     """
 
     def __init__(self, device: torch.device, processes: Processes) -> None:
         self.epoch = self.steps = self.seen = 0
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self._epoch_generator = torch.empty(0, dtype=torch.uint8)  # the CPU generator's state when the epoch began
+        self._epoch_generator = torch.empty(0, dtype=torch.uint8)  # state of the CPU's generator when the epoch began
         self._order: Tensor | None = None
         self._processes = processes
 
     def order_of(self, num_images: int) -> Tensor:
-        """Return the images' indices in the order of the epoch, drawn from the CPU's generator when the epoch begins.
+        """Return the images' indices in this epoch's order, drawn from the CPU's generator when the epoch begins.
 
         Raises:
             DatasetError: The epoch was begun with another number of images.
@@ -364,7 +350,7 @@ class _Position:
         if self._order is None:
             self._order = self._processes.from_first(lambda: self._draw_order(num_images))
         if len(self._order) != num_images:
-            raise DatasetError(f"this epoch was begun with {len(self._order)} images, got {num_images}; give the same")
+            raise DatasetError(f"this epoch began with {len(self._order)} images, got {num_images}; give the same")
         return self._order
 
     def _draw_order(self, num_images: int) -> Tensor:
@@ -411,8 +397,8 @@ class _Generators:
 
     Args:
         device: Where the training is.
-        processes: That train together.
-        seed: The training's.
+        processes: The processes that train together.
+        seed: The seed of the training.
     """
 
     def __init__(self, device: torch.device, processes: Processes, seed: int) -> None:
@@ -437,10 +423,10 @@ class _Generators:
         return {str(number): state for number, state in enumerate(state for own in gathered for state in own)}
 
     def restore(self, states: Mapping[str, Tensor], world_size: int) -> None:
-        """Go on with what `state` returned in `world_size` processes.
+        """Restore what `state` returned in `world_size` processes.
 
         Raises:
-            RunError: They are from another number of processes, or from another kind of device.
+            RunError: The states are from another number of processes, or from another kind of device.
         """
         here = self._processes.world_size
         if world_size != here:
@@ -464,7 +450,7 @@ class _Generators:
 
 
 class _FiniteLosses:
-    """Checks the losses of a training: on the CPU each, on other devices, which must be waited for, 100 together.
+    """Checks that losses are finite: on the CPU after each step, on a GPU after each 100, so that no step waits for it.
 
     Args:
         device: Where the losses are.
@@ -479,7 +465,7 @@ class _FiniteLosses:
         """Add a step's loss.
 
         Raises:
-            DivergedError: This one, or one before it, is NaN or infinite.
+            DivergedError: This loss, or one since the last check, is NaN or infinite.
         """
         self._losses.append(loss)
         self._steps.append((step, learning_rate))
@@ -490,7 +476,7 @@ class _FiniteLosses:
         """Check the losses since the last check.
 
         Raises:
-            DivergedError: One is NaN or infinite; the first such is named.
+            DivergedError: One is NaN or infinite; the message names the first.
         """
         if not self._losses:
             return

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .errors import ConfigError
+from .errors import ConfigError, LabelError
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
-from .networks import check_networks, networks_of
+from .networks import check_labels, check_networks, networks_of
 
 
 class VAE(nn.Module):
     """Pyro's VAE: an `encoder`, a `latent`, a `decoder`, and the `model` and `guide` that use them.
 
-    In training mode `model` scores `x` by the likelihood's `distribution_to_fit`, which tells how the two differ; in
-    evaluation mode by the parameters that the decoder returns.
+    In training mode `model` scores `x` with the likelihood's `distribution_to_fit`, in evaluation mode with
+    `distribution` of the parameters that the decoder returns; `distribution_to_fit` says how they differ.
 
     Args:
-        config: The choices and sizes. Nothing else is assumed about the data. Networks of your own are imported.
+        config: The choices and sizes. Networks of your own are imported.
 
     Raises:
         ConfigError: There is no such architecture, likelihood or latent; or networks of your own do not fit the model.
@@ -61,7 +62,7 @@ class VAE(nn.Module):
         return loc_img
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Sample q(z|x), for arguments as those of `model`."""
+        """Sample q(z|x), for the arguments of `model`."""
         pyro.module("encoder", self.encoder)
         pyro.module("latent", self.latent)
         self.sample_posterior(x, y, pyro.plate)
@@ -72,7 +73,7 @@ class VAE(nn.Module):
         Args:
             x: Observations, shape `(batch, ...)`.
             y: Labels, integers of shape `(batch,)`, for a conditional model.
-            plate: What tells Pyro that observations are independent; the latent's `plate` without it.
+            plate: Pyro's plate of independent observations; by default the latent's `plate`.
 
         Returns:
             The decoder's outputs, shape `(batch, num_outputs * data_dim)`, with further axes on the left where
@@ -90,7 +91,7 @@ class VAE(nn.Module):
         return outputs
 
     def sample_posterior(self, x: Tensor, y: Tensor | None = None, plate: type[IndepMessenger] | None = None) -> None:
-        """Do what `guide` does, but register no parameters; for arguments as those of `sample_joint`.
+        """Do what `guide` does, but register no parameters; for the arguments of `sample_joint`.
 
         Networks may compute in a lower precision; densities are computed in that of `x`.
         """
@@ -108,10 +109,30 @@ class VAE(nn.Module):
     def _outputs_at(self, z: Tensor, y: Tensor | None) -> Tensor:
         """Return the decoder's outputs.
 
-        z may have axes left of the batch, as Pyro has them for particles: the networks know the batch alone.
+        z may have further axes on the left, for Pyro's particles. The networks get a single batch axis.
         """
         batch_shape = z.shape[:-1]
         if y is not None:
             y = y.expand(batch_shape).flatten()
         outputs: Tensor = self.decoder.outputs_at(z.flatten(0, -2), y).to(z.dtype)
         return outputs.unflatten(0, batch_shape)
+
+
+def check_label_values(labels: Tensor | None, num_images: int, num_classes: int) -> None:
+    """Check labels and their values. A network does not check values: a label out of range would act as no label.
+
+    Args:
+        labels: Labels of a data set, or `None`.
+        num_images: Number of images.
+        num_classes: Number of the model's classes, 0 for none.
+
+    Raises:
+        LabelError: They are missing or not wanted, or their number, dtype or range is wrong.
+    """
+    check_labels(labels, num_classes)
+    if labels is None:
+        return
+    if labels.dtype != torch.int64 or labels.shape != (num_images,):
+        raise LabelError(f"labels must be int64 of shape ({num_images},), got {labels.dtype} of {tuple(labels.shape)}")
+    if num_images and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise LabelError(f"labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}")

@@ -425,7 +425,7 @@ def test_test_data_of_another_kind_are_refused(tmp_path: Path) -> None:
     here = save(tmp_path / "x.npy", X)
     refused(here, r"must have observations of shape \(1, 6, 5\) as", test_data=save(tmp_path / "t.npy", X[:, :5]))
     bytes_ = save(tmp_path / "b.npy", X.astype(np.uint8))
-    refused(here, "b.npy holds uint8 and .*x.npy float32: of these only uint8 would be divided", test_data=bytes_)
+    refused(here, "b.npy holds uint8 and .*x.npy float32: only uint8 would be divided", test_data=bytes_)
     pets = tmp_path / "pets"
     for name in ("cat", "dog"):
         images(pets / name, 4)
@@ -542,6 +542,15 @@ def test_tensors_are_looked_through_too(monkeypatch: pytest.MonkeyPatch) -> None
     check_range(images, True)
     images[8, 1], images[1, 1] = 1.5, -0.5
     with pytest.raises(DatasetError, match=r"in \[0, 1\] .*, got values from -0.5 to 1.5, first in row 1 "):
+        check_range(images, True)
+
+
+@pytest.mark.parametrize("row", [0, 9])
+def test_a_tensor_with_nan_is_refused_by_its_row(monkeypatch: pytest.MonkeyPatch, row: int) -> None:
+    monkeypatch.setattr(rows, "VALUES_AT_ONCE", 6)
+    images = torch.zeros(10, 3)
+    images[row, 1] = torch.nan
+    with pytest.raises(DatasetError, match=f"got values from nan to nan, first in row {row} "):
         check_range(images, True)
 
 

@@ -38,7 +38,7 @@ from edgevae.train import (
 from edgevae.train.cli import main
 from edgevae.train.errors import FirstFailedError, ProcessError
 from edgevae.train.processes import SINGLE, JoinedProcesses, Processes, joined
-from edgevae.train.run_writer import RunWriter
+from edgevae.train.run import RunWriter
 from edgevae.train.trainer import Step
 
 CPU = torch.device("cpu")

@@ -27,7 +27,8 @@ from edgevae.train import (
     load_dataset,
     run_config,
 )
-from edgevae.train.report import REPORT_FILES, figures, generation, write_report
+from edgevae.train.report import figures, generation, write_report
+from edgevae.train.run import REPORT_FILES
 from tests.train.models import METRICS, model
 
 SIZE = 40  # observations: few, so that t-SNE takes no time

@@ -42,7 +42,6 @@ from edgevae.train import (
 )
 from edgevae.train.objective import DeviceELBO, ScaleLatent
 from edgevae.train.run import Checkpoint, write_whole
-from edgevae.train.schedule import best_epoch, beta_at, halvings_after, is_finished, learning_rate_at
 from edgevae.train.trainer import Step, rows_on
 
 MODEL = ModelConfig((1, 8, 8), z_dim=4, hidden_dim=12)
@@ -198,7 +197,7 @@ def test_labels_are_looked_at_in_every_epoch(digits: Dataset) -> None:
 
 
 def test_images_out_of_the_likelihoods_range_are_refused(digits: Dataset) -> None:
-    with pytest.raises(DatasetError, match=r"must be in \[0, 1\] for likelihood bernoulli, got values from 0 to 255"):
+    with pytest.raises(DatasetError, match=r"must be in \[0, 1\] for this likelihood, got values from 0 to 255"):
         trainer().fit_epoch(digits.train * 255)
 
 
@@ -597,45 +596,47 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_constant_rate_stays() -> None:
     config = TrainingConfig(learning_rate=0.01, epochs=10)
-    assert [learning_rate_at(config, progress) for progress in (0.01, 5, 10)] == [0.01] * 3
+    assert [config.learning_rate_at(progress) for progress in (0.01, 5, 10)] == [0.01] * 3
 
 
 def test_a_warm_up_reaches_the_rate_in_a_straight_line_and_a_cosine_ends_at_nothing() -> None:
     config = TrainingConfig(learning_rate=0.01, epochs=12, schedule="cosine", lr_warmup=2)
-    assert learning_rate_at(config, 0.5) == pytest.approx(0.0025)
-    assert learning_rate_at(config, 2) == pytest.approx(0.01)
-    assert learning_rate_at(config, 7) == pytest.approx(0.005)  # half of the way down
-    assert learning_rate_at(config, 12) == pytest.approx(0)
+    assert config.learning_rate_at(0.5) == pytest.approx(0.0025)
+    assert config.learning_rate_at(2) == pytest.approx(0.01)
+    assert config.learning_rate_at(7) == pytest.approx(0.005)  # half of the way down
+    assert config.learning_rate_at(12) == pytest.approx(0)
 
 
 def test_a_plateau_halves_the_rate_each_time_that_nothing_becomes_better() -> None:
     config = TrainingConfig(schedule="plateau", plateau_epochs=2)
-    assert [halvings_after(config, [-9.0, -8.0, -8.5, *more]) for more in ([], [-8.1], [-8.2, -7.0], [-9.0] * 3)] == [
+    assert [config.halvings_after([-9.0, -8.0, -8.5, *more]) for more in ([], [-8.1], [-8.2, -7.0], [-9.0] * 3)] == [
         0,
         1,
         1,
         2,
     ]
-    assert halvings_after(TrainingConfig(), [-1.0] * 50) == 0
-    assert learning_rate_at(config, 3, halvings=2) == pytest.approx(0.00025)
+    assert TrainingConfig().halvings_after([-1.0] * 50) == 0
+    assert config.learning_rate_at(3, halvings=2) == pytest.approx(0.00025)
 
 
 def test_a_training_ends_when_its_patience_does() -> None:
     config = TrainingConfig(patience=2)
-    assert not is_finished(config, [])
-    assert not is_finished(config, [-3.0, -2.0, -2.5])
-    assert is_finished(config, [-3.0, -2.0, -2.5, -2.0])  # as good as before is not better
-    assert not is_finished(TrainingConfig(), [-1.0] * 99)
+    assert not config.is_finished([])
+    assert not config.is_finished([-3.0, -2.0, -2.5])
+    assert config.is_finished([-3.0, -2.0, -2.5, -2.0])  # as good as before is not better
+    assert not TrainingConfig().is_finished([-1.0] * 99)
 
 
 def test_the_warm_up_rises_in_equal_steps_and_starts_above_zero() -> None:
-    assert [beta_at(epoch, 2.0, 4) for epoch in range(1, 7)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
-    assert beta_at(1, 2.0, 0) == 2.0
+    config = TrainingConfig(beta=2.0, beta_warmup=4)
+    assert [config.beta_at(epoch) for epoch in range(1, 7)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert TrainingConfig(beta=2.0).beta_at(1) == 2.0
 
 
-def test_the_best_epoch_is_the_first_of_equals() -> None:
-    assert best_epoch([]) == 0
-    assert best_epoch([-3.0, -1.0, -2.0, -1.0]) == 2
+def test_patience_counts_from_the_first_of_equal_epochs() -> None:
+    elbos = [-3.0, -1.0, -2.0, -1.0]
+    assert TrainingConfig(patience=2).is_finished(elbos)
+    assert not TrainingConfig(patience=3).is_finished(elbos)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
-"""Where the observations come from: known data sets, and files of one's own."""
+"""Data to train on: known data sets, and your own files."""
 
 from edgevae import Preprocessing
 
 from .datasets import DATASET_NAMES, Dataset, DatasetName, digest_of, load_dataset
 from .loading import DataConfig, load_data
-from .rows import Images, Rows, check_range, standardisation_of
+from .rows import Images, Rows, binarize, binarize_once, check_range, standardisation_of
 
 __all__ = [
     "DATASET_NAMES",
@@ -14,6 +14,8 @@ __all__ = [
     "Images",
     "Preprocessing",
     "Rows",
+    "binarize",
+    "binarize_once",
     "check_range",
     "digest_of",
     "load_data",

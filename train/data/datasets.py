@@ -1,4 +1,4 @@
-"""Data sets: training, validation and test images, and the sets that everybody knows."""
+"""`Dataset`, which holds training, validation and test images, and the known data sets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TEST_PIXELS = {
 
 ImagesT_co = TypeVar("ImagesT_co", bound=Images, default=Tensor, covariant=True)
 _NOTHING = Preprocessing()
-_MAX_MEMORY_SHARE = 0.5  # of a device's free memory, for what is trained on
+_MAX_MEMORY_SHARE = 0.5  # of a CUDA device's free memory, for rows that are moved there
 _DIGEST_ROWS = 256
 
 
@@ -48,15 +48,15 @@ class Dataset(Generic[ImagesT_co]):
     """Observations, float32 in [0, 1] unless the data have another range. Without a type argument they are tensors.
 
     Args:
-        name: What the set is called in files and tables.
+        name: Name of the set, in files and tables.
         train: Training images, shape `(num_train, *data_shape)`.
         test: Test images, shape `(num_test, *data_shape)`.
-        train_labels: Their classes, int64 from 0, shape `(num_train,)`; `None` where they were not asked for.
-        test_labels: Those of the test images, shape `(num_test,)`.
-        validation: Images that are neither trained nor tested on, to steer a training with; `None` for none.
+        train_labels: Their classes, int64 from 0, shape `(num_train,)`; `None` if they were not asked for.
+        test_labels: Classes of the test images, shape `(num_test,)`.
+        validation: Images that steer a training, and are neither trained nor tested on; `None` for none.
         validation_labels: Their classes.
-        preprocessing: What was done to the stored data.
-        class_names: The classes' names, in the order of their numbers; empty where they have none.
+        preprocessing: What was applied to the stored data.
+        class_names: The classes' names, in the order of their numbers; empty without names.
     """
 
     name: str
@@ -81,11 +81,11 @@ class Dataset(Generic[ImagesT_co]):
         return max((int(labels.max()) + 1 for labels in every if labels is not None), default=0)
 
     def without_labels(self) -> Dataset[ImagesT_co]:
-        """Return the same set without its labels, as a model that is not conditional sees it."""
+        """Return the same set without labels, for a model that is not conditional."""
         return dataclasses.replace(self, train_labels=None, test_labels=None, validation_labels=None)
 
     def to(self, device: torch.device) -> Dataset[ImagesT_co]:
-        """Return the same set on `device`."""
+        """Return the same set on `device`. Rows that have no room there stay, as do images of an unknown type."""
         labels = (self.train_labels, self.test_labels, self.validation_labels)
         train_labels, test_labels, validation_labels = (None if part is None else part.to(device) for part in labels)
         return dataclasses.replace(
@@ -103,7 +103,6 @@ _T = TypeVar("_T", bound=Images)
 
 
 def _moved(images: _T, device: torch.device) -> _T:
-    """Images on the device; what has no room there, or is unknown here, stays, and its batches are moved one by one."""
     if isinstance(images, Rows) and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         num_bytes = images.shape.numel() * images.dtype.itemsize
@@ -112,10 +111,9 @@ def _moved(images: _T, device: torch.device) -> _T:
 
 
 def digest_of(dataset: Dataset[Images]) -> str:
-    """Return the SHA-256 of a data set's sizes, of up to 256 rows of each part, evenly spread, and of all labels.
+    """Return the SHA-256 of a data set's sizes, of up to 256 evenly spaced rows of each part, and of all labels.
 
-    Args:
-        dataset: Its rows as the model gets them: another split, scale or order gives another digest.
+    The rows are those that the model gets: another split, scale or order gives another digest.
     """
     digest = hashlib.sha256()
     for images, labels in (
@@ -139,15 +137,15 @@ def load_dataset(name: DatasetName, data_dir: Path | None = None, *, labels: boo
 
     Args:
         name: `digits` is scikit-learn's embedded set (8x8, the last 360 images are the test set) and needs no files.
-        data_dir: Folder with the IDX files, plain or gzip, in itself or in torchvision's layout. Without it the files
-            are looked for in `data/` in the working directory, and downloaded to it through torchvision.
+        data_dir: Folder with the IDX files, plain or gzip, directly or in torchvision's layout. Without it the files
+            are taken from `data/` in the working directory, or downloaded to it by torchvision.
         labels: Whether to load the labels too.
 
     Raises:
-        DatasetError: The images cannot be had, are damaged, or are another set's. Never another set instead.
+        DatasetError: The images cannot be found or downloaded, are damaged, or are another set's.
 
     Warns:
-        UserWarning: The files hold other images than MNIST or Fashion-MNIST as they were published.
+        UserWarning: The test images are not those that were published as MNIST or Fashion-MNIST.
     """
     if name == "digits":
         if data_dir is not None:

@@ -1,4 +1,4 @@
-"""Which data to train with, and how they are split into rows to train, to watch and to test with."""
+"""`DataConfig` says which data to train with; `load_data` loads them and splits them into three sets."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _SUFFIXES = (".gz", ".npy", ".npz")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which data to train, to watch and to test with: a known set or files of one's own.
+    """Which data to train, validate and test with: a known set or your own files.
 
     Args:
         dataset: A known set; its published test images are its test set. Give this or `data`.
-        data_dir: Folder with the known set's files; without it they are looked for in `data/`, and downloaded to it.
+        data_dir: Folder with the known set's files; without it they are taken from `data/`, or downloaded to it.
         data: Own data: `.npy`, `.npz` with `x` (and labels in `y`), IDX, or a folder of images (of class folders with
             images, for labels). Arrays are rows `(n, features)` or images `(n, h, w)`, `(n, h, w, 1 or 3)` or
             `(n, 1 or 3, h, w)`. A `.npy` file is not read into memory, but mapped; its labels are in
             `<name>-labels.npy` beside it, those of IDX in a file beside it that is named as MNIST's.
         test_data: Own data to test with, of the same shape; without it a part of `data` is kept for that.
-        validation_data: Own data to watch the training with, of the same shape.
+        validation_data: Own data to validate with, of the same shape.
         test_fraction: Part of `data` to test with, where there is no `test_data`; above 0 and below 1, at least 1 row.
-        validation_fraction: Part of `data`, or of a known set's training images, to watch with; 0 for none.
-        split_seed: Seed of the draw which rows these are, 0 to 2**32 - 1; not the training's, so that trainings with
+        validation_fraction: Part of `data`, or of a known set's training images, to validate with; 0 for none.
+        split_seed: Seed of the random split, 0 to 2**32 - 1. It is not the training's seed, so that trainings with
             several seeds have the same test set. Rows stay in their order.
-        scale: `(low, high)`: the values of an own array that become 0 and 1, those between in proportion. Without it
-            uint8 is divided by 255, and other numbers are taken as they are.
-        resize: `(height, width)` that own image files get, after `grey`; without it they must have one size.
-        grey: Make own image files in colour grey.
+        scale: `(low, high)`, the values of an own array that become 0 and 1. Without it uint8 is divided by 255, and
+            other numbers are taken as they are.
+        resize: `(height, width)` to which own image files are resized, after `grey`; without it all must have one size.
+        grey: Convert own image files to grey.
 
     Raises:
-        ConfigError: Options do not go together, or are out of their range.
+        ConfigError: An option is out of range, or options do not go together.
     """
 
     dataset: DatasetName | None = None
@@ -60,7 +60,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if (self.dataset is None) == (self.data is None):
             got = "neither" if self.dataset is None else "both"
-            raise ConfigError(f"data come from dataset, a known set, or from data, a path; got {got}, give one of them")
+            raise ConfigError(f"data are either dataset, a known set, or data, a path; got {got}, give one of them")
         if self.dataset is not None and self.dataset not in DATASET_NAMES:
             raise ConfigError(f"dataset must be one of {', '.join(DATASET_NAMES)}, got {self.dataset!r}")
         own = ("test_data", "validation_data", "scale", "resize", "grey")
@@ -85,15 +85,15 @@ class DataConfig:
 def load_data(config: DataConfig, *, labels: bool) -> Dataset[Images]:
     """Return the data of a training.
 
-    A known set is whole in memory as float32. Own data stay as they are stored, `.npy` files on the disk, and are
-    converted a batch at a time; their values have been looked at once.
+    A known set is in memory as float32. Own data stay in their stored dtype, `.npy` files on the disk, and are
+    converted batch by batch; their values are read once here.
 
     Args:
-        config: Which data, and what is done to them.
+        config: Which data, and their preprocessing.
         labels: Whether to load the labels too, for a conditional model.
 
     Raises:
-        DatasetError: They cannot be had, or do not fit; the message names file, row and reason.
+        DatasetError: They cannot be read, or do not fit; the message names file, row and reason.
     """
     if config.dataset is not None:
         return _known(config, config.dataset, labels)
@@ -103,11 +103,11 @@ def load_data(config: DataConfig, *, labels: bool) -> Dataset[Images]:
     test_fraction = 0.0 if config.test_data else config.test_fraction
     fractions = (config.validation_fraction, test_fraction)
     train_rows, validation_rows, test_rows = split(len(source.rows), fractions, config.split_seed, config.data)
-    train = _taken(source, train_rows)
-    test = _beside(config.test_data, source, config, labels) or _taken(source, test_rows)
-    validation = _beside(config.validation_data, source, config, labels)
+    train = _subset(source, train_rows)
+    test = _open_separate(config.test_data, source, config, labels) or _subset(source, test_rows)
+    validation = _open_separate(config.validation_data, source, config, labels)
     if validation is None and config.validation_fraction:
-        validation = _taken(source, validation_rows)
+        validation = _subset(source, validation_rows)
     if train.labels is not None:
         _check_classes(train, [test] if validation is None else [test, validation])
     return Dataset[Images](
@@ -162,8 +162,8 @@ def open_source(path: Path, config: DataConfig, labels: bool) -> Source:
     return open_array(path, config.scale, labels)
 
 
-def _beside(path: Path | None, training: Source, config: DataConfig, labels: bool) -> Source | None:
-    """Open data that are given apart, and see that they are of the training data's kind."""
+def _open_separate(path: Path | None, training: Source, config: DataConfig, labels: bool) -> Source | None:
+    """Open separate test or validation data, and check that they are like the training data."""
     if path is None:
         return None
     source = open_source(path, config, labels)
@@ -175,14 +175,14 @@ def _beside(path: Path | None, training: Source, config: DataConfig, labels: boo
         )
     if config.scale is None and (here.dtype == torch.uint8) != (there.dtype == torch.uint8) and path.is_file():
         raise DatasetError(
-            f"{path} holds {_dtype(here)} and {training.path} {_dtype(there)}: of these only uint8 would be divided by "
-            "255; save both in one dtype, or give --scale"
+            f"{path} holds {_dtype(here)} and {training.path} {_dtype(there)}: only uint8 would be divided by 255; "
+            "save both in one dtype, or give --scale"
         )
     if source.class_names == training.class_names or source.labels is None:
         return source
-    strange = [name for name in source.class_names if name not in training.class_names]
-    if strange or not source.class_names:
-        names = ", ".join(strange) or "numbers without names"
+    unknown = [name for name in source.class_names if name not in training.class_names]
+    if unknown or not source.class_names:
+        names = ", ".join(unknown) or "numbers without names"
         raise DatasetError(
             f"{path} must have the classes of {training.path} ({', '.join(training.class_names)}), got {names}"
         )
@@ -194,7 +194,7 @@ def _dtype(rows: Rows) -> str:
     return str(rows.dtype).removeprefix("torch.")
 
 
-def _taken(source: Source, rows: Tensor) -> Source:
+def _subset(source: Source, rows: Tensor) -> Source:
     if len(rows) == len(source.rows):
         return source
     labels = None if source.labels is None else source.labels[rows]
@@ -202,17 +202,17 @@ def _taken(source: Source, rows: Tensor) -> Source:
 
 
 def _check_classes(train: Source, others: list[Source]) -> None:
-    """See that each class has something to learn from: classes are numbered from 0, without gaps."""
+    """Check that each class has a training row: classes are numbered from 0, without gaps."""
     every = [part.labels for part in (train, *others) if part.labels is not None]
     largest = max(int(labels.max()) for labels in every)
-    there = set(every[0].unique().tolist())
+    trained = set(every[0].unique().tolist())
     count = max(largest + 1, len(train.class_names))
-    if len(there) < count:
-        missing = next(label for label in range(count) if label not in there)
+    if len(trained) < count:
+        missing = next(label for label in range(count) if label not in trained)
         name = f" ({train.class_names[missing]})" if train.class_names else ""
         raise DatasetError(
             f"{train.path} has no training row of class {missing}{name}; classes are numbered from 0 to {count - 1}, "
-            "and each needs a row: add some, renumber the labels, or keep other rows to test with (another split seed)"
+            "and each needs a row: add some, renumber the labels, or split in another way (another split seed)"
         )
 
 
@@ -224,16 +224,16 @@ def _name(path: Path) -> str:
 
 
 def split(count: int, fractions: tuple[float, ...], seed: int, path: Path | str) -> tuple[Tensor, ...]:
-    """Return the rows to train with, and those of each fraction: disjoint, and together all.
+    """Split rows at random into training rows and those of each fraction.
 
-    A permutation is drawn from PyTorch's CPU generator; the fractions are its last parts. Each part is in the order of
-    the rows.
+    The parts are disjoint and together all rows. A permutation is drawn from PyTorch's CPU generator; the fractions are
+    its last parts, each sorted.
 
     Args:
         count: Number of rows.
-        fractions: Of `count`, each 0 for none; any other is of at least one row.
+        fractions: Parts of `count`; 0 gives no row, any other at least one.
         seed: Of the permutation.
-        path: Where the rows are from, for the message.
+        path: Where the rows are from, for messages.
 
     Returns:
         Numbers of rows, int64, ascending; one tensor more than there are fractions.
@@ -244,7 +244,7 @@ def split(count: int, fractions: tuple[float, ...], seed: int, path: Path | str)
     sizes = [max(1, round(count * fraction)) if fraction else 0 for fraction in fractions]
     if count <= sum(sizes):
         raise DatasetError(
-            f"{path} has {count} rows, of which {sum(sizes)} would be kept to test or watch with; give more"
+            f"{path} has {count} rows, of which {sum(sizes)} would be for testing or validation; give more"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return tuple(part.sort().values for part in order.split([count - sum(sizes), *sizes]))

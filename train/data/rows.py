@@ -1,4 +1,4 @@
-"""Observations by row: where they come from, what is done to them, and what their values are."""
+"""Observations as rows: their preprocessing and binarization, and the range, mean and scale of their values."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from torch import Tensor
 
 from edgevae import Preprocessing
 
+from ..config import Binarize
+from ..device import forked_rng
 from ..errors import DatasetError
 
 _LARGEST_UINT8 = 255.0
 _ROWS_AT_ONCE = 4096
+_BINARIZATION_SEED = 0
 VALUES_AT_ONCE = 2**22
-"""How many values are looked at in one step: enough to be quick, and few enough for any memory."""
+"""How many values are read at once, so that memory stays small."""
 
 
 @runtime_checkable
 class Images(Protocol):
-    """Observations by row. A float32 tensor of shape `(num_images, *data_shape)` is one."""
+    """Observations as rows. A float32 tensor of shape `(num_images, *data_shape)` is one."""
 
     @property
     def shape(self) -> torch.Size:
@@ -30,7 +33,7 @@ class Images(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where rows come out."""
+        """The device of the rows that indexing returns."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -42,12 +45,12 @@ class Images(Protocol):
 class Rows:
     """Observations in the dtype in which they are stored, in memory or in a mapped file; indexing converts them.
 
-    It is one of `Images`: what comes out is float32 in the model's range, copied, so that a file is never written to.
+    They implement `Images`: indexing returns copies, float32 in the model's range, so that a file is never written to.
 
     Args:
         stored: Shape `(num_stored, *data_shape)`, any dtype of numbers; it may be a view of a mapped file.
-        preprocessing: What is done to it.
-        index: Which of the stored rows these are, int64; all without it.
+        preprocessing: What is applied to the stored values.
+        index: Which of the stored rows these are, int64; by default all.
         name: The file or folder, for messages.
         value_range: Smallest and largest of the stored values.
     """
@@ -81,17 +84,17 @@ class Rows:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the rows are stored; they come out as float32."""
+        """The dtype in which the rows are stored; indexing returns float32."""
         return self._stored.dtype
 
     @property
     def stored(self) -> Tensor:
-        """All that is stored, also what is not among these rows, shape `(num_stored, *data_shape)`."""
+        """Everything that is stored, other rows included, shape `(num_stored, *data_shape)`."""
         return self._stored
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are, and come out."""
+        """The device of the rows."""
         return self._stored.device
 
     def __getitem__(self, index: slice | Tensor, /) -> Tensor:
@@ -108,7 +111,7 @@ class Rows:
         return Rows(self._stored, self.preprocessing, chosen, name=self.name, value_range=self.value_range)
 
     def to(self, device: torch.device) -> Rows:
-        """Return the rows on a device, as they are stored; the same where they are there already."""
+        """Return the rows on a device, in their stored dtype; the same object if they are there already."""
         if self.device == device:
             return self
         moved = torch.empty(self.shape, dtype=self.dtype, device=device)
@@ -132,6 +135,26 @@ def preprocess(stored: Tensor, preprocessing: Preprocessing) -> Tensor:
     if stored.dtype == torch.uint8:
         return values / torch.full((), _LARGEST_UINT8, device=stored.device)
     return values
+
+
+def binarize(images: Tensor, how: Binarize) -> Tensor:
+    """Binarize images.
+
+    Args:
+        images: Values in [0, 1], any shape.
+        how: `none` leaves them; `threshold` is 1 above one half; `stochastic` draws 0 or 1 from PyTorch's generator,
+            with the grey value as the probability of 1.
+    """
+    if how == "threshold":
+        return (images > 0.5).to(images.dtype)
+    return torch.bernoulli(images) if how == "stochastic" else images
+
+
+def binarize_once(images: Tensor, how: Binarize) -> Tensor:
+    """Binarize images with a fixed seed, so that test sets compare; PyTorch's generators stay as they are."""
+    with forked_rng(images.device):
+        torch.manual_seed(_BINARIZATION_SEED)
+        return binarize(images, how)
 
 
 def value_range(stored: Tensor, path: Path) -> tuple[float, float]:
@@ -158,19 +181,19 @@ def check_range(images: Images, unit_interval: bool) -> None:
     """Check that values lie where a likelihood needs them, before a training begins.
 
     Args:
-        images: Observations. Of `Rows` the range is known since they were opened; tensors are looked through.
+        images: Observations. The range of `Rows` is known since they were opened; tensors are read.
         unit_interval: Whether they must lie in [0, 1]: the likelihood's `unit_interval`.
 
     Raises:
-        DatasetError: They do not; the message names the range and the ways out.
+        DatasetError: They do not; the message names the range and the remedies.
     """
     if not unit_interval:
         return
     if isinstance(images, Rows) and images.value_range is not None:
         _check_stored_range(images, *images.value_range)
         return
-    ends = [part.aminmax() for _, part in _parts(images)]
-    low, high = (float(low) for low in (min(end.min for end in ends), max(end.max for end in ends)))
+    ends = torch.stack([torch.stack(part.aminmax()) for _, part in _parts(images)])  # NaN stays NaN
+    low, high = (float(end) for end in ends.aminmax())
     if not 0 <= low <= high <= 1:
         raise DatasetError(
             f"images must be in [0, 1] for this likelihood, got values from {low:g} to {high:g}, first in row "
@@ -183,7 +206,7 @@ def _check_stored_range(rows: Rows, low: float, high: float) -> None:
     scale = rows.preprocessing.scale
     if scale is None and rows.dtype == torch.uint8:
         return
-    # As integers 0 and 1 are refused too: a bundle would not know whether 1 is the whole range or a part of it.
+    # Integers 0 and 1 are refused, too: a bundle could not tell whether 1 is the largest possible value.
     lowest, highest = torch.tensor(scale or (0, 1), dtype=torch.float32).tolist()
     inside = lowest <= low <= high <= highest
     if inside and (scale is not None or rows.dtype.is_floating_point):
@@ -203,10 +226,11 @@ def _check_stored_range(rows: Rows, low: float, high: float) -> None:
 
 
 def _first_outside(images: Images, low: float, high: float) -> int:
-    """The number of the first row with a value outside of a range; there is one."""
+    """Return the number of the first row with a value outside of the range; there must be one."""
     for start, part in _parts(images):
         values = part.to(torch.float32)
-        found = ((values < low) | (values > high)).flatten(1).any(1).nonzero()
+        inside = (low <= values) & (values <= high)  # NaN is not
+        found = (~inside).flatten(1).any(1).nonzero()
         if len(found):
             return start + int(found[0])
     raise AssertionError
@@ -223,8 +247,8 @@ def standardisation_of(
 
     Args:
         images: Shape `(num_images, *data_shape)`, in the model's range.
-        per_feature: Whether each of the `data_dim` values of an observation has its own, as columns of a table need;
-            otherwise there is one for all of them.
+        per_feature: Whether each of the `data_dim` values of an observation gets its own, as for the columns of a
+            table; otherwise all share one.
 
     Returns:
         `data_loc` and `data_scale`: two floats, or two tuples of `data_dim` floats.
@@ -237,9 +261,9 @@ def standardisation_of(
         values = part.cpu().reshape(-1, width)
         low, high = torch.minimum(low, values.amin(0)), torch.maximum(high, values.amax(0))
         deviations = values.to(torch.float64) - mean
-        there, count = count, count + len(values)
+        before, count = count, count + len(values)
         step = deviations.mean(0)
-        squares = squares + (deviations - step).square().sum(0) + step.square() * (there * len(values) / count)
+        squares = squares + (deviations - step).square().sum(0) + step.square() * (before * len(values) / count)
         mean = mean + step * (len(values) / count)
     scale = torch.where(low < high, (squares / max(count - 1, 1)).sqrt(), 1.0)
     if per_feature:
@@ -248,7 +272,7 @@ def standardisation_of(
 
 
 def _parts(images: Images) -> Iterator[tuple[int, Tensor]]:
-    """Some rows at a time, with the number of the first."""
+    """Yield some rows at a time, with the number of the first."""
     rows = max(1, VALUES_AT_ONCE // max(1, math.prod(images.shape[1:])))
     for start in range(0, len(images), rows):
         yield start, images[start : start + rows]

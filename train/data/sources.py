@@ -1,4 +1,4 @@
-"""Data of one's own: arrays in `.npy`, `.npz` and IDX files, and folders of image files."""
+"""Your own data: arrays in `.npy`, `.npz` and IDX files, and folders of image files."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from edgevae.arrays import is_idx_name, open_idx, open_npy, open_npz
 from edgevae.images import ImageHeader, is_image_name, read_image, read_image_header
 
 from ..errors import DatasetError
-from ..labels import stored_labels
 from .rows import Rows, value_range
 
 _CHANNELS = (1, 3)
 _IDX_IMAGES, _IDX_LABELS = "images-idx3", "labels-idx1"
 _LABELS_END = "-labels"
+_LARGEST_LABEL = 2**63 - 1
 
 _T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """Observations, with their labels where those were asked for.
+    """Observations, with labels if they were asked for.
 
     Args:
         path: The file or the folder.
         rows: The observations, shape `(num_rows, *data_shape)`.
         labels: Their classes, int64 from 0, shape `(num_rows,)`.
-        class_names: The classes' names, in the order of their numbers; empty where the source has none.
+        class_names: The classes' names, in the order of their numbers; empty without names.
     """
 
     path: Path
@@ -53,17 +53,17 @@ def is_array_name(path: Path) -> bool:
 def open_array(path: Path, scale: tuple[float, float] | None, labels: bool) -> Source:
     """Open an array: rows `(n, features)`, or images `(n, h, w)`, `(n, h, w, 1 or 3)` or `(n, 1 or 3, h, w)`.
 
-    Where the four axes could mean both, it is refused. A `.npy` file is mapped: its rows are read when they are asked
-    for, so it may be larger than the memory.
+    Four axes that could be either are refused. A `.npy` file is mapped: rows are read when they are used, so it may be
+    larger than the memory.
 
     Args:
         path: `.npy`, with labels in `<name>-labels.npy` beside it; `.npz` with `x`, and labels in `y`; or IDX, with
             labels in a file beside it that is named as MNIST's are.
-        scale: Which values become 0 and 1.
+        scale: The values that become 0 and 1.
         labels: Whether to read the labels too.
 
     Raises:
-        DatasetError: It cannot be read, holds no observations, values that are no numbers, or no labels.
+        DatasetError: It cannot be read, or holds no observations, values that are not numbers, or no labels.
     """
     if path.suffix.lower() == ".npy":
         labels_path = path.with_name(f"{path.stem}{_LABELS_END}{path.suffix}")
@@ -81,21 +81,42 @@ def open_array(path: Path, scale: tuple[float, float] | None, labels: bool) -> S
         labels_path = _idx_labels(path) if labels else path
         y = _read(open_idx, labels_path) if labels else None
     stored, channels_last = _as_observations(path, _tensor(path, array))
-    known = stored.dtype == torch.uint8 and scale is None  # any uint8 will do, and none needs to be looked at
+    known = stored.dtype == torch.uint8 and scale is None  # every uint8 is in range: nothing to read
     ends = (0.0, 255.0) if known else value_range(stored, path)
     in_unit = ends[0] >= 0 and ends[1] <= 1
     preprocessing = Preprocessing(
         scale=scale, channels_last=channels_last, divide_uint8=known or scale is not None or in_unit
     )
     rows = Rows(stored, preprocessing, name=str(path), value_range=ends)
-    return Source(path, rows, None if y is None else stored_labels(labels_path, y, len(rows)))
+    return Source(path, rows, None if y is None else _labels_of(labels_path, y, len(rows)))
+
+
+def _labels_of(path: Path, labels: NDArray[Any], num_rows: int) -> Tensor:
+    """Return the labels in the file `path` as int64, after checking their number and their values."""
+    if labels.shape != (num_rows,):
+        raise DatasetError(f"{path} must hold a label for each of {num_rows} rows, got labels of shape {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        row, what = 0, "save them as integers"
+        if labels.dtype.kind == "f":
+            broken = np.flatnonzero(labels != np.floor(labels))  # NaN is equal to nothing
+            row = int(broken[0]) if broken.size else 0
+            what += "" if broken.size else ", with y.astype(int)"
+        raise DatasetError(
+            f"{path}: labels must be integers, got {labels[row]!s} in row {row} (counted from 0), dtype "
+            f"{labels.dtype}; {what}"
+        )
+    for what, wrong in (("be negative", labels < 0), (f"be above {_LARGEST_LABEL}", labels > _LARGEST_LABEL)):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise DatasetError(f"{path}: labels must not {what}, got {labels[row]} in row {row} (counted from 0)")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _as_observations(path: Path, stored: Tensor) -> tuple[Tensor, bool]:
     """Return the values as `(n, features)` or `(n, channels, h, w)`, not copied, and whether channels were last."""
     if stored.ndim < 2 or stored.ndim > 4 or stored.numel() == 0:
         raise DatasetError(
-            f"{path} must hold rows (n, features) or images (n, height, width[, 1 or 3]), none of them 0, got shape "
+            f"{path} must hold rows (n, features) or images (n, height, width[, 1 or 3]), no size 0, got shape "
             f"{tuple(stored.shape)}"
         )
     if stored.ndim == 2:
@@ -113,7 +134,7 @@ def _as_observations(path: Path, stored: Tensor) -> tuple[Tensor, bool]:
 
 
 def _tensor(path: Path, array: NDArray[Any]) -> Tensor:
-    """A tensor on the array's own memory, which is only ever read."""
+    """Return a tensor that shares the array's memory, which is never written to."""
     dtype = array.dtype
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or not dtype.isnative:
         raise DatasetError(
@@ -145,7 +166,7 @@ def _read(reader: Callable[..., _T], path: Path, *arguments: Any) -> _T:
 
 
 def _idx_labels(path: Path) -> Path:
-    """The file with the labels of an IDX file of images, plain or compressed as it may be."""
+    """Return the file with the labels of an IDX file of images; either may be compressed."""
     name = path.name.removesuffix(".gz").replace(_IDX_IMAGES, _IDX_LABELS)
     if _IDX_IMAGES not in path.name:
         raise DatasetError(f"{path} must have {_IDX_IMAGES} in its name, so that its labels are found beside it")
@@ -158,18 +179,18 @@ def _idx_labels(path: Path) -> Path:
 def open_folder(path: Path, resize: tuple[int, int] | None, grey: bool, labels: bool) -> Source:
     """Read a folder of image files into memory, uint8, or float32 in [0, 1] where an image has 16 bits.
 
-    The images are in the order of their names, folder by folder. They have one channel if all of them are grey, or are
-    to be made grey, and three otherwise: a grey image among coloured ones has three equal channels.
+    The images are in the order of their names, folder by folder. They have one channel if all are grey or are converted
+    to grey, and three otherwise: a grey image among coloured ones gets three equal channels.
 
     Args:
-        path: Holds image files, or a folder of them for each class; names that begin with a dot are passed over.
-        resize: Height and width that all shall have; without it they must have one size.
-        grey: Whether coloured images are made grey, before they are resized.
-        labels: Whether to number the class folders: by their names in order, as numbers where all names are such.
+        path: Holds image files, or a folder of them for each class; names that begin with a dot are ignored.
+        resize: Height and width to which all are resized; without it they must have one size.
+        grey: Whether coloured images are converted to grey, before they are resized.
+        labels: Whether to number the class folders, sorted by name, or by number if all names are numbers.
 
     Raises:
-        DatasetError: The folder or a class is empty, a file is no image, damaged, transparent, or of another size than
-            the first, or there are no class folders and labels are asked for.
+        DatasetError: The folder or a class is empty; a file is not an image, damaged, transparent, or of another size
+            than the first; or labels are asked for, and there are no class folders.
     """
     names, files = _files_of(path)
     if labels and not names:
@@ -197,7 +218,7 @@ def open_folder(path: Path, resize: tuple[int, int] | None, grey: bool, labels: 
 
 
 def _files_of(path: Path) -> tuple[tuple[str, ...], list[tuple[str, list[Path]]]]:
-    """Names of the classes, and the images of each; without class folders no names, and all images together."""
+    """Return the class names, and the images of each class; without class folders no names, and all images together."""
     entries = _visible(path)
     folders = [entry for entry in entries if entry.is_dir()]
     if not entries:

@@ -1,4 +1,4 @@
-"""The figures of a report: curves, the latent space, grids of images, and plots of features for other data.
+"""The figures of a report: curves, the latent space, grids of images, and plots of features.
 
 Each function returns a matplotlib figure; `styled` gives them the report's style and `png_of` renders one.
 """
@@ -33,7 +33,7 @@ GRID_COLUMNS = 12
 """Images in a row of a grid."""
 
 FEATURES_SHOWN = 9
-"""Features that have a plot of their own, of data that are not images."""
+"""Largest number of features that are plotted, for data that are not images."""
 
 _FIGURE_WIDTH = 8.0  # inches; all figures are as wide as the page
 _STYLE: Any = {  # Any: older matplotlib types its options as plain str
@@ -60,10 +60,10 @@ _CLASS_COLOURS = (
     *("#AA4499", "#44AA99", "#999933", "#882255", "#8C8C8C"),
 )
 
-_MARKER_EPOCHS = 12  # up to so many epochs, each has a marker
-_ZOOM_EPOCHS = 8  # from so many epochs on, the later ones are drawn once more, enlarged
+_MARKER_EPOCHS = 12  # up to this number, each epoch has a marker
+_ZOOM_EPOCHS = 8  # from this number on, a second plot shows the later epochs
 
-_MAX_TICK_LABELS = 60  # bars that have room for their dimension's number
+_MAX_TICK_LABELS = 60  # more bars have no room for labels
 _MAX_LEGEND_CLASSES = 20
 _LETTER_SIZE = np.array([0.028, 0.06])  # width and height, as fractions of the axes
 
@@ -85,7 +85,7 @@ Floats = NDArray[np.float64]
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """Draw the figures of the body in the report's style; matplotlib's own settings are restored."""
+    """Use the report's style in the body; matplotlib's settings are restored afterwards."""
     with rc_context(_STYLE):
         yield
 
@@ -107,7 +107,7 @@ def _new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure,
 
 
 def loss_figure(metrics: Sequence[EpochMetrics]) -> Figure:
-    """Plot the losses by epoch, in nats an observation; a long training's later epochs once more, enlarged."""
+    """Plot the losses by epoch, in nats an observation; after a long training, the later epochs in a second plot."""
     late = [line for line in metrics if line.epoch > metrics[-1].epoch // 4]
     zoomed = len(metrics) >= _ZOOM_EPOCHS and len(late) > 1
     figure, axes = _new_figure(3.4, columns=2 if zoomed else 1)
@@ -281,7 +281,7 @@ def _scatter(axes: Axes, points: Floats, classes: NDArray[np.intp], names: dict[
     colours = list(_CLASS_COLOURS)
     if len(names) > len(colours):
         colours = [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.92, len(names)))]
-    placed: list[tuple[Floats, int]] = []  # centre and length of each name that is written
+    placed: list[tuple[Floats, int]] = []  # centre and length of each name drawn so far
     scale = _LETTER_SIZE * np.maximum(np.ptp(points, axis=0), np.finfo(np.float64).tiny)
     for (label, name), colour in zip(names.items(), colours, strict=False):
         mine = points[classes == label]
@@ -295,7 +295,7 @@ def _scatter(axes: Axes, points: Floats, classes: NDArray[np.intp], names: dict[
 
 
 def _overlap(distance: Floats, letters: int) -> bool:
-    """Whether two names overlap: their distance in letters, across and up, and their letters together."""
+    """Whether two names overlap, given their distance in letters, across and up, and the sum of their lengths."""
     return bool(distance[0] <= letters / 2 and distance[1] <= 1)
 
 
@@ -308,19 +308,18 @@ def is_picture(data_shape: tuple[int, ...]) -> bool:
 
 
 class GreyLevels:
-    """Maps values to grey levels, 0 black and 1 white: unchanged, unless the images go beyond [0, 1].
-
-    Then black and white are their smallest and largest value.
+    """Maps values to grey levels, from 0, black, to 1, white. Values of images in [0, 1] stay as they are.
 
     Args:
-        images: The images that set the range, any shape.
+        images: The images that set the range, any shape. Beyond [0, 1], black and white are their smallest and largest
+            value.
     """
 
     def __init__(self, images: Tensor) -> None:
         self._low, self._high = min(0.0, float(images.min())), max(1.0, float(images.max()))
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return the grey levels of `values`; below 0 or above 1 where they exceed the range."""
+        """Return the grey levels of `values`; below 0 or above 1 if they are out of range."""
         return (values - self._low) / (self._high - self._low)
 
 
@@ -329,7 +328,7 @@ class Grid:
 
     Args:
         values: Grey levels or colours, shape `(rows, columns, *data_shape)`; clipped to [0, 1].
-        group: A wider gap follows each `group` rows; 0 for none.
+        group: Number of rows between wider gaps; 0 for none.
 
     Attributes:
         pixels: uint8, shape `(height, width, 3)`, on white.
@@ -365,7 +364,7 @@ def reconstruction_grid(x: Tensor, loc_img: Tensor, levels: GreyLevels) -> Grid:
     Args:
         x: Images, shape `(count, *data_shape)`.
         loc_img: Their reconstructions, shape `(count, data_dim)`.
-        levels: What is black and white.
+        levels: The grey levels.
     """
     rows = [_in_rows(levels(values.reshape(x.shape).cpu())) for values in (x, loc_img)]
     return Grid(torch.stack(rows, dim=1).flatten(0, 1), group=2)
@@ -385,7 +384,7 @@ def image_samples_figure(samples: Samples, data_shape: tuple[int, ...], levels: 
 
 
 def image_traversals_figure(traversals: Traversals, data_shape: tuple[int, ...], levels: GreyLevels) -> Figure:
-    """Draw a row of images for each dimension that is moved."""
+    """Draw a row of images for each dimension that moves."""
     grid = Grid(levels(traversals.loc_img.unflatten(-1, data_shape)))
     names = [f"z[{dimension}]" for dimension in traversals.dimensions]
     title = "One dimension moved, the others those of the first test image"
@@ -399,7 +398,7 @@ def image_traversals_figure(traversals: Traversals, data_shape: tuple[int, ...],
 
 
 def _grid_figure(grid: Grid, names: Sequence[str], title: str, below: float = 0.0) -> Figure:
-    """Draw a grid with a name beside each row, and `below` inches free for an axis."""
+    """Draw a grid with a name beside each row, and `below` inches left free for an axis."""
     height, width, _ = grid.pixels.shape
     names = [name if len(name) <= _MAX_LABEL else f"{name[: _MAX_LABEL - 1]}…" for name in names]
     left = _LABEL_LETTER * max(map(len, names), default=0) + _MARGIN
@@ -429,7 +428,7 @@ def _in_rows(images: Tensor) -> Tensor:
 
 
 def feature_reconstructions_figure(x: Tensor, loc_img: Tensor) -> Figure:
-    """Plot features against their reconstructions: those of the largest variance.
+    """Plot the features of the largest variance against their reconstructions.
 
     Args:
         x: Observations, shape `(count, ...)`.

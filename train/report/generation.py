@@ -1,6 +1,6 @@
-"""What a model makes of test data, and on its own: reconstructions, samples and traversals.
+"""Reconstructions, samples and traversals for a report.
 
-Noise is drawn with fixed seeds; the model and the random generators are left as they were.
+Noise has fixed seeds; the model and the random generators are left as they were.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..data import Images
 from ..device import forked_rng
-from ..elbo import ACTIVE, device_of, evaluating
+from ..elbo import ACTIVE_VARIANCE, device_of, evaluating
 from ..vae import VAE
 
 _SEED = 0
-_MAX_ROWS = 20
-_UNNAMED_ROWS = 6  # of samples, where neither classes nor components tell rows apart
-_SPAN = 3.0  # standard deviations to either side
-_VISIBLE = 0.05  # smallest share of the largest change (a variance) that a traversal shows
+_MAX_ROWS = 20  # of samples
+_UNNAMED_ROWS = 6  # of samples, without classes or components
+_SPAN = 3.0  # of a traversal, in standard deviations to either side
+_VISIBLE = 0.05  # a dimension is shown if it changes loc_img by this share of the largest change (variances)
 _BATCH_SIZE = 1024
 
 
@@ -62,7 +62,7 @@ class Samples:
     Args:
         loc_img: Means of p(x|z), shape `(rows, columns, data_dim)`, on the CPU.
         drawn: Draws from p(x|z), likewise.
-        names: What each row shows; empty where all rows show the same.
+        names: Class or component of each row; empty without either.
     """
 
     loc_img: Tensor
@@ -71,7 +71,7 @@ class Samples:
 
 
 def sample_prior(vae: VAE, columns: int, class_names: Sequence[str] = ()) -> Samples:
-    """Sample the prior: a row for each class, or each component of a mixture, or just rows.
+    """Sample the prior: a row for each class, for each component of a mixture, or otherwise a few rows.
 
     Args:
         vae: The model.
@@ -109,8 +109,8 @@ class Traversals:
 
     Args:
         loc_img: Means of p(x|z), shape `(dimensions, steps, data_dim)`, on the CPU.
-        dimensions: The dimensions that are moved, the one that changes `loc_img` most first.
-        steps: Where they are moved to, in standard deviations of their mean over the data, shape `(steps,)`.
+        dimensions: The dimensions that move, that with the largest change of `loc_img` first.
+        steps: Their positions, in standard deviations from the mean over the data, shape `(steps,)`.
     """
 
     loc_img: Tensor
@@ -125,11 +125,11 @@ def traverse(vae: VAE, z_loc: Tensor, y: Tensor | None, dimensions: int, steps: 
         vae: The model.
         z_loc: Means of q(z|x) of some observations, shape `(count, z_dim)`.
         y: Their labels, for a conditional model.
-        dimensions: How many at most.
-        steps: Values of each.
+        dimensions: The largest number of dimensions.
+        steps: Number of values of each dimension.
     """
     spread, centre, device = z_loc.std(0, correction=0), z_loc.mean(0), device_of(vae)
-    active = int((spread.square() > ACTIVE).sum())
+    active = int((spread.square() > ACTIVE_VARIANCE).sum())
     candidates = spread.argsort(descending=True)[: max(1, active)].tolist()
     at = torch.linspace(-_SPAN, _SPAN, steps)
     label = None if y is None else y[:1].expand(steps).to(device)

@@ -22,12 +22,6 @@ from . import figures, generation
 if TYPE_CHECKING:
     from ..run import EpochMetrics, RunConfig
 
-REPORT_FILE = "report.html"
-LOSS, SCHEDULE, RECONSTRUCTIONS, SAMPLES = "loss.png", "schedule.png", "reconstructions.png", "samples.png"
-TRAVERSALS, LATENT_MAP, KL = "traversals.png", "latent_map.png", "kl.png"
-REPORT_FILES = (LOSS, SCHEDULE, RECONSTRUCTIONS, SAMPLES, TRAVERSALS, LATENT_MAP, KL, REPORT_FILE)
-"""Every file that a report may consist of."""
-
 _MAX_SHOWN = 2000
 _RECONSTRUCTED = 36
 _TRAVERSED, _STEPS = 8, 13
@@ -57,7 +51,7 @@ _templates = Environment(
 )
 
 
-def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they arise
+def write_report(  # noqa: PLR0917 - the parts of a run
     folder: Path,
     vae: VAE,
     images: Images,
@@ -67,9 +61,9 @@ def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they a
     config: RunConfig | None = None,
     class_names: Sequence[str] = (),
 ) -> None:
-    """Write a run's figures as PNG and `report.html`, a page that holds them all and needs no other file.
+    """Write a run's figures as PNG and `report.html`, a page that contains them and needs no other file.
 
-    Noise is drawn with fixed seeds; the model, Pyro's parameter store and the random generators are left as they were.
+    Noise has fixed seeds; the model, Pyro's parameter store and the random generators are left as they were.
     Each file is written whole or not at all.
 
     Args:
@@ -77,9 +71,9 @@ def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they a
         vae: The model.
         images: Test images, shape `(num_images, *data_shape)`, at least one; up to 2,000 of them are used. Data of
             another shape than `(height, width)` or `(1 or 3, height, width)` are shown as features.
-        labels: Classes, shape `(num_images,)`. A conditional model needs them; for any other they are colours.
+        labels: Classes, shape `(num_images,)`. A conditional model needs them; otherwise they only set colours.
         metrics: One entry an epoch, in order; at least one.
-        evaluations: By the name of the set; the KL shown is that of `test`, or else of the first one.
+        evaluations: By the name of the set; the KL shown is that of `test`, or otherwise of the first.
         config: The run's configuration, for the page.
         class_names: Names of the classes, by number.
 
@@ -102,10 +96,10 @@ def write_report(  # noqa: PLR0917 - a run's parts, in the order in which they a
         sections=sections,
         configuration=_configuration(vae, config),
     )
-    write_whole(folder / REPORT_FILE, page.encode())
+    write_whole(folder / "report.html", page.encode())
 
 
-# The figures, each with the words around it.
+# The figures, each with title and caption.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +118,9 @@ def _sections(
     *,
     class_names: Sequence[str],
 ) -> Iterator[tuple[_Section, Figure]]:
-    """Draw one figure after the other."""
-    yield _Section(LOSS, "Loss", _LOSS_CAPTION), figures.loss_figure(metrics)
+    yield _Section("loss.png", "Loss", _LOSS_CAPTION), figures.loss_figure(metrics)
     if (schedule := figures.schedule_figure(metrics)) is not None:
-        yield _Section(SCHEDULE, "Schedule", "Learning rate and beta, where they changed."), schedule
+        yield _Section("schedule.png", "Schedule", "Learning rate and beta, where they changed."), schedule
     x, y = generation.some_of(vae, images, labels, _MAX_SHOWN)
     z_loc, _ = generation.encode(vae, x, y)
     traversals = generation.traverse(vae, z_loc, y, _TRAVERSED, _STEPS)
@@ -139,13 +132,13 @@ def _sections(
     if labels is not None:
         classes = labels[generation.evenly_spaced(len(images), _MAX_SHOWN).to(labels.device)].cpu()
     yield (
-        _Section(LATENT_MAP, "Latent space", f"Means of q(z|x) of {len(x):,} test observations."),
+        _Section("latent_map.png", "Latent space", f"Means of q(z|x) of {len(x):,} test observations."),
         figures.latent_map_figure(z_loc, classes, class_names),
     )
     name = "test" if "test" in evaluations else next(iter(evaluations), None)
     if name is not None and evaluations[name].kl_per_dim_nats:
         caption = f"{_KL_CAPTIONS[vae.config.latent]} Mean over the {name} set."
-        yield _Section(KL, "KL by dimension", caption), figures.kl_figure(evaluations[name])
+        yield _Section("kl.png", "KL by dimension", caption), figures.kl_figure(evaluations[name])
 
 
 def _image_sections(
@@ -154,16 +147,16 @@ def _image_sections(
     shape, levels = vae.config.data_shape, figures.GreyLevels(x)
     some, some_y = generation.some_of(vae, x, y, _RECONSTRUCTED)
     yield (
-        _Section(RECONSTRUCTIONS, "Reconstructions", "Means of p(x|z), z drawn from q(z|x)."),
+        _Section("reconstructions.png", "Reconstructions", "Means of p(x|z), z drawn from q(z|x)."),
         figures.image_reconstructions_figure(some, generation.reconstruct(vae, some, some_y), levels),
     )
     samples = generation.sample_prior(vae, figures.GRID_COLUMNS, class_names)
     yield (
-        _Section(SAMPLES, "Samples", "Means of p(x|z), z drawn from the prior."),
+        _Section("samples.png", "Samples", "Means of p(x|z), z drawn from the prior."),
         figures.image_samples_figure(samples, shape, levels),
     )
     yield (
-        _Section(TRAVERSALS, "Traversals", f"The active units that change the image most, up to {_TRAVERSED}."),
+        _Section("traversals.png", "Traversals", f"The active units that change the image most, up to {_TRAVERSED}."),
         figures.image_traversals_figure(traversals, shape, levels),
     )
 
@@ -172,25 +165,25 @@ def _feature_sections(
     vae: VAE, x: Tensor, y: Tensor | None, traversals: generation.Traversals, class_names: Sequence[str]
 ) -> Iterator[tuple[_Section, Figure]]:
     yield (
-        _Section(RECONSTRUCTIONS, "Reconstructions", "The features of the largest variance; z drawn from q(z|x)."),
+        _Section("reconstructions.png", "Reconstructions", "Features of the largest variance; z drawn from q(z|x)."),
         figures.feature_reconstructions_figure(x, generation.reconstruct(vae, x, y)),
     )
     yield (
-        _Section(SAMPLES, "Samples", "Test data, and draws from p(x|z) with z drawn from the prior."),
+        _Section("samples.png", "Samples", "Test data, and draws from p(x|z) with z drawn from the prior."),
         figures.feature_samples_figure(x, generation.sample_prior(vae, _FEATURE_SAMPLES, class_names)),
     )
     caption = (
         f"One dimension of z moved, the others those of the first test row; the active units that change the features "
         f"most, up to {_TRAVERSED}."
     )
-    yield _Section(TRAVERSALS, "Traversals", caption), figures.feature_traversals_figure(x, traversals)
+    yield _Section("traversals.png", "Traversals", caption), figures.feature_traversals_figure(x, traversals)
 
 
-# The words and numbers of the page.
+# The text and numbers of the page.
 
 
 def _one(vae: VAE) -> str:
-    """Return what one observation is called."""
+    """Return the name of one observation."""
     return "an image" if figures.is_picture(vae.config.data_shape) else "a row"
 
 
@@ -212,7 +205,7 @@ def _advice(evaluations: Mapping[str, Evaluation], config: RunConfig | None) -> 
 def _headline(
     vae: VAE, metrics: Sequence[EpochMetrics], evaluations: Mapping[str, Evaluation]
 ) -> list[tuple[str, str, str]]:
-    """Return the numbers that readers look for first: name, value, unit."""
+    """Return the main results: name, value, unit."""
     test, last, unit = evaluations.get("test"), metrics[-1], f"nats {_one(vae)}"
     found = [("Test ELBO", _nats(last.test_elbo_nats if test is None else test.elbo_nats), unit)]
     if test is not None:
@@ -226,12 +219,12 @@ def _headline(
 
 
 def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
-    """Return the table's rows, its head first; empty without evaluations."""
+    """Return the rows of the table, the header first; none without evaluations."""
     if not evaluations:
         return []
     bounded = any(each.iw_bound_nats is not None for each in evaluations.values())
-    head = ["Set", "Size", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
-    rows = [head]
+    header = ["Set", "Size", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
+    rows = [header]
     for name, each in evaluations.items():
         size = f"{each.num_images:,}"
         if each.num_in_set > each.num_images:
@@ -272,7 +265,7 @@ def _configuration(vae: VAE, config: RunConfig | None) -> dict[str, dict[str, st
 
 
 def _text(name: str, value: object) -> str:
-    """Return an option's value as it reads in the table."""
+    """Return an option's value as the table shows it."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_text(key, each)}" for key, each in value.items() if each) or "–"
     if isinstance(value, (tuple, list)):
