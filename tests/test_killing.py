@@ -34,11 +34,11 @@ def states(write: Write, path: Path) -> set[bytes]:
     return found
 
 
-def test_a_kill_while_a_file_is_written_in_its_place_is_found(tmp_path: Path) -> None:
+def test_writing_in_place_is_found_not_to_survive_a_kill(tmp_path: Path) -> None:
     assert states(in_place, tmp_path / "file") == {b"old", b""}
 
 
-def test_what_is_written_beside_its_place_and_renamed_is_old_or_new(tmp_path: Path) -> None:
+def test_a_file_that_is_written_aside_and_renamed_is_old_or_new(tmp_path: Path) -> None:
     assert states(write_file, tmp_path / "file") == {b"old", b"new"}
 
 

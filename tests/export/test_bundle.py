@@ -159,7 +159,7 @@ def test_a_bundle_is_not_overwritten_unless_asked_to(source: Source, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_a_folder_that_is_no_bundle_is_never_overwritten(source: Source, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_never_overwritten(source: Source, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("precious")
     with pytest.raises(ExportError, match="is there and is not a bundle"):
         export_bundle(source, tmp_path, ["onnx"], overwrite=True)
@@ -259,7 +259,7 @@ def arrays(folder: Path) -> set[str]:
     return set(Reference.of(Bundle(folder)).arrays)
 
 
-def test_an_encoder_and_a_decoder_apart_do_what_the_whole_does(
+def test_separate_encoder_and_decoder_give_the_whole_models_numbers(
     halves: tuple[Model, Model], model: Model, digits: Dataset, tmp_path: Path
 ) -> None:
     encoder, decoder = halves
@@ -332,7 +332,7 @@ def test_latents_keep_their_space_in_files(model: Model, digits: Dataset, tmp_pa
         model.decode(Latents.load(tmp_path / "z.latents"))
 
 
-def test_files_that_hold_no_latents_are_refused(tmp_path: Path) -> None:
+def test_files_without_latents_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros(3))
     with pytest.raises(InputError, match=r"must be an \.npz file with an array z or z_loc"):
         Latents.load(tmp_path / "x.npz")

@@ -185,9 +185,7 @@ def test_the_same_values_give_the_same_bits_however_they_come(
 @every_call
 @often
 @given(refused=st.sampled_from(sorted(REFUSED)), rows=st.integers(2, 4), seed=st.integers(0, 2**32 - 1))
-def test_what_is_no_array_of_such_numbers_is_refused_by_its_name(
-    call: Call, refused: str, rows: int, seed: int
-) -> None:
+def test_invalid_arrays_are_refused_by_argument_name(call: Call, refused: str, rows: int, seed: int) -> None:
     assume(refused not in TAKEN.get((call.bundle, call.argument), ()))
     plain = call.of(np.random.RandomState(seed), loaded(call.bundle), rows)
     with pytest.raises(InputError, match=rf"^({call.argument}|x and y) must"):

@@ -140,7 +140,7 @@ def test_the_same_call_gives_the_same_numbers(model: Model, x: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("n", [-1, 1.0, True])
-def test_generate_refuses_what_is_no_count(model: Model, n: object) -> None:
+def test_generate_refuses_an_invalid_count(model: Model, n: object) -> None:
     with pytest.raises(InputError, match="n must"):
         model.generate(n, seed=0)  # type: ignore[arg-type]  # that is the point
 
@@ -193,7 +193,7 @@ def test_a_result_is_written_where_the_caller_wants_it(model: Model, rows: int) 
         (np.broadcast_to(np.float32(0), (2, 64)), "not contiguous, read-only"),
     ],
 )
-def test_a_place_that_cannot_take_the_result_is_refused(model: Model, out: Any, message: str) -> None:
+def test_an_output_array_that_does_not_fit_is_refused(model: Model, out: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.reconstruct(np.zeros((2, 64), np.float32), out=out)
 
@@ -228,7 +228,7 @@ def test_active_units_are_those_whose_mean_varies(model: Model, digits: Dataset)
     assert not model.active_units(np.repeat(x[:1], 5, axis=0)).any()
 
 
-def test_what_makes_no_path_is_refused(model: Model, digits: Dataset) -> None:
+def test_invalid_paths_and_traversals_are_refused(model: Model, digits: Dataset) -> None:
     x = digits.test[:3].numpy()
     with pytest.raises(InputError, match="steps must be at least 2, got 1"):
         model.interpolate(x, x, 1)
@@ -244,7 +244,7 @@ def test_what_makes_no_path_is_refused(model: Model, digits: Dataset) -> None:
         model.active_units(x[:1])
 
 
-def test_no_rows_and_no_steps_are_shapes_too(model: Model) -> None:
+def test_empty_paths_and_traversals_have_the_right_shape(model: Model) -> None:
     none = np.zeros((0, 64), np.float32)
     assert model.interpolate(none, none, 3).shape == (0, 3, 64)
     assert model.traverse(none, 0, [-1.0, 1.0]).shape == (0, 2, 64)

@@ -74,7 +74,7 @@ def test_each_weight_tensor_off_by_a_thousandth_is_caught(
 
 @pytest.mark.parametrize("part", ["row", "entry"])
 @pytest.mark.parametrize("bundle", bundles(FIXTURES, "decoder"))
-def test_a_row_or_an_entry_of_a_tensor_off_by_a_thousandth_is_caught_where_it_counts(
+def test_a_row_or_entry_of_a_weight_off_by_a_thousandth_is_caught_if_it_matters(
     bundle: Path, part: Any, tmp_path: Path
 ) -> None:
     made, unseen = unseen_harm(bundle, altered_weights(bundle, part), tmp_path / "altered")

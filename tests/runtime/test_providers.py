@@ -93,7 +93,7 @@ def test_cuda_is_taken_where_it_works_and_gives_pyros_numbers(bundle: Path) -> N
         assert model.verify().passed
 
 
-def test_a_session_that_took_another_provider_is_not_believed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_fell_back_to_another_provider_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Liar(OnTheCPU):
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
@@ -294,7 +294,7 @@ def test_auto_takes_the_cpu_where_cuda_would_run_nothing(bundle: Path, monkeypat
         ({"path": 5}, "path must be that of a bundle's folder, got int"),
     ],
 )
-def test_what_is_no_choice_at_all_is_refused_by_its_name(bundle: Path, arguments: Any, message: str) -> None:
+def test_invalid_arguments_of_load_are_refused_by_name(bundle: Path, arguments: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         load(**{"path": bundle, **arguments})
 
@@ -306,7 +306,7 @@ def not_installed(package: str) -> str:
     raise importlib.metadata.PackageNotFoundError(package)
 
 
-def test_the_cpu_works_and_cuda_is_tried_not_believed() -> None:
+def test_the_doctor_tests_each_provider() -> None:
     found = diagnose()
     checks = {check.name: check for check in found.providers}
     assert checks["cpu"].works

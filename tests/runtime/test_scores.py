@@ -126,7 +126,7 @@ def test_normal_kl_is_torchs() -> None:
     np.testing.assert_allclose(found, kl_divergence(p, q).sum(-1), rtol=1e-12)
 
 
-def test_normal_kl_keeps_its_digits_where_the_two_are_nearly_equal() -> None:
+def test_normal_kl_is_precise_for_nearly_equal_distributions() -> None:
     scale, excess = np.ones((1, 1)), 1e-7
     found = normal_kl(np.zeros((1, 1)), scale * (1 + excess), np.zeros((1, 1)), scale)
     np.testing.assert_allclose(found, excess**2, rtol=1e-2)  # KL ≈ (r - 1)² for r near 1
@@ -203,7 +203,7 @@ def test_noise_is_more_unusual_than_digits_to_a_trained_model() -> None:
 
 
 @pytest.mark.parametrize("rate", ["0.01", None, np.array([0.01, 0.02]), True, 0.01j])
-def test_a_rate_that_is_no_number_is_refused(scored: Model, rate: Any) -> None:
+def test_an_invalid_rate_is_refused(scored: Model, rate: Any) -> None:
     with pytest.raises(InputError, match="rate must be a number"):
         scored.threshold(rate)
 
@@ -221,7 +221,7 @@ def test_a_small_integer_type_loses_nothing_of_a_bound(model: Model, digits: Dat
     np.testing.assert_array_equal(model.log_likelihood(x, 0, count), model.log_likelihood(x, 0, 100))
 
 
-def test_no_samples_take_no_wrong_seed(model: Model) -> None:
+def test_an_invalid_seed_is_refused_even_for_no_samples(model: Model) -> None:
     with pytest.raises(InputError, match="seed must be an integer"):
         model.posterior_predictive(np.zeros((2, 64), np.float32), 0, "1")  # type: ignore[arg-type]  # wrong on purpose
 
@@ -292,7 +292,7 @@ def test_shapes_and_distribution_are_those_of_pyros_predictive(
         assert not differ(ours[:, row].astype(np.float64), theirs[:, row])
 
 
-def test_a_wrong_scale_or_a_wrong_mean_would_be_seen(pair: tuple[VAE, Model], theirs: Draws, digits: Dataset) -> None:
+def test_the_comparison_detects_a_wrong_scale_or_mean(pair: tuple[VAE, Model], theirs: Draws, digits: Dataset) -> None:
     labels = {"y": 0} if pair[1].num_classes else {}
     drawn = pair[1].posterior_predictive(digits.test[:1].numpy(), NUM_SAMPLES, seed=0, **labels)
     ours = drawn[:, 0].astype(np.float64)

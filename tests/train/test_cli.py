@@ -27,7 +27,7 @@ def train(*arguments: object) -> Result:
     return CliRunner().invoke(main, [*SMALL, *map(str, arguments)])
 
 
-def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
+def test_training_leaves_a_complete_run(tmp_path: Path) -> None:
     result = train("--epochs", 3, "--seed", 5, "--batch-size", 128, "--learning-rate", 0.01, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     run = load_run(tmp_path / "run")
@@ -208,7 +208,7 @@ def test_bfloat16_trains_too_and_is_kept_with_the_run(tmp_path: Path, monkeypatc
     assert load_run(tmp_path / "run").config.training.precision == "bf16"
 
 
-def test_a_run_goes_on_with_the_options_that_it_began_with(tmp_path: Path) -> None:
+def test_a_run_is_resumed_with_its_own_options(tmp_path: Path) -> None:
     options = ["--epochs", 2, "--batch-size", 100, "--binarize", "threshold", "--out", tmp_path / "run"]
     assert train(*options, "--no-report").exit_code == 0
     more = CliRunner().invoke(main, ["--resume", "--epochs", "3", "--out", str(tmp_path / "run")])
@@ -222,7 +222,7 @@ def test_a_run_goes_on_with_the_options_that_it_began_with(tmp_path: Path) -> No
     assert all(torch.equal(tensor, expected[name]) for name, tensor in run.vae.state_dict().items())
 
 
-def test_a_run_does_not_go_on_as_another(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
     assert train("--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
     other = train("--resume", "--seed", 3, "--out", tmp_path / "run")
     assert other.exit_code == 2
@@ -231,7 +231,7 @@ def test_a_run_does_not_go_on_as_another(tmp_path: Path) -> None:
     assert "give one of them" in both.output
 
 
-def test_resume_begins_where_there_is_nothing_yet(tmp_path: Path) -> None:
+def test_resume_starts_a_new_run_where_there_is_none(tmp_path: Path) -> None:
     assert train("--resume", "--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
     assert len(load_run(tmp_path / "run").metrics) == 1
 
@@ -294,7 +294,7 @@ def test_own_data_are_trained_on_from_a_file(tmp_path: Path) -> None:
     assert all(line.validation_elbo_nats is not None for line in run_metrics)
 
 
-def test_a_run_on_own_data_goes_on_by_its_folder_alone_and_with_its_rows_only(tmp_path: Path) -> None:
+def test_a_run_on_own_data_is_resumed_from_its_folder_alone_and_only_with_the_same_rows(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((200, 6)).astype(np.float32)
     np.save(tmp_path / "x.npy", rows)
     options = ["--data", str(tmp_path / "x.npy"), "--z-dim", "2", "--hidden-dim", "8", "--no-report", "--epochs", "1"]

@@ -106,7 +106,7 @@ def test_every_uint8_is_the_float_that_numpy_makes_of_it(tmp_path: Path) -> None
         ((20, 6, 5, 1), (1, 6, 5), True),
     ],
 )
-def test_axes_of_arrays_are_told_apart(
+def test_the_channel_axis_of_arrays_is_recognised(
     tmp_path: Path, shape: tuple[int, ...], data_shape: tuple[int, ...], channels_last: bool
 ) -> None:
     array = RNG.random(shape, dtype=np.float32)
@@ -120,7 +120,7 @@ def test_axes_of_arrays_are_told_apart(
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.int64, np.uint16, np.uint32, np.uint64, bool])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_other_numbers_come_out_as_they_are(tmp_path: Path, dtype: type, order: str) -> None:
+def test_numbers_other_than_uint8_are_read_unchanged(tmp_path: Path, dtype: type, order: str) -> None:
     array = np.asarray(RNG.integers(0, 100, (20, 7)), dtype=dtype, order=order)  # type: ignore[call-overload]  # an order from the parameters
     np.save(tmp_path / "x.npy", array)
     dataset = load_data(DataConfig(data=tmp_path / "x.npy"), labels=False)
@@ -289,7 +289,7 @@ def refused(path: Path, message: str, *, labels: bool = False, **options: object
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("at_once", [2**22, 31])
-def test_the_first_row_that_is_no_number_is_named(
+def test_the_first_row_with_a_nan_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, at_once: int
 ) -> None:
     monkeypatch.setattr(rows, "VALUES_AT_ONCE", at_once)
@@ -320,7 +320,7 @@ def test_arrays_that_hold_no_observations_are_refused(
     refused(save(tmp_path / name, array), message)
 
 
-def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_unreadable_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
     whole = save(tmp_path / "whole.npy", X)
     (tmp_path / "short.npy").write_bytes(whole.read_bytes()[:-9])
     (tmp_path / "text.npy").write_text("text")
@@ -356,11 +356,11 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         (np.array([1, 2] * 10), "has no training row of class 0"),
     ],
 )
-def test_labels_that_are_none_are_refused(tmp_path: Path, y: np.ndarray | None, message: str) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, y: np.ndarray | None, message: str) -> None:
     refused(save(tmp_path / "x.npz", X, **({} if y is None else {"y": y})), message, labels=True)
 
 
-def test_labels_that_are_not_beside_their_images_are_missed(tmp_path: Path) -> None:
+def test_missing_label_files_are_named(tmp_path: Path) -> None:
     refused(save(tmp_path / "x.npy", X), "has no labels beside it: expected x-labels.npy; or give a .npz", labels=True)
     for name in ("train-images-idx3-ubyte", "x.idx"):
         (tmp_path / name).write_bytes(b"\0\0\x08\x03" + bytes([0, 0, 0, 4] * 3) + bytes(64))
@@ -390,7 +390,7 @@ def test_an_image_of_another_size_is_named_with_the_way_out(tmp_path: Path) -> N
     assert load_data(DataConfig(data=tmp_path / "x", resize=(5, 6)), labels=False).data_shape == (1, 5, 6)
 
 
-def test_files_that_are_no_images_or_damaged_are_named(tmp_path: Path) -> None:
+def test_damaged_images_and_other_files_are_named(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
     Image.fromarray(noise).save(images(tmp_path / "x", size=(40, 40)) / "5.png")
     whole = (tmp_path / "x" / "5.png").read_bytes()
@@ -400,12 +400,12 @@ def test_files_that_are_no_images_or_damaged_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "message"), [("RGBA", "is transp"), ("LA", "is transparent"), ("F", "has mode F")])
-def test_images_whose_values_have_no_one_meaning_are_refused(tmp_path: Path, mode: str, message: str) -> None:
+def test_images_with_ambiguous_values_are_refused(tmp_path: Path, mode: str, message: str) -> None:
     Image.new(mode, (6, 5)).save(images(tmp_path / "x") / "5.tiff")
     refused(tmp_path / "x", rf"5\.tiff: the image {message}")
 
 
-def test_files_of_several_images_and_deep_grey_among_colours_are_refused(tmp_path: Path) -> None:
+def test_multi_image_files_and_16_bit_grey_among_colours_are_refused(tmp_path: Path) -> None:
     frames = [Image.new("L", (6, 5), grey) for grey in (0, 255)]
     frames[0].save(images(tmp_path / "x") / "5.gif", save_all=True, append_images=frames[1:])
     refused(tmp_path / "x", r"5\.gif: the file holds 2 images")
@@ -415,7 +415,7 @@ def test_files_of_several_images_and_deep_grey_among_colours_are_refused(tmp_pat
     assert load_data(DataConfig(data=tmp_path / "y", grey=True), labels=False).data_shape == (1, 5, 6)
 
 
-def test_what_is_done_to_data_must_go_with_their_kind(tmp_path: Path) -> None:
+def test_preprocessing_options_must_fit_the_kind_of_data(tmp_path: Path) -> None:
     refused(images(tmp_path / "x"), "scale goes with arrays", scale=(0, 16))
     refused(save(tmp_path / "x.npy", X), "resize goes with a folder of image files", resize=(4, 4))
     refused(save(tmp_path / "x.npy", X), "grey goes with a folder of image files", grey=True)
@@ -451,14 +451,14 @@ def test_a_class_without_a_training_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2**64 - 1], [0, 1, 2**63]])
-def test_labels_that_are_no_class_numbers_are_named(tmp_path: Path, labels: list[int]) -> None:
+def test_labels_too_large_for_class_numbers_are_named(tmp_path: Path, labels: list[int]) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros((3, 4), np.float32), y=np.array(labels, np.uint64))
     with pytest.raises(DatasetError, match=f"labels must not be above {2**63 - 1}, got {labels[2]} in row 2"):
         open_array(tmp_path / "x.npz", None, labels=True)
 
 
 @pytest.mark.parametrize("name", ["x", "y"])
-def test_a_part_of_an_archive_that_is_no_array_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_archive_member_that_is_not_an_array_is_refused(tmp_path: Path, name: str) -> None:
     whole = save(tmp_path / "whole.npz", np.zeros((3, 4), np.float32), y=np.zeros(3, np.int64))
     with zipfile.ZipFile(whole) as there, zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         for file in ("x.npy", "y.npy"):
@@ -468,14 +468,14 @@ def test_a_part_of_an_archive_that_is_no_array_is_refused(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("header", ["{'descr': '2(f4', 'fortran_order': False, 'shape': (3,)}", "(" * 3000, "{'a': '"])
-def test_a_header_that_no_reader_expects_is_refused(tmp_path: Path, header: str) -> None:
+def test_a_malformed_npy_header_is_refused(tmp_path: Path, header: str) -> None:
     text = header.encode().ljust(4000) + b"\n"
     (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(12))
     with pytest.raises(DatasetError, match=r"cannot be read: .*; save it again"):
         open_array(tmp_path / "x.npy", None, labels=False)
 
 
-def test_a_program_among_images_is_refused(tmp_path: Path) -> None:
+def test_a_postscript_program_among_images_is_refused(tmp_path: Path) -> None:
     for name, message in (("a.png", "the image cannot be read"), ("a.eps", "is no image by its name")):
         folder = tmp_path / name.replace(".", "-")
         folder.mkdir()
@@ -536,7 +536,7 @@ def test_a_value_out_of_range_is_named_by_its_row(tmp_path: Path, monkeypatch: p
         check_range(images_of(tmp_path / "x.npy", table, (0, 1)), True)
 
 
-def test_tensors_are_looked_through_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_range_of_tensors_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "VALUES_AT_ONCE", 6)
     images = torch.zeros(10, 3)
     check_range(images, True)
@@ -646,7 +646,7 @@ def rows_of(images: Images | None) -> list[int]:
 @pytest.mark.parametrize(
     ("count", "validation", "sizes"), [(100, 0.0, (90, 0, 10)), (100, 0.25, (65, 25, 10)), (3, 0.1, (1, 1, 1))]
 )
-def test_parts_are_disjoint_and_together_everything(
+def test_the_parts_of_a_split_are_disjoint_and_complete(
     tmp_path: Path, count: int, validation: float, sizes: tuple[int, int, int]
 ) -> None:
     config = DataConfig(data=numbered(tmp_path / "x.npy", count), validation_fraction=validation)
@@ -657,7 +657,7 @@ def test_parts_are_disjoint_and_together_everything(
     assert all(part == sorted(part) for part in parts)
 
 
-def test_the_split_hangs_on_its_seed_alone(tmp_path: Path) -> None:
+def test_the_split_depends_on_its_seed_alone(tmp_path: Path) -> None:
     path = numbered(tmp_path / "x.npy", 100)
     configs = [DataConfig(data=path, split_seed=seed) for seed in (0, 0, 1)]
     first, again, other = (rows_of(load_data(config, labels=False).test) for config in configs)
@@ -666,7 +666,7 @@ def test_the_split_hangs_on_its_seed_alone(tmp_path: Path) -> None:
     assert rows_of(more.test) == first  # the same rows test, whether some are watched with or not
 
 
-def test_files_that_are_given_are_taken_whole(tmp_path: Path) -> None:
+def test_given_validation_and_test_files_are_used_completely(tmp_path: Path) -> None:
     config = DataConfig(
         data=numbered(tmp_path / "a.npy", 10),
         test_data=numbered(tmp_path / "b.npy", 4, 50),
@@ -678,7 +678,7 @@ def test_files_that_are_given_are_taken_whole(tmp_path: Path) -> None:
     assert rows_of(dataset.validation) == [80, 81, 82]
 
 
-def test_a_known_set_gives_up_training_images_and_no_test_images() -> None:
+def test_validation_images_of_a_known_data_set_come_from_its_training_images() -> None:
     known = load_dataset("digits", labels=True)
     same = load_data(DataConfig(dataset="digits"), labels=True)
     assert torch.equal(same.train[:], known.train)
@@ -806,7 +806,7 @@ def test_without_network_and_files_the_error_names_both_ways_out(
         load_dataset("fashion-mnist")
 
 
-def test_what_was_downloaded_before_is_not_downloaded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloaded_files_are_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train, _ = write_images(tmp_path / "data" / "KMNIST" / "raw", "")
     assert len(load_dataset("kmnist").train) == len(train)
@@ -828,7 +828,7 @@ def test_files_without_images_are_refused(tmp_path: Path, array: np.ndarray) -> 
 
 
 @pytest.mark.skipif(REAL_MNIST is None, reason="EDGEVAE_DATA names no folder with mnist/")
-def test_the_real_mnist_is_known_and_taken_for_no_other_set() -> None:
+def test_the_published_mnist_is_recognised_and_refused_under_another_name() -> None:
     folder = Path(str(REAL_MNIST), "mnist")
     mnist = load_dataset("mnist", folder)
     assert mnist.train.shape == (60000, 1, 28, 28)
@@ -869,7 +869,7 @@ def test_labels_that_are_missing_or_too_few_are_refused(tmp_path: Path) -> None:
 GREY = torch.tensor([0.0, 0.2, 0.5, 0.51, 1.0])
 
 
-def test_none_leaves_the_values_and_threshold_cuts_at_one_half() -> None:
+def test_binarize_none_keeps_values_and_threshold_cuts_at_one_half() -> None:
     assert binarize(GREY, "none") is GREY
     assert binarize(GREY, "threshold").tolist() == [0, 0, 0, 1, 1]
 
@@ -908,6 +908,6 @@ def test_training_sees_binary_images_that_change_with_the_epoch(
     assert not torch.equal(seen[0].sum(0), seen[1].sum(0))
 
 
-def test_other_ways_are_refused() -> None:
+def test_unknown_binarization_is_refused() -> None:
     with pytest.raises(ConfigError, match="binarize must be one of none, threshold, stochastic, got 'otsu'"):
         TrainingConfig(binarize="otsu")  # type: ignore[arg-type]  # that is the point

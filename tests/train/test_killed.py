@@ -262,7 +262,7 @@ def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
         writer.save_checkpoint(Checkpoint({"vae.x": torch.ones(1)}, {"epoch": 0}))
 
 
-def test_what_a_kill_left_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leftovers_of_a_kill_are_not_listed_as_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "runs" / ".digits.part", 1)
     with pytest.raises(RunError, match="there is no run"):
         newest_run(tmp_path / "runs")
@@ -270,7 +270,7 @@ def test_what_a_kill_left_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "There are no runs" in capsys.readouterr().err
 
 
-def test_of_two_trainings_that_begin_a_run_at_once_the_second_is_refused(tmp_path: Path) -> None:
+def test_the_second_of_two_trainings_that_start_the_same_run_is_refused(tmp_path: Path) -> None:
     first, second = (RunWriter(tmp_path / "run", config(seed), SAMPLES) for seed in (1, 2))
     first.save_checkpoint(Checkpoint({"vae.x": torch.ones(1)}, {"epoch": 0}))
     with pytest.raises(RunError, match="could not be written"):

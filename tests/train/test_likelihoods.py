@@ -76,7 +76,7 @@ def test_the_categorical_rounds_to_the_nearest_of_its_levels() -> None:
     torch.testing.assert_close(loc_img, (probs * torch.tensor([0, 0.25, 0.5, 0.75, 1])).sum(-1))
 
 
-def test_choices_that_make_no_model_are_refused() -> None:
+def test_choices_that_do_not_make_a_model_are_refused() -> None:
     with pytest.raises(ConfigError, match="levels must be at least 2"):
         ModelConfig((6,), levels=1)
     with pytest.raises(ConfigError, match=r"data_scale positive, got 0\.0 and 0\.0"):

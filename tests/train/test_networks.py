@@ -58,7 +58,7 @@ def test_the_convolutions_take_images_of_any_size(channels: int, height: int, wi
     assert probs.shape == (2, config.data_dim, levels)
 
 
-def test_each_pixel_of_the_convolutions_output_stands_where_it_stood_in_the_image() -> None:
+def test_convolutional_outputs_keep_the_pixels_positions() -> None:
     torch.manual_seed(0)
     vae = VAE(ModelConfig((1, 16, 16), 2, 4, "conv"))
     loc_img = vae.decoder(torch.randn(1, 2, requires_grad=True)).reshape(16, 16)
@@ -81,7 +81,7 @@ def test_the_convolutions_refuse_what_is_no_image(data_shape: tuple[int, ...]) -
 
 
 @pytest.mark.parametrize("name", ["architecture", "likelihood"])
-def test_an_unknown_choice_is_refused_with_those_there_are(name: str) -> None:
+def test_an_unknown_choice_is_refused_with_the_valid_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be one of .*, got 'other'"):
         VAE(ModelConfig((1, 8, 8), **{name: "other"}))  # type: ignore[arg-type]  # the other fields have defaults
 
@@ -208,7 +208,7 @@ def test_own_networks_are_named_by_where_they_are_found(write: Write) -> None:
     assert type(vae.decoder) is Decoder
 
 
-def test_classes_that_nobody_could_import_are_not_named(write: Write) -> None:
+def test_classes_that_cannot_be_imported_have_no_architecture_name(write: Write) -> None:
     class Local(Encoder):
         pass
 
@@ -224,7 +224,7 @@ def test_classes_that_nobody_could_import_are_not_named(write: Write) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["other", "a:b", "a:b,c,d", ":A,B", "a.:A,B", "a:A, B", "mlp:", "../a:A,B"])
-def test_what_names_no_networks_is_refused_with_the_names_there_are(architecture: str) -> None:
+def test_an_unknown_architecture_is_refused_with_the_known_names(architecture: str) -> None:
     with pytest.raises(ConfigError) as caught:
         VAE(ModelConfig(**{**SIZES, "architecture": architecture}))  # type: ignore[arg-type]  # by their names
     assert str(caught.value) == (
@@ -270,7 +270,7 @@ def test_a_fault_of_the_module_itself_is_shown_as_it_is(write: Write) -> None:
         ),
     ],
 )
-def test_classes_that_make_no_model_are_refused(
+def test_classes_that_do_not_make_a_model_are_refused(
     write: Write, more: str, encoder: str, decoder: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -297,7 +297,7 @@ ENCODERS = {
 
 
 @pytest.mark.parametrize("body", list(ENCODERS))
-def test_an_encoder_that_gives_something_else_is_refused(write: Write, body: str) -> None:
+def test_an_encoder_with_wrong_outputs_is_refused(write: Write, body: str) -> None:
     with pytest.raises(ConfigError, match=ENCODERS[body]):
         own(write(f"class Bad(Own):\n    {body}"), encoder="Bad")
 
@@ -307,7 +307,7 @@ def test_an_encoder_that_divides_by_the_size_of_its_input_is_not_refused(write: 
     assert type(own(write(f"class Unit(Own):\n    {body}"), encoder="Unit").encoder).__name__ == "Unit"
 
 
-def test_a_decoder_that_gives_something_else_is_refused(write: Write) -> None:
+def test_a_decoder_with_wrong_outputs_is_refused(write: Write) -> None:
     name = write("class Bad(OwnDecoder):\n    def make_outputs(self, num_outputs): super().make_outputs(1)")
     assert own(name, decoder="Bad").decoder.num_classes == 0
     expected = (
@@ -317,7 +317,7 @@ def test_a_decoder_that_gives_something_else_is_refused(write: Write) -> None:
         own(name, decoder="Bad", likelihood="categorical", levels=3)
 
 
-def test_an_encoder_that_was_made_for_no_labels_is_refused_in_a_conditional_model(write: Write) -> None:
+def test_an_encoder_that_ignores_labels_is_refused_in_a_conditional_model(write: Write) -> None:
     name = write("class Bad(Own):\n    def features(self, x, labels): return self.layer(x)")
     assert own(name, encoder="Bad").encoder.hidden_dim == 8
     with pytest.raises(ConfigError, match=r"Bad fails in line \d+ .* and labels \(2,\): .*mat1"):
@@ -332,7 +332,7 @@ def test_sizes_are_checked_without_memory_for_them(write: Write) -> None:
             own(name, encoder="Bad")
 
 
-def test_arguments_of_ones_own_have_their_defaults(write: Write) -> None:
+def test_a_users_networks_may_have_arguments_with_defaults(write: Write) -> None:
     name = write(
         "class Deep(Own):\n    def __init__(self, *sizes, depth=3, **more):\n"
         "        self.depth = depth\n        super().__init__(*sizes, **more)"

@@ -112,12 +112,12 @@ def test_more_particles_have_the_same_mean_and_less_noise(vae: VAE, digits: Data
         ({"precision": "fp16"}, "precision must be one of fp32, bf16, got 'fp16'"),
     ],
 )
-def test_objectives_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_objectives_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**options)
 
 
-def test_free_bits_make_every_dimension_cost_at_least_its_share(vae: VAE, digits: Dataset) -> None:
+def test_free_bits_bound_the_kl_of_each_dimension_from_below(vae: VAE, digits: Dataset) -> None:
     x = digits.test[:20]
     model, elbo = objective_of(vae, free_bits=1.0)
     plain_model, plain = objective_of(vae)
@@ -136,7 +136,7 @@ def test_free_bits_make_every_dimension_cost_at_least_its_share(vae: VAE, digits
     assert float(loss - expected) == pytest.approx(20 * float(paid), rel=1e-3)
 
 
-def test_free_bits_keep_dimensions_alive_that_the_elbo_gives_up(digits: Dataset) -> None:
+def test_free_bits_keep_dimensions_active_that_the_elbo_gives_up(digits: Dataset) -> None:
     def active(free_bits: float) -> int:
         trainer, _ = fit(digits, 25, beta=2.0, free_bits=free_bits)
         with torch.no_grad():
@@ -216,7 +216,7 @@ def test_one_particle_is_the_elbo_and_more_come_closer(digits: Dataset, vae: VAE
 
 
 @pytest.mark.parametrize("particles", [1, 13])
-def test_what_fits_into_memory_does_not_change_the_bound(
+def test_the_bound_does_not_depend_on_the_chunk_size(
     digits: Dataset, vae: VAE, monkeypatch: pytest.MonkeyPatch, particles: int
 ) -> None:
     x = digits.test[:40]

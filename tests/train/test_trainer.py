@@ -93,7 +93,7 @@ def test_two_trainings_in_one_process_do_not_touch_each_other(digits: Dataset) -
     assert not torch.equal(weights(second.vae), start)
 
 
-def test_a_training_leaves_the_processs_globals_as_they_were(digits: Dataset) -> None:
+def test_training_leaves_the_globals_of_the_process_alone(digits: Dataset) -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()
     each = trainer()
@@ -179,7 +179,7 @@ def test_a_mixture_is_not_compiled() -> None:
         (torch.full((12,), -1), "labels must be from 0 to 9, got -1 to -1"),
     ],
 )
-def test_labels_that_would_look_like_none_are_refused(
+def test_labels_that_do_not_fit_the_model_are_refused(
     digits: Dataset, labels: torch.Tensor | None, message: str
 ) -> None:
     conditional = dataclasses.replace(MODEL, num_classes=10)
@@ -189,7 +189,7 @@ def test_labels_that_would_look_like_none_are_refused(
         evaluate_elbo(VAE(conditional), digits.train[:12], labels=labels)
 
 
-def test_labels_are_looked_at_in_every_epoch(digits: Dataset) -> None:
+def test_labels_are_checked_in_every_epoch(digits: Dataset) -> None:
     each = Trainer(dataclasses.replace(MODEL, num_classes=10), TrainingConfig(), CPU)
     each.fit_epoch(digits.train[:12], labels=torch.arange(12) % 10)
     with pytest.raises(LabelError, match="labels must be from 0 to 9, got 0 to 11"):
@@ -202,7 +202,7 @@ def test_images_out_of_the_likelihoods_range_are_refused(digits: Dataset) -> Non
 
 
 @pytest.mark.parametrize("latent", ["normal", "mixture"])
-def test_a_model_that_forgets_to_event_is_caught_where_batch_and_feature_sizes_agree(
+def test_a_model_without_to_event_is_caught_if_batch_and_feature_sizes_agree(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, latent: str
 ) -> None:
     # 64 images of 64 pixels: every shape broadcasts, and the loss would be a number.
@@ -217,9 +217,7 @@ def test_a_model_that_forgets_to_event_is_caught_where_batch_and_feature_sizes_a
         each.fit_epoch(digits.train[:128])
 
 
-def test_the_first_step_is_validated_by_pyro_and_the_others_are_not(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_step_is_validated_by_pyro(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     sample_joint = VAE.sample_joint
 
@@ -250,14 +248,12 @@ def test_steps_are_reported_and_can_be_stopped(digits: Dataset) -> None:
     assert mean == pytest.approx(float(sum(losses)) / 3)
 
 
-def test_a_loss_that_is_no_number_ends_the_training(digits: Dataset) -> None:
+def test_a_nan_loss_ends_the_training(digits: Dataset) -> None:
     with pytest.raises(DivergedError, match=r"the loss became .* at step \d+, learning rate 1e\+06; .* a lower"):
         trainer(learning_rate=1e6).fit_epoch(digits.train)
 
 
-def test_one_loss_in_the_middle_of_an_epoch_that_is_no_number_is_an_error(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_single_nan_loss_within_an_epoch_is_an_error(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([1.0, float("inf"), *[1.0] * 13])
     monkeypatch.setattr(Step, "__call__", lambda *_: torch.tensor(next(losses)))
     with pytest.raises(DivergedError, match=r"the loss became inf at step 2, learning rate 0\.01"):
@@ -286,7 +282,7 @@ def test_tf32_is_the_trainings_choice_and_then_the_processs_again(digits: Datase
         ({"architecture": "aarch64"}, False),
     ],
 )
-def test_bfloat16_is_refused_where_the_processor_has_no_quick_instructions_for_it(
+def test_bfloat16_is_refused_on_processors_without_instructions_for_it(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, known: dict[str, object], refused: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
@@ -409,7 +405,7 @@ def test_steps_in_bfloat16_have_networks_in_it_densities_in_float32_and_nearly_t
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.filterwarnings("ignore:.*torch.jit")  # Pyro's compiled ELBO stands on it
-def test_a_step_registers_parameters_with_pyro_where_they_are_looked_for(digits: Dataset, jit: bool) -> None:
+def test_a_step_registers_parameters_with_pyro(digits: Dataset, jit: bool) -> None:
     with pyro.get_param_store().scope(), torch.random.fork_rng([]):
         Step(small(), TrainingConfig(jit=jit))(digits.train[:25])
         registered = {name.partition("$$$")[0] for name in pyro.get_param_store()}
@@ -428,7 +424,7 @@ class Naming(Messenger):
 
 
 @pytest.mark.parametrize("choices", [{}, {"latent": "hierarchical", "upper_dims": (2,)}], ids=str)
-def test_a_step_draws_no_indices_as_the_model_and_the_guide_do(digits: Dataset, choices: dict[str, Any]) -> None:
+def test_a_step_draws_no_subsample_indices(digits: Dataset, choices: dict[str, Any]) -> None:
     vae, x = small(**choices), digits.train[:25]
     for statements in (vae.model, vae.guide):
         with pyro.get_param_store().scope(), Naming() as of_pyro:
@@ -440,7 +436,7 @@ def test_a_step_draws_no_indices_as_the_model_and_the_guide_do(digits: Dataset, 
     assert "data" not in of_step.names
 
 
-def test_a_step_makes_no_probabilities_where_it_scores_logits(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
+def test_a_step_that_scores_logits_computes_no_probabilities(monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
     def refuse(*_args: Any) -> None:
         raise AssertionError
 
@@ -518,7 +514,7 @@ def state(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("training", TRAININGS)
 @pytest.mark.parametrize("steps", [0, 1, 7, 15, 20])
-def test_a_training_goes_on_from_a_checkpoint_bit_for_bit(
+def test_training_resumes_from_a_checkpoint_bit_for_bit(
     digits: Dataset, tmp_path: Path, training: TrainingConfig, steps: int
 ) -> None:
     whole = Trainer(MODEL, training, CPU)
@@ -570,7 +566,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None
         Checkpoint.read(tmp_path / "checkpoint")
 
 
-def test_a_full_disk_is_an_error_and_the_file_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_the_old_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "checkpoint"
     Checkpoint({"a": torch.ones(3)}, {"epoch": 1}).write(path)
 
@@ -584,7 +580,7 @@ def test_a_full_disk_is_an_error_and_the_file_before_stays(tmp_path: Path, monke
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(RunError, match="could not be written"):
         write_whole(tmp_path / "taken", b"content")
@@ -599,7 +595,7 @@ def test_a_constant_rate_stays() -> None:
     assert [config.learning_rate_at(progress) for progress in (0.01, 5, 10)] == [0.01] * 3
 
 
-def test_a_warm_up_reaches_the_rate_in_a_straight_line_and_a_cosine_ends_at_nothing() -> None:
+def test_a_warm_up_is_linear_and_a_cosine_ends_at_zero() -> None:
     config = TrainingConfig(learning_rate=0.01, epochs=12, schedule="cosine", lr_warmup=2)
     assert config.learning_rate_at(0.5) == pytest.approx(0.0025)
     assert config.learning_rate_at(2) == pytest.approx(0.01)
@@ -607,7 +603,7 @@ def test_a_warm_up_reaches_the_rate_in_a_straight_line_and_a_cosine_ends_at_noth
     assert config.learning_rate_at(12) == pytest.approx(0)
 
 
-def test_a_plateau_halves_the_rate_each_time_that_nothing_becomes_better() -> None:
+def test_a_plateau_halves_the_rate_after_each_patience_without_improvement() -> None:
     config = TrainingConfig(schedule="plateau", plateau_epochs=2)
     assert [config.halvings_after([-9.0, -8.0, -8.5, *more]) for more in ([], [-8.1], [-8.2, -7.0], [-9.0] * 3)] == [
         0,
@@ -619,7 +615,7 @@ def test_a_plateau_halves_the_rate_each_time_that_nothing_becomes_better() -> No
     assert config.learning_rate_at(3, halvings=2) == pytest.approx(0.00025)
 
 
-def test_a_training_ends_when_its_patience_does() -> None:
+def test_training_ends_when_its_patience_runs_out() -> None:
     config = TrainingConfig(patience=2)
     assert not config.is_finished([])
     assert not config.is_finished([-3.0, -2.0, -2.5])
@@ -649,7 +645,7 @@ def test_patience_counts_from_the_first_of_equal_epochs() -> None:
         ({"free_bits": 0.1, "jit": True}, "jit and free_bits do not go together"),
     ],
 )
-def test_schedules_that_make_no_training_are_refused(options: dict[str, object], message: str) -> None:
+def test_invalid_schedules_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainingConfig(**options)  # type: ignore[arg-type]  # wrong on purpose
 
@@ -684,7 +680,7 @@ print(json.dumps(First.calls))
 
 
 @pytest.mark.parametrize("what", ["evaluation", "training"])
-def test_the_first_call_of_each_of_mkls_functions_has_one_number(what: str) -> None:
+def test_the_first_call_of_each_mkl_function_is_deterministic(what: str) -> None:
     found = subprocess.run([sys.executable, "-c", WATCHED, what], check=True, capture_output=True, text=True)
     calls: dict[str, int] = json.loads(found.stdout)
     for name in ("exp", "log", "log1p", "sqrt", "tanh", "erf", "erfinv", "lgamma"):
