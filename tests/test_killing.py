@@ -1,4 +1,4 @@
-"""The harness that kills: it finds what is not written whole."""
+"""The harness of `killing.py` finds files that are not written atomically."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def without_a_flush(path: Path, content: bytes) -> None:
 
 
 def states(write: Write, path: Path) -> set[bytes]:
-    """What a file that held b"old" holds after a kill at each step of writing b"new"."""
+    """Return the contents that a file can have when writing b"new" over b"old" is killed at any step."""
     found = set()
     path.write_bytes(b"old")
     for _ in killed_at_each_step(lambda: write(path, b"new"), path.parent):

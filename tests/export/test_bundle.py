@@ -161,7 +161,7 @@ def test_a_bundle_is_not_overwritten_unless_asked_to(source: Source, tmp_path: P
 
 def test_a_folder_that_is_not_a_bundle_is_never_overwritten(source: Source, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("precious")
-    with pytest.raises(ExportError, match="is there and is not a bundle"):
+    with pytest.raises(ExportError, match="exists and is not a bundle"):
         export_bundle(source, tmp_path, ["onnx"], overwrite=True)
     assert (tmp_path / "precious.txt").read_text() == "precious"
 

@@ -40,7 +40,7 @@ def files() -> dict[str, bytes]:
 def prepared(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Export:
     """An export whose files were computed before; its card is what it is given."""
 
-    def write(folder: Path, source: Source, _options: object) -> tuple[Report, ...]:
+    def write(folder: Path, source: Source, *_choices: object, **_options: object) -> tuple[Report, ...]:
         for name, content in {**files, "README.md": source.samples_note.encode()}.items():
             (folder / name).write_bytes(content)
         return ()
