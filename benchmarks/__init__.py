@@ -1,1 +1,1 @@
-"""What the project claims about speed and size, as commands that print the table."""
+"""Commands that measure what the project claims about speed and size."""

@@ -1,4 +1,4 @@
-"""Another checkout of this project, measured beside this one: before and after in one run."""
+"""Another checkout of this project, to measure before and after in one run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load_runtime(checkout: Path) -> ModuleType:
         _NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     if spec is None or spec.loader is None:
-        raise ImportError(f"{folder} is no package")
+        raise ImportError(f"{folder} is not a package")
     module = importlib.util.module_from_spec(spec)
     sys.modules[_NAME] = module
     spec.loader.exec_module(module)
@@ -53,8 +53,8 @@ def export(checkout: Path, architecture: str, out: Path) -> None:
 
     Args:
         checkout: A folder that holds `runtime/`, `train/`, `export/` and `pyproject.toml`.
-        architecture: Of the networks.
-        out: Where to write the bundle.
+        architecture: Architecture of the networks.
+        out: The bundle's folder.
     """
     command = [sys.executable, "-W", "ignore", "-c", _EXPORT, str(checkout.absolute()), str(out), architecture]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program

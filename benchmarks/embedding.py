@@ -1,4 +1,4 @@
-"""The three ways to put a model into an application, each in a new environment.
+"""Size and start of three ways to ship a model in an application, each in a new environment.
 
     python -m benchmarks.embedding --bundle models/mnist-mlp
 
@@ -29,7 +29,7 @@ _PROGRAM = "import sys, {0}; {0}.load({1}).generate(1, seed=0)"
 
 
 class Way(NamedTuple):
-    """One way: what pip installs, the program that makes an image, and what is shipped beside site-packages."""
+    """What pip installs, the program that makes an image, and the files that are shipped beside site-packages."""
 
     installs: tuple[str, ...]
     program: str

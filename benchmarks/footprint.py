@@ -1,4 +1,4 @@
-"""What a device needs: time to the first reconstruction, memory, and disk, with the runtime and with PyTorch.
+"""Time to the first reconstruction, memory and disk space, with the runtime and with PyTorch.
 
     python -m benchmarks.footprint --bare .venv-bare/bin/python
 

@@ -1,4 +1,4 @@
-"""Our public call beside other ways to run the same model: PyTorch, ONNX Runtime with a stock export, OpenVINO, NumPy.
+"""Our public call compared with PyTorch, OpenVINO, NumPy, and ONNX Runtime with a stock export.
 
     python -m benchmarks.inference --json inference.json --chart docs/inference.svg
     python -m benchmarks.inference --beside ../before --peers ''    # before and after, in one run

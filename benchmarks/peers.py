@@ -30,7 +30,7 @@ OURS, STOCK, EAGER, SESSION, BESIDE = "edgevae", "stock export", "torch eager", 
 PEERS = (OURS, EAGER, "torch.compile", "max-autotune", "TorchScript", STOCK, SESSION, "OpenVINO", "numpy")
 DATA_SHAPE = (1, 28, 28)
 _OPSET = 20
-_NO_LIMIT_NATS = 1e6  # the loss of an untrained model says nothing
+_NO_LIMIT_NATS = 1e6  # for an untrained model the loss has no meaning
 
 
 class Reconstruct(nn.Module):
@@ -55,13 +55,13 @@ def inputs(batch: int, z_dim: int) -> tuple[FloatArray, FloatArray]:
 
 
 class Peers:
-    """The model in all forms: exported once, and compiled for one batch size where that is faster.
+    """One model in all forms: exported once, and compiled for one batch size where that is faster.
 
     Args:
-        architecture: Of the networks.
-        threads: That each of them may use.
-        folder: An empty one, for files.
-        precisions: Lower ones for our own bundle.
+        architecture: Architecture of the networks.
+        threads: Number of threads of each way.
+        folder: An empty folder for files.
+        precisions: Lower precisions of our own bundle.
         checkout: Another checkout of this project, whose exporter and runtime are one of the ways.
     """
 
@@ -129,7 +129,7 @@ class Peers:
         return _of_torch(self.module)
 
     def _compiled(self, mode: str, batch: int) -> Way:
-        """For one batch size, which makes it faster, as frozen weights make the mlp; conv takes half as long again."""
+        """Compile for one batch size, which is faster; frozen weights help the MLP and slow down convolutions."""
         import torch._inductor.config as inductor
 
         freezing = not hasattr(self.module.encoder, "convs")
@@ -189,7 +189,7 @@ class Peers:
         return lambda x, eps: request.infer([x, eps], share_inputs=True, share_outputs=True)[0]
 
     def _numpy(self) -> Way:
-        """The reference network by hand, weights transposed once."""
+        """The reference network in plain NumPy."""
         weights = {name: value.numpy() for name, value in self.module.state_dict().items()}
 
         def layer(name: str, value: NDArray[Any]) -> NDArray[Any]:
@@ -205,7 +205,7 @@ class Peers:
 
 
 def bare_session(graph: Path, threads: int) -> Any:
-    """Return an `onnxruntime.InferenceSession` of a graph, all else as it is by default."""
+    """Return an `onnxruntime.InferenceSession` of a graph, with default options."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

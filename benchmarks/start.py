@@ -1,4 +1,4 @@
-"""From the start of a process to its first result: our runtime beside bare ONNX Runtime with the same graph.
+"""Time from the start of a process to its first result: our runtime and bare ONNX Runtime with the same graph.
 
     python -m benchmarks.start --python .venv-bare/bin/python --json start.json --chart docs/start.svg
     python -m benchmarks.start --python .venv-bare/bin/python --beside ../before    # before and after

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import onnx
 
@@ -37,7 +37,7 @@ from .programs import Program, make_programs, model_spec
 from .reference import make_reference
 from .sign import SigningKey
 from .source import Source
-from .to_onnx import DEFAULT_OPSET, to_onnx
+from .to_onnx import DEFAULT_OPSET, opset_of, to_onnx
 from .torch_formats import TORCH_PROGRAMS, TorchGraph, to_pt2, to_torchscript, verify_torch
 from .wheel import check_license, check_version
 
@@ -96,29 +96,36 @@ def export_bundle(
         version=check_version(source.version),
         license=check_license(source.license) if source.license else "",
     )
-    options = _Options(formats, part, precisions or {}, opset, optimize, tolerances or Tolerances())
     with bundle_folder(out, overwrite) as folder:
-        reports = _write(folder, source, options)
+        reports = write_bundle(
+            folder,
+            source,
+            formats,
+            part=part,
+            precisions=precisions or {},
+            opset=opset,
+            optimize=optimize,
+            tolerances=tolerances or Tolerances(),
+        )
         if sign is not None:
             sign.sign_bundle(folder)
     return reports
 
 
-class _Options(NamedTuple):
-    """The arguments of `export_bundle` that say what to write."""
-
-    formats: Sequence[Format]
-    part: Part
-    precisions: Mapping[ReducedPrecision, float]
-    opset: int
-    optimize: bool
-    tolerances: Tolerances
-
-
-def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...]:
+def write_bundle(
+    folder: Path,
+    source: Source,
+    formats: Sequence[Format],
+    *,
+    part: Part,
+    precisions: Mapping[ReducedPrecision, float],
+    opset: int,
+    optimize: bool,
+    tolerances: Tolerances,
+) -> tuple[Report, ...]:
+    """Write a bundle's files to an existing folder and verify them; arguments and errors are as for `export_bundle`."""
     every, spec = make_programs(source.vae), model_spec(source.vae)
-    programs = {name: every[name] for name in graphs_of(options.part, list(every))}
-    formats = options.formats
+    programs = {name: every[name] for name in graphs_of(part, list(every))}
     graphs: dict[GraphName, GraphSpec] = {}
     torch_files: dict[str, FileEntry] = {}
 
@@ -130,7 +137,7 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
         traced = program.trace()
         lint_program(name, traced)
         if "onnx" in formats:
-            model = to_onnx(name, program, traced, options.opset, spec, optimize=options.optimize)
+            model = to_onnx(name, program, traced, opset, spec, optimize=optimize)
             file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
             graphs[name] = _graph_spec(program, model, file)
         if "torchscript" in formats and name in TORCH_PROGRAMS:
@@ -149,7 +156,7 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
         graphs=graphs,
         torch_files=torch_files,
         reference=write(_REFERENCE_FILE, reference.only(_used(programs)).encode()),
-        tolerances=options.tolerances,
+        tolerances=tolerances,
         preprocessing=source.preprocessing,
         dataset=source.dataset,
         training=dict(source.training),
@@ -159,7 +166,7 @@ def _write(folder: Path, source: Source, options: _Options) -> tuple[Report, ...
     reports = tuple(_verify(folder, programs, format_name) for format_name in FORMATS if format_name in formats)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
-    manifest = add_precisions(folder, manifest, options.precisions, source)
+    manifest = add_precisions(folder, manifest, precisions, source)
     reports += tuple(load(folder, provider="cpu", precision=name).verify() for name in manifest.precisions)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
@@ -186,7 +193,7 @@ def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> Gr
         file=file,
         inputs=program.signature.inputs,
         outputs=program.signature.outputs,
-        opset=next(entry.version for entry in model.opset_import if entry.domain == ""),
+        opset=opset_of(model),
         ir_version=model.ir_version,
     )
 

@@ -25,7 +25,7 @@ _MAX_TRAVERSED = 8  # dimensions in traversal.png
 _SPAN = 3.0  # standard deviations of a dimension over the samples, to either side of its mean
 _SEED = 0
 _ACTIVE_VARIANCE = 0.01  # as in `Model.active_units`
-_VISIBLE = 0.25  # units whose largest change of a value is below this share of the strongest unit's are not drawn
+_VISIBLE = 0.25  # a unit is drawn if its largest change is at least this share of the strongest unit's
 _BINARIZED = {
     "none": "",
     "threshold": ", binarized at one half",
@@ -36,7 +36,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Decoder(Protocol):
-    """What the pictures need of a model: a loaded bundle has it, and `VaeDecoder` gives it to a VAE."""
+    """The methods that the pictures need. A loaded bundle has them; `VaeDecoder` adds them to a VAE."""
 
     @property
     def component_probs(self) -> FloatArray:

@@ -18,7 +18,7 @@ def check_writable(out: Path, overwrite: bool) -> None:
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return
         if not (out / MANIFEST_FILE).is_file():
-            raise ExportError(f"{out} is there and is not a bundle; choose another --out")
+            raise ExportError(f"{out} exists and is not a bundle; choose another --out")
     if not overwrite:
         raise ExportError(f"{out} already holds a bundle; choose another --out, or give --force to replace it")
 

@@ -165,7 +165,7 @@ class Program:
         """
         batch_axes = tuple({0: Dim("batch")} for _ in self.signature.inputs)
         try:
-            with pyro.validation_enabled(False):  # validation looks at values, which a trace has none of
+            with pyro.validation_enabled(False):  # validation looks at values, and a trace has none
                 return torch.export.export(self.module, self.example(), dynamic_shapes=(batch_axes,))
         except Exception as error:  # torch.export raises errors of many unrelated classes
             name = type(self.module).__name__

@@ -1,4 +1,4 @@
-"""The packages that an export needs, asked for by name before one of them is missed in the middle of an import."""
+"""Check first that the packages which an export needs are installed, to name a missing one in a clear error."""
 
 from edgevae.train import require
 

@@ -52,7 +52,7 @@ def to_onnx(
     if exported is None:
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}: torch.onnx.export returned nothing")
     model = ir.to_proto(rewrite_graph(exported.model, optimize=optimize))
-    if (written := _opset(model)) != opset:
+    if (written := opset_of(model)) != opset:
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}, only to {written}; give --opset {written}")
     model.graph.name = name
     _name_batch_axis(model)
@@ -63,7 +63,8 @@ def to_onnx(
     return model
 
 
-def _opset(model: onnx.ModelProto) -> int:
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return a graph's version of the standard operators."""
     return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 
 

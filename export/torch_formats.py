@@ -21,7 +21,7 @@ from edgevae import Bundle, GraphName, Report, RunnableGraph, TensorSpec, verify
 from .programs import Program
 
 TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")
-"""What is written for PyTorch: its users call the two networks."""
+"""The programs that are written for PyTorch."""
 
 TORCH_SUFFIXES = {"torchscript": ".ts", "pt2": ".pt2"}
 
@@ -32,10 +32,7 @@ TorchFunction = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 def to_torchscript(program: Program) -> bytes:
     """Return the program as a TorchScript archive, without paths of this machine."""
     buffer = io.BytesIO()
-    with (
-        _deprecations_silenced(),
-        pyro.validation_enabled(False),
-    ):  # it would look at values
+    with _deprecations_silenced(), pyro.validation_enabled(False):  # validation looks at values, and a trace has none
         traced = torch.jit.trace(program.module, program.example())
         torch.jit.save(traced, buffer)
     return _without_debug_files(buffer.getvalue())

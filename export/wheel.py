@@ -24,7 +24,7 @@ from .errors import ExportError
 from .files import write_file
 
 _OURS = "edgevae"
-_NOT_RUNTIME = ("train", "export")  # the other packages in the installed folder
+_NOT_RUNTIME = ("train", "export")  # packages in the same installed folder
 _OUR_LICENSE = "Apache-2.0"
 _RUNTIME_NEEDS = ("msgspec", "numpy", "onnxruntime")
 _CARD_FILES = ("README.md", "samples.png", "traversal.png")

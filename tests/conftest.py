@@ -1,4 +1,4 @@
-"""What many tests share: small models, a bundle, a Python without PyTorch."""
+"""Fixtures of many tests: small models, a bundle, a Python without PyTorch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime
 
 
 def pytest_runtest_setup() -> None:
-    """Begin each test with the same random numbers, whichever ran before."""
+    """Start each test with the same seed, in any order of tests."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_are_read_once() -> Iterator[None]:
-    """PyTorch reads the source of its 500 ONNX operators anew for each graph, for a second; here it does so once."""
+    """Read PyTorch's ONNX operators once: its exporter would read them again for each graph, which is slow."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:
@@ -43,7 +43,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def vae() -> VAE:
-    """An untrained model of the digits' shape, its weights spread wide enough that every layer shows."""
+    """An untrained model of the digits' shape, with weights so large that each layer affects the output."""
     with torch.random.fork_rng([]):
         torch.manual_seed(7)
         model = VAE(ModelConfig((1, 8, 8), z_dim=5, hidden_dim=16)).eval()
@@ -73,10 +73,7 @@ def model(bundle: Path) -> Model:
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with `edgevae[cpu]` installed, and so without PyTorch.
-
-    `make test` has made one and names it in EDGEVAE_BARE_PYTHON; without that one is made here.
-    """
+    """A Python with `edgevae[cpu]`, without PyTorch: that of EDGEVAE_BARE_PYTHON, as in `make test`, or a new one."""
     if named := os.environ.get("EDGEVAE_BARE_PYTHON"):
         return Path(named)
     folder = tmp_path_factory.mktemp("bare") / "venv"

@@ -1,10 +1,10 @@
-"""The bundles of the current schema that later versions must go on to read: how they were made.
+"""Make the bundles of the current schema that later versions must still read.
 
     python -m tests.fixture_bundles tests/fixtures/bundles/v1
 
-A bundle that is there stays as it is: what was once written is what must be read. A new schema has a folder of its own.
-Together they hold the likelihoods, the latents and all that a manifest may say, and the models are tiny; of `conv`,
-which is not tiny, there is `models/mnist-conv`.
+Existing bundles are never replaced: files that were once written must stay readable. A new schema gets a new folder.
+Together the bundles cover the likelihoods, the latents and all fields of a manifest. The models are tiny; for `conv`,
+which is not, there is `models/mnist-conv`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from edgevae.train import Dataset, ModelConfig, Trainer, TrainingConfig, load_da
 
 _EPOCHS = 30
 _WHITE = 0.3
-_BETA = 0.1  # so that z means much, and each weight shows in what is made of it
+_BETA = 0.1  # small, so that z carries much information and each weight affects the outputs
 _SMALL = ModelConfig((1, 3, 3), z_dim=2, hidden_dim=16)
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What one of the bundles is to be."""
+    """The choices of one bundle."""
 
     config: ModelConfig = _SMALL
     formats: tuple[Format, ...] = ("onnx",)
@@ -61,12 +61,12 @@ KINDS = {
 
 
 def make(name: str, folder: Path, digits: Dataset) -> Path:
-    """Train a model of a kind, and export it to a folder of that name; the same on every run of the same versions.
+    """Train a model and export it. The same versions of the libraries give the same bundle.
 
     Args:
         name: One of `KINDS`.
-        folder: Where the bundle's folder goes.
-        digits: Images of 8 by 8 with labels.
+        folder: Parent of the bundle's folder.
+        digits: Images of 8 by 8 pixels, with labels.
     """
     kind = KINDS[name]
     train, test = (_observations(kind.config, images) for images in (digits.train, digits.test))
@@ -97,15 +97,15 @@ def make(name: str, folder: Path, digits: Dataset) -> Path:
     )
     export_bundle(source, folder / name, kind.formats, part=kind.part, precisions=dict(kind.limits_nats))
     for path in (folder / name).iterdir():
-        if path.suffix in {".md", ".png"}:  # for people, and no part of what is read
+        if path.suffix in {".md", ".png"}:  # for people; the runtime does not read them
             path.unlink()
     return folder / name
 
 
 def _observations(config: ModelConfig, images: Tensor) -> Tensor:
-    """Images of 3 by 3, black and white for a Bernoulli; for a table, some of their values in its columns' units."""
+    """Return images of 3 by 3 pixels, binary for a Bernoulli; for a table, four of the values in the columns' units."""
     small = torch.nn.functional.adaptive_avg_pool2d(images, 3)
-    if config.likelihood == "bernoulli":  # of grey ones a decoder learns the mean only, and z would mean nothing
+    if config.likelihood == "bernoulli":  # from grey ones the decoder would learn only the mean, and z would be unused
         return (small > _WHITE).float()
     if config.data_shape == _SMALL.data_shape:
         return small

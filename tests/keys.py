@@ -26,7 +26,7 @@ class KeyPair(NamedTuple):
 
 
 def make_keys(folder: Path, name: str = "key", kind: str = "ed25519", passphrase: str | None = None) -> KeyPair:
-    """Write a new pair of keys: `ed25519`, or what must be refused, `ed448`, `rsa` or `ec`."""
+    """Write a new pair of keys. Only `ed25519` is accepted; `ed448`, `rsa` and `ec` must be refused."""
     makers: dict[str, Callable[[], PrivateKeyTypes]] = {
         "ed25519": ed25519.Ed25519PrivateKey.generate,
         "ed448": ed448.Ed448PrivateKey.generate,

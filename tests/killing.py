@@ -1,7 +1,7 @@
-"""Ends a program, or refuses it the disk, at each of its file operations in turn.
+"""Kill a program at each of its file operations in turn, or let each fail as on a full disk.
 
-The program runs in a fork of this process. A step is what changes files: an operation that Python audits, a file that
-has just been opened for writing (and is empty), and a flush to the disk.
+The program runs in a fork of this process. A step is an operation that changes files: one that Python audits, a file
+that was just opened for writing (and is empty), or a flush to the disk.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ DONE = "done"
 
 
 def killed_at_each_step(program: Callable[[], object], within: Path) -> Iterator[int]:
-    """Kill a program (SIGKILL) before its first step, its second, ...; after each kill, give how many there were.
+    """Run a program again and again, killed (SIGKILL) before its first step, its second, ...; yield after each kill.
 
-    The last one, which comes to its end, is not counted.
+    The iteration ends when the program ends by itself.
 
     Args:
         program: Called in the fork.
-        within: Files that are opened elsewhere are no steps.
+        within: Only files in this folder count when they are opened.
     """
     step = 0
     while _killed(program, within, step):
@@ -42,10 +42,10 @@ def killed_at_each_step(program: Callable[[], object], within: Path) -> Iterator
 
 
 def refused_at_each_step(program: Callable[[], object], within: Path, number: int) -> Iterator[str]:
-    """Let all but removals fail with an error number from the first step on, from the second, ...
+    """Run a program again and again; let its steps fail from the first on, from the second, ...
 
-    Give what came of each: the error's class and message, or `DONE`. The last one, which is refused nothing, is left
-    out.
+    Steps fail with the error `number`, except removals. Yield the outcome of each run: the error's class and message,
+    or `DONE`. The iteration ends when no step fails.
     """
     for step in itertools.count():
         was_refused, _, outcome = in_fork(lambda: _refused_from(step, program, within, number)).partition(" ")  # noqa: B023 - called at once
@@ -55,7 +55,7 @@ def refused_at_each_step(program: Callable[[], object], within: Path, number: in
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files in a folder, hidden ones too, by their paths in it."""
+    """Return the contents of all files in a folder, hidden ones too, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -77,9 +77,9 @@ def in_fork(program: Callable[[], str]) -> str:
 
 
 def fork(program: Callable[[], object]) -> int:
-    """Begin a program in a fork of this process, and return its id."""
+    """Start a program in a fork of this process, and return its id."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of forks with threads: the fork starts none of its own, and waits for none
+        warnings.simplefilter("ignore")  # forks beside threads are safe here: the fork uses no thread
         child = os.fork()
     if child:
         return child
@@ -88,7 +88,7 @@ def fork(program: Callable[[], object]) -> int:
         signal.alarm(_SECONDS)
         program()
         code = 0
-    except BaseException:  # noqa: BLE001 - a fork must not go on with the tests
+    except BaseException:  # noqa: BLE001 - a fork must not run the other tests
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -127,7 +127,7 @@ def _killed(program: Callable[[], object], within: Path, step: int) -> bool:
 
 
 def _arm(act: Callable[[str, int], object], within: Path) -> None:
-    """Have `act` called before each step, with its name and its number; nothing of it can be taken back."""
+    """Call `act` before each step, with its name and number. This cannot be undone: Python removes no audit hook."""
     count = 0
 
     def step(event: str) -> None:

@@ -22,7 +22,7 @@ def is_private(name: str) -> bool:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Each imported name in full, and as what it is known in the file."""
+    """Yield each imported name in full, and its name in the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, alias.asname or alias.name.split(".")[0]) for alias in node.names)
@@ -44,7 +44,7 @@ def root(node: ast.expr) -> str:
 
 
 def used(tree: ast.AST) -> set[str]:
-    """The private attributes that a test file reads, or replaces by `setattr`; not those of other people's modules."""
+    """The private attributes that a test file reads or replaces by `setattr`, except those of third-party modules."""
     others = {"self", "cls", *(known for name, known in imports(tree) if name.split(".")[0] not in OURS)}
     found = set()
     for node in ast.walk(tree):

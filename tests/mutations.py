@@ -1,4 +1,4 @@
-"""Graphs of a bundle, altered as a fault or somebody with intent would, and put back with the manifest made right."""
+"""Alter the graphs of a bundle, as a fault or an attacker would, and update the manifest to match."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _SWAPS = {
 }
 
 _BEHIND = (("negated", "Mul", -1.0), ("off by a thousandth", "Mul", 1.001), ("constant", "Pow", 0.0))
-"""What is put behind a node's output: its name, the operator, and the operand."""
+"""Operators that are put behind a node's output: what they do, the operator, and its operand."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """One alteration of one graph.
+    """One altered graph.
 
     Args:
         graph: Which graph of the bundle.
-        what: What was done to what.
+        what: What was altered, in words.
         model: The altered graph.
     """
 
@@ -64,11 +64,11 @@ def graphs_of(bundle: Path) -> dict[GraphName, onnx.ModelProto]:
 
 
 def altered_weights(bundle: Path, part: Part, seed: int = 0) -> Iterator[Mutation]:
-    """Yield each weight tensor a thousandth larger, or one row or entry of it; constants of operators left out.
+    """Yield the graphs with one weight tensor, or one row or entry of it, larger by a thousandth; scalars are left out.
 
     Args:
         bundle: The bundle's folder.
-        part: What of each tensor; tensors of one entry count as a whole only.
+        part: Part of each tensor to alter; tensors of one entry are altered only as a whole.
         seed: Chooses rows and entries.
     """
     rng = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ def rounded(model: onnx.ModelProto, rounding: Callable[[Array], Array]) -> onnx.
 
 
 def mantissa(bits: int) -> Callable[[Array], Array]:
-    """Return what rounds to a mantissa of so many bits, the exponent of float32 kept: 7 is bfloat16, 10 is TF32."""
+    """Return a function that rounds float32 to a mantissa of `bits` bits: 7 for bfloat16, 10 for TF32."""
     cut = np.uint32(23 - bits)
 
     def rounding(values: Array) -> Array:
@@ -109,7 +109,7 @@ def mantissa(bits: int) -> Callable[[Array], Array]:
 
 
 def altered_operators(bundle: Path) -> Iterator[Mutation]:
-    """Yield each graph with one node altered: another operator, or its output negated, off by a thousandth, or 1."""
+    """Yield the graphs with one node altered: another operator, or its output negated, 0.1 % larger, or 1."""
     for name, graph in graphs_of(bundle).items():
         inferred = onnx.shape_inference.infer_shapes(graph).graph
         types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)}
@@ -126,12 +126,12 @@ def altered_operators(bundle: Path) -> Iterator[Mutation]:
 
 
 def is_refused(bundle: Path, mutation: Mutation, folder: Path) -> bool:
-    """Whether the bundle with this mutation, its manifest made right, is refused when it is loaded or verified.
+    """Return whether loading or verifying refuses the bundle with this mutation and a matching manifest.
 
     Args:
         bundle: The untouched bundle.
-        mutation: What to do to it.
-        folder: Where to make the altered copy; replaced if it is there.
+        mutation: The altered graph.
+        folder: Folder for the altered copy; it is replaced.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(bundle, folder)
@@ -143,7 +143,7 @@ def is_refused(bundle: Path, mutation: Mutation, folder: Path) -> bool:
 
 
 def put(folder: Path, mutation: Mutation) -> None:
-    """Write an altered graph to a bundle, and its digest to the manifest."""
+    """Write an altered graph to a bundle, and its SHA-256 to the manifest."""
     manifest = Manifest.decode((folder / MANIFEST_FILE).read_bytes())
     spec = manifest.graphs[mutation.graph]
     content = mutation.model.SerializeToString()

@@ -1,4 +1,4 @@
-"""The HTTP service of the examples in the process of its tests, and what is sent to it."""
+"""The HTTP service of the examples, run in the process of its tests; and the bodies of requests."""
 
 from __future__ import annotations
 

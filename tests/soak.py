@@ -1,26 +1,33 @@
-"""A load for the runtime: many threads, random calls, every answer checked; what they leave behind is counted.
+"""Load test of the runtime: many threads, random calls, each answer checked, leaks counted.
 
     python -m tests.soak --seconds 600
     python -m tests.soak --openings 2000
 
-Prints a JSON object: calls, wrong answers, errors, memory over time, open files and threads before and after. Of models
-that are opened and closed, memory is looked at where none is open. Needs the runtime alone, and Linux.
+Prints a JSON object: calls, wrong answers, errors, memory over time, open files and threads before and after. With
+--openings, memory is measured while no model is open. Needs only the runtime, and Linux with glibc.
 """
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import functools
+import gc
 import hashlib
 import itertools
 import json
+import os
 import random
 import statistics
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import get_native_id
+from typing import Any, ClassVar
 
 import click
 import numpy as np
@@ -28,12 +35,76 @@ from numpy.typing import NDArray
 
 import edgevae
 from edgevae import Bundle, Model, Precision, Reference
-from tests.held import left_open, memory_bytes, pool_of
+
+# What this process holds, on Linux with glibc: memory, files, threads
+
+
+_PROCESS = Path("/proc/self")
+_SECONDS_TO_END = 60
+_SECONDS_OF_CALM = 0.5
+_COUNTS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+
+
+class _Mallinfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc; `man mallinfo` says what each number is."""
+
+    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in _COUNTS]
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Return the resident memory of the process, and how much of it is in use.
+
+    glibc keeps the rest in its arenas for later allocations; MALLOC_ARENA_MAX limits the number of arenas.
+    """
+    pages = int((_PROCESS / "statm").read_text(encoding="ascii").split()[1])
+    info = _libc().mallinfo2()
+    return pages * os.sysconf("SC_PAGE_SIZE"), int(info.uordblks + info.hblkhd)
+
+
+def left_open() -> dict[str, int]:
+    """Return the numbers of open files and threads, once the threads of released models have ended."""
+    gc.collect()
+    num_threads, calm_since = _count("task"), time.monotonic()
+    until = calm_since + _SECONDS_TO_END
+    while time.monotonic() < min(calm_since + _SECONDS_OF_CALM, until):
+        time.sleep(0.01)
+        if (now := _count("task")) < num_threads:
+            calm_since = time.monotonic()
+        num_threads = now
+    return {"files": _count("fd"), "threads": num_threads}
+
+
+def _count(what: str) -> int:
+    return len(list((_PROCESS / what).iterdir()))
+
+
+@contextmanager
+def pool_of(num_threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a thread pool; at the end wait until the system has ended its threads, shortly after Python joined them."""
+    started: list[int] = []
+    with ThreadPoolExecutor(num_threads, initializer=lambda: started.append(get_native_id())) as pool:
+        yield pool
+    until = time.monotonic() + _SECONDS_TO_END
+    while left := [thread for thread in started if (_PROCESS / "task" / str(thread)).exists()]:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{len(left)} threads of the pool have not ended after {_SECONDS_TO_END} s")
+        time.sleep(0.01)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = _Mallinfo
+    return libc
+
+
+# The load
+
 
 REPOSITORY = Path(__file__).parent.parent
 NUM_THREADS = 16
 _CALLS = 60
-"""Different calls a model; each is answered once by one thread before the load begins."""
+"""Different calls for each model. A single thread computes their expected answers before the load begins."""
 _MAX_ROWS = 600  # more than a graph runs at once with two threads
 _MAX_ROWS_AT_ONCE = 512
 _WARM_UP = 0.2  # of the whole
@@ -46,7 +117,7 @@ Answer = Callable[[Model], Arrays]
 
 
 def chooser_of(seed: int) -> random.Random:
-    """Return what chooses, the same choices for the same seed."""
+    """Return a random generator."""
     return random.Random(seed)  # noqa: S311 - no secret is made of it
 
 
@@ -54,9 +125,9 @@ def methods(path: Path, model: Model, rng: random.Random) -> dict[str, Answer]:
     """Return calls of the methods with random rows and seeds, by name.
 
     Args:
-        path: The bundle's, whose reference has the rows.
+        path: The bundle, whose reference has the rows.
         model: The bundle, loaded.
-        rng: Chooses.
+        rng: Chooses rows and seeds.
     """
     reference = Reference.of(Bundle(path)).arrays
     batch = int(_MAX_ROWS ** rng.random())
@@ -97,19 +168,19 @@ def methods(path: Path, model: Model, rng: random.Random) -> dict[str, Answer]:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A call whose answer is known: by which method, of which model, and the digest of what one thread got."""
+    """A call with its expected answer: model and method in words, the call, and the digest of its answer."""
 
     place: str
     answer: Answer
     expected: bytes
 
     def is_right(self, model: Model) -> bool:
-        """Whether the answer is the same now, bit for bit."""
+        """Return whether the answer is the expected one, bit for bit."""
         return digest(self.answer(model)) == self.expected
 
 
 def digest(arrays: Arrays) -> bytes:
-    """Return what stands for arrays: the same for the same bits, shapes and dtypes only."""
+    """Return the SHA-256 of the arrays' bits, shapes and dtypes."""
     content = hashlib.sha256()
     for array in arrays:
         content.update(f"{array.dtype} {array.shape}".encode())
@@ -127,7 +198,7 @@ def plan(path: Path, model: Model, rng: random.Random) -> list[Call]:
 
 
 class Load:
-    """What the threads share: how many calls there were, what went wrong, and the memory over time."""
+    """The results that all threads add to: number of calls, wrong answers, errors, and memory over time."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -137,12 +208,12 @@ class Load:
         self._lock = threading.Lock()
 
     def check(self, call: Call, model: Model) -> None:
-        """Make a call, and note what came of it."""
+        """Make a call and record the result."""
         wrong, error = [], []
         try:
             if not call.is_right(model):
                 wrong = [call.place]
-        except Exception:  # noqa: BLE001 - whatever it is, it is what we look for
+        except Exception:  # noqa: BLE001 - any error is a finding
             error = [f"{call.place}: {traceback.format_exc()}"]
         with self._lock:
             self.calls += 1
@@ -150,7 +221,7 @@ class Load:
             self.errors += error
 
     def report(self) -> dict[str, Any]:
-        """Return what there is to tell; memory after the warm-up and at the end is the median of a tenth of the run."""
+        """Return the results; memory after the warm-up and at the end is the median of a tenth of the run."""
         tenth, step = max(1, len(self.memory) // 10), max(1, len(self.memory) // 40)
         start = int(len(self.memory) * _WARM_UP)
         found: dict[str, Any] = {"calls": self.calls, "wrong": self.wrong[:5], "errors": self.errors[:5]}
@@ -162,7 +233,7 @@ class Load:
 
 
 def opened(path: Path, precision: Precision = "fp32") -> Model:
-    """Return a model on the CPU, with two threads, whatever there is."""
+    """Return a model on the CPU with two threads."""
     return edgevae.load(path, provider="cpu", threads=2, precision=precision)
 
 
@@ -175,7 +246,7 @@ def precisions(paths: tuple[Path, ...]) -> Iterator[tuple[Path, Precision]]:
 
 
 def warm_up(models: list[Model]) -> None:
-    """Let all threads run the largest batches in each graph at once, whole and in parts: no call needs more memory."""
+    """Run the largest batches of each graph in all threads at once: no later call needs more memory."""
     together = threading.Barrier(NUM_THREADS)
 
     def work(_thread: int) -> None:
@@ -189,7 +260,7 @@ def warm_up(models: list[Model]) -> None:
 
 
 def soak(paths: tuple[Path, ...], seconds: float) -> dict[str, Any]:
-    """Call models that all threads share, for a time."""
+    """Call models that all threads share, for `seconds`."""
     rng = chooser_of(0)
     models = [(path, opened(path, precision)) for path, precision in precisions(paths)]
     calls = [(call, model) for path, model in models for call in plan(path, model, rng)]
@@ -211,7 +282,7 @@ def soak(paths: tuple[Path, ...], seconds: float) -> dict[str, Any]:
 
 
 def reopen(paths: tuple[Path, ...], openings: int) -> dict[str, Any]:
-    """Open a model, call it once and let it go, closed or only forgotten, again and again."""
+    """Open a model, call it once, and close or just release it, again and again."""
     rng = chooser_of(0)
     plans = []
     for path, precision in precisions(paths):

@@ -1,4 +1,4 @@
-"""The three commands wherever they are called: with any encoding, in pipes, in folders with a user's own modules."""
+"""The three commands and packages wherever they are used: any encoding, pipes, folders with a user's own modules."""
 
 from __future__ import annotations
 
@@ -17,25 +17,75 @@ from tests.conftest import REPOSITORY
 
 DIGITS = REPOSITORY / "models" / "digits-mlp"
 COMMANDS = {"vae-run": "edgevae", "vae-train": "edgevae.train", "vae-export": "edgevae.export"}
+NETWORKS = """
+import torch
+from edgevae.train import AbstractDecoder, AbstractEncoder
+from my_layers import Hidden
+
+class Encoder(AbstractEncoder):
+    def make_features(self):
+        self.layer = Hidden(self.data_dim, self.hidden_dim)
+
+    def features(self, x, labels):
+        return torch.tanh(self.layer(x))
+
+class Decoder(AbstractDecoder):
+    def make_outputs(self, num_outputs):
+        self.layer = Hidden(self.code_dim, num_outputs * self.data_dim)
+
+    def outputs(self, code):
+        return self.layer(code)
+"""
+IMPORTS = """
+import edgevae, edgevae.train, edgevae.export
+edgevae.load, edgevae.train.fit, edgevae.export.export_bundle
+"""
+# Runs a package's __main__, then prints which of our files are loaded under several names.
+LOADED_TWICE = """
+import json, pathlib, runpy, sys
+root = pathlib.Path.cwd()
+package, sys.argv = sys.argv[1], [sys.argv[1], "--help"]
+try:
+    runpy.run_module(package, run_name="__main__", alter_sys=True)
+except SystemExit as ended:
+    assert not ended.code, ended.code
+names = {}
+for name, module in list(sys.modules.items()):
+    path = pathlib.Path(getattr(module, "__file__", None) or "/").resolve()
+    for folder in ("runtime", "train", "export"):
+        if path.is_relative_to(root / folder):
+            names.setdefault(path.relative_to(root).as_posix(), []).append(name)
+print(json.dumps({path: found for path, found in names.items() if len(found) > 1}))
+"""
 
 
-def call(
-    folder: Path, *command: object, encoding: str = "utf-8", **variables: str
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in a folder, as its script or with `python -m`; its output goes to a pipe."""
+def call(folder: Path, *command: object, encoding: str = "utf-8", **streams: int) -> subprocess.CompletedProcess[bytes]:
+    """Run a command in a folder as a user would: as its script or with `python -m`, and without PYTHONPATH."""
     name, *arguments = map(str, command)
-    start = [sys.executable, "-m", name] if name.startswith("edgevae") else [Path(sys.executable).with_name(name)]
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, **variables}
-    return subprocess.run([*start, *arguments], cwd=folder, env=environment, capture_output=True, check=False)
+    start = [Path(sys.executable).with_name(name)] if name in COMMANDS else [sys.executable, "-m", name]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONIOENCODING"] = encoding
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run([*start, *arguments], cwd=folder, env=environment, check=False, **streams)  # type: ignore[call-overload]  # streams by name
+
+
+def output(folder: Path, *command: object) -> str:
+    """What a command that succeeds prints."""
+    done = call(folder, *command)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder, with modules of the names of our folders that must not be imported."""
+    """A user's folder: networks of their own, and modules of the names of our folders, which must not be imported."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "runtime").mkdir()
     for file in ("train.py", "export.py", "models.py", "runtime/__init__.py"):
-        (folder / file).write_text("raise RuntimeError(f'{__file__} was imported')")
+        (folder / file).write_text("raise RuntimeError(f'{__file__} was imported')", encoding="utf-8")
+    (folder / "my_nets.py").write_text(NETWORKS, encoding="utf-8")
+    (folder / "my_layers.py").write_text("from torch.nn import Linear as Hidden", encoding="utf-8")
+    (folder / "test_of_the_user.py").write_text(f"{IMPORTS}\ndef test_it():\n    pass\n", encoding="utf-8")
     return folder
 
 
@@ -108,8 +158,7 @@ def test_a_path_that_is_not_text_is_written_with_escapes(tmp_path: Path) -> None
 def test_a_reader_that_leaves_early_is_no_error(folder: Path, name: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [str(Path(sys.executable).with_name(name)), "--help"]
-    done = subprocess.run(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE, check=False)
+    done = call(folder, name, "--help", stdout=writing)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
 
@@ -117,20 +166,58 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path, name: str) -> None
 def test_the_work_is_done_when_the_reader_has_left(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [str(Path(sys.executable).with_name("vae-run")), "generate", str(DIGITS), "--out", "samples.npy"]
-    for arguments in (command, [*command, "--json"]):
-        done = subprocess.run(arguments, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, check=False)
+    for option in ([], ["--json"]):
+        done = call(tmp_path, "vae-run", "generate", DIGITS, "--out", "samples.npy", *option, stdout=writing)
         assert (done.returncode, done.stderr) == (0, b"")
         (tmp_path / "samples.npy").unlink()
     os.close(writing)
 
 
-@pytest.mark.parametrize("name", ["vae-run", "edgevae"])
-def test_vae_run_works_in_a_folder_with_a_users_own_modules(folder: Path, name: str) -> None:
-    for arguments in (["info"], ["verify"], ["generate", "--out", "samples.png"]):
-        done = call(folder, name, arguments[0], DIGITS, *arguments[1:])
-        assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("name", [*COMMANDS, *COMMANDS.values()])
+def test_each_command_starts_beside_a_users_own_modules(folder: Path, name: str) -> None:
+    assert "--help" in output(folder, name, "--help")
+
+
+def test_the_packages_are_imported_beside_a_users_own_modules(folder: Path) -> None:
+    """`python -c` has the working directory first on its path, as IPython and Jupyter have."""
+    subprocess.run([sys.executable, "-c", IMPORTS], cwd=folder, check=True)
+    assert "1 passed" in output(folder, "pytest", "-q")
+
+
+@pytest.mark.parametrize(
+    ("names", "architecture"),
+    [
+        pytest.param(list(COMMANDS), "my_nets:Encoder,Decoder"),
+        pytest.param(list(COMMANDS), "mlp", marks=pytest.mark.slow),
+        pytest.param(list(COMMANDS.values()), "my_nets:Encoder,Decoder", marks=pytest.mark.slow),
+        pytest.param(list(COMMANDS.values()), "mlp", marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_is_trained_exported_and_run_beside_a_users_own_modules(
+    folder: Path, names: list[str], architecture: str
+) -> None:
+    run, train, export = names
+    options = ["--dataset", "digits", "--epochs", "1", "--z-dim", "3", "--hidden-dim", "8", "--no-report"]
+    said = output(folder, train, *options, "--architecture", architecture, "--out", "run", "--force")
+    assert f"{architecture} VAE 64-8-3" in said
+    output(folder, export, "run", "--out", "bundle", "--force")
+    for command in (["info", "bundle"], ["verify", "bundle"], ["generate", "bundle", "--out", "samples.png"]):
+        output(folder, run, *command)
     assert (folder / "samples.png").read_bytes().startswith(b"\x89PNG")
+    program = "from pathlib import Path; from edgevae.train import load_run; print(load_run(Path('run')).vae.encoder)"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("package", ["train", "export", "runtime"])
+def test_in_a_checkout_a_folder_runs_and_loads_nothing_twice(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_TWICE, package], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    *helped, last = done.stdout.splitlines()
+    assert any("--help" in line for line in helped)
+    # Python imports the folder's own lazy __init__ before it runs __main__, which hands over to edgevae.
+    handed_over = {f"{package}/__init__.py": [package, f"edgevae.{package}"]}
+    assert json.loads(last) == ({} if package == "runtime" else handed_over)
 
 
 @pytest.mark.parametrize("name", ["vae_runtime", "runtime"])

@@ -1,4 +1,4 @@
-"""The harness that kills: it finds what is not written whole."""
+"""The harness of `killing.py` finds files that are not written atomically."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def without_a_flush(path: Path, content: bytes) -> None:
 
 
 def states(write: Write, path: Path) -> set[bytes]:
-    """What a file that held b"old" holds after a kill at each step of writing b"new"."""
+    """Return the contents that a file can have when writing b"new" over b"old" is killed at any step."""
     found = set()
     path.write_bytes(b"old")
     for _ in killed_at_each_step(lambda: write(path, b"new"), path.parent):
@@ -34,11 +34,11 @@ def states(write: Write, path: Path) -> set[bytes]:
     return found
 
 
-def test_a_kill_while_a_file_is_written_in_its_place_is_found(tmp_path: Path) -> None:
+def test_writing_in_place_is_found_not_to_survive_a_kill(tmp_path: Path) -> None:
     assert states(in_place, tmp_path / "file") == {b"old", b""}
 
 
-def test_what_is_written_beside_its_place_and_renamed_is_old_or_new(tmp_path: Path) -> None:
+def test_a_file_that_is_written_aside_and_renamed_is_old_or_new(tmp_path: Path) -> None:
     assert states(write_file, tmp_path / "file") == {b"old", b"new"}
 
 

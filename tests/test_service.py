@@ -77,7 +77,7 @@ def test_an_image_is_one_observation(kind: str, media_type: str, model: edgevae.
     serve(model, talk)
 
 
-def test_health_says_which_model_runs_where(model: edgevae.Model) -> None:
+def test_health_names_model_and_provider(model: edgevae.Model) -> None:
     async def talk(client: Client) -> Any:
         return (await client.get("/health")).json()
 
@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, dict[str, Any], int, str]] = 
 
 @pytest.mark.parametrize("path", ["/reconstruct", "/score"])
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_answered_is_refused_and_says_why(what: str, path: str, model: edgevae.Model) -> None:
+def test_bad_requests_are_refused_with_the_reason(what: str, path: str, model: edgevae.Model) -> None:
     body, media_type, query, status, message = REFUSED[what]
 
     async def talk(client: Client) -> httpx.Response:
@@ -267,7 +267,7 @@ BOMBS: dict[str, tuple[bytes, str, int, str]] = {
 
 
 @pytest.mark.parametrize("what", BOMBS)
-def test_an_image_that_is_made_to_cost_much_costs_little(what: str, model: edgevae.Model) -> None:
+def test_an_image_built_to_be_expensive_is_cheap_to_refuse(what: str, model: edgevae.Model) -> None:
     body, media_type, status, message = BOMBS[what]
     took: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Bundles: what is in them, of the whole model or a part, and that they are written completely or not at all."""
+"""Bundles: what they hold, of the whole model or a part, and that they are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyro
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam  # type: ignore[attr-defined]  # Pyro makes its optimizers at import
 from torch import Tensor
 
 from edgevae import Bundle, BundleError, InputError, Latents, Manifest, Model, Reference, Tolerances, load
@@ -27,9 +30,10 @@ from edgevae.export import (
     VerificationError,
     export_bundle,
     latent_space_id,
+    make_reference,
 )
 from edgevae.export.to_onnx import to_onnx
-from edgevae.train import VAE, Dataset, ModelConfig
+from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig, elbo_terms
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -155,9 +159,9 @@ def test_a_bundle_is_not_overwritten_unless_asked_to(source: Source, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_a_folder_that_is_no_bundle_is_never_overwritten(source: Source, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_never_overwritten(source: Source, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("precious")
-    with pytest.raises(ExportError, match="is there and is not a bundle"):
+    with pytest.raises(ExportError, match="exists and is not a bundle"):
         export_bundle(source, tmp_path, ["onnx"], overwrite=True)
     assert (tmp_path / "precious.txt").read_text() == "precious"
 
@@ -255,7 +259,7 @@ def arrays(folder: Path) -> set[str]:
     return set(Reference.of(Bundle(folder)).arrays)
 
 
-def test_an_encoder_and_a_decoder_apart_do_what_the_whole_does(
+def test_separate_encoder_and_decoder_give_the_whole_models_numbers(
     halves: tuple[Model, Model], model: Model, digits: Dataset, tmp_path: Path
 ) -> None:
     encoder, decoder = halves
@@ -328,7 +332,7 @@ def test_latents_keep_their_space_in_files(model: Model, digits: Dataset, tmp_pa
         model.decode(Latents.load(tmp_path / "z.latents"))
 
 
-def test_files_that_hold_no_latents_are_refused(tmp_path: Path) -> None:
+def test_files_without_latents_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.zeros(3))
     with pytest.raises(InputError, match=r"must be an \.npz file with an array z or z_loc"):
         Latents.load(tmp_path / "x.npz")
@@ -338,3 +342,38 @@ def test_files_that_hold_no_latents_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(InputError, match="cannot be read"):
         Latents.load(tmp_path / "broken.npz")
+
+
+# The reference
+
+
+def test_the_rows_are_samples_zeros_and_ones(vae: VAE, digits: Dataset) -> None:
+    reference = make_reference(vae, digits.test)
+    assert list(reference.case[-3:]) == ["sample", "zeros", "ones"]
+    np.testing.assert_array_equal(reference["x"][:254], digits.test[:254].flatten(1).numpy())
+    assert not reference["x"][254].any()
+    assert (reference["x"][255] == 1).all()
+    z = reference["z_loc"] + reference["z_scale"] * reference["eps"]
+    np.testing.assert_allclose(reference["z"], z, atol=1e-6)
+
+
+def test_the_reference_is_that_of_evaluation_whatever_mode_the_model_is_in(vae: VAE, digits: Dataset) -> None:
+    expected = make_reference(vae, digits.test)
+    training = copy.deepcopy(vae).train()
+    found = make_reference(training, digits.test)
+    assert training.training
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def test_the_terms_add_up_to_the_elbo_that_svi_trains_on(digits: Dataset, likelihood: str) -> None:
+    x = digits.test[:20]
+    with pyro.get_param_store().scope(), torch.random.fork_rng([]), torch.no_grad():
+        vae = VAE(ModelConfig((1, 8, 8), z_dim=5, hidden_dim=16, likelihood=likelihood))
+        torch.manual_seed(3)
+        loss = SVI(vae.model, vae.guide, Adam({}), Trace_ELBO()).evaluate_loss(x)
+        torch.manual_seed(3)
+        terms = elbo_terms(vae, x, [torch.randn(20, 5)])
+    assert terms.log_px_z.shape == (20,)
+    assert float(terms.elbo.sum()) == pytest.approx(-loss, rel=1e-5)

@@ -114,7 +114,7 @@ def test_a_wheel_stands_beside_its_bundle_and_is_not_overwritten_unless_asked_to
         ),
     ],
 )
-def test_what_cannot_be_released_is_refused_before_any_work(
+def test_invalid_versions_and_licenses_are_refused_before_any_work(
     workplace: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     result = export(workplace / "runs/first", *(option.format(folder=tmp_path) for option in options))

@@ -40,12 +40,12 @@ def files() -> dict[str, bytes]:
 def prepared(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Export:
     """An export whose files were computed before; its card is what it is given."""
 
-    def write(folder: Path, source: Source, _options: object) -> tuple[Report, ...]:
+    def write(folder: Path, source: Source, *_choices: object, **_options: object) -> tuple[Report, ...]:
         for name, content in {**files, "README.md": source.samples_note.encode()}.items():
             (folder / name).write_bytes(content)
         return ()
 
-    monkeypatch.setattr(bundle_writer, "_write", write)
+    monkeypatch.setattr(bundle_writer, "write_bundle", write)
 
     def export(out: Path, card: str, *, overwrite: bool = True) -> None:
         nothing: Source = Source(out.name, None, None, card, None)  # type: ignore[arg-type]  # nothing is computed
@@ -59,7 +59,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_bundle_is_old_or_new_after_a_kill_at_any_step_or_the_next_export_puts_the_old_one_back(
+def test_after_a_kill_at_any_step_a_bundle_is_old_or_new_or_the_next_export_restores_the_old_one(
     tmp_path: Path, files: dict[str, bytes], prepared: Export, quick: None, is_there: bool
 ) -> None:
     out, found = tmp_path / "small", []
@@ -106,7 +106,7 @@ def test_a_real_export_is_killed_at_every_step(source: Source, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_full_disk_is_said_and_leaves_the_old_bundle_and_nothing_else(
+def test_a_full_disk_is_an_error_and_leaves_only_the_old_bundle(
     tmp_path: Path, files: dict[str, bytes], prepared: Export, quick: None, is_there: bool
 ) -> None:
     out, outcomes, moved = tmp_path / "small", [], 0
@@ -171,7 +171,7 @@ def test_a_folder_that_vanishes_while_a_bundle_is_written_is_said(tmp_path: Path
     assert names(tmp_path) == []
 
 
-def test_of_two_exports_to_one_name_at_once_the_second_is_told_and_the_first_is_whole(
+def test_the_second_of_two_concurrent_exports_is_refused_and_the_first_is_complete(
     tmp_path: Path, files: dict[str, bytes], prepared: Export
 ) -> None:
     out = tmp_path / "small"
@@ -186,7 +186,7 @@ def test_of_two_exports_to_one_name_at_once_the_second_is_told_and_the_first_is_
         prepared(out, "third", overwrite=False)
 
 
-def test_of_exports_in_many_processes_one_wins_whole(
+def test_of_concurrent_exports_one_wins_completely(
     tmp_path: Path, files: dict[str, bytes], prepared: Export, quick: None
 ) -> None:
     out = tmp_path / "small"

@@ -1,8 +1,9 @@
-"""The lint: each thing that it must refuse, by name."""
+"""The checks of graphs: each thing that they must refuse, by name."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional
 
-from edgevae import Signature, TensorSpec
+from edgevae import Signature, TensorSpec, check_graph
 from edgevae.export import GraphError
 from edgevae.export.lint import lint_onnx, lint_program
 from edgevae.export.programs import Program
@@ -107,7 +110,7 @@ def test_a_plain_graph_passes() -> None:
         (helper.make_node("Relu", ["x"], ["y"], domain="com.example"), "com.example::Relu is not a standard"),
     ],
 )
-def test_operators_that_must_not_be_in_a_graph_are_refused_by_name(node: onnx.NodeProto, message: str) -> None:
+def test_forbidden_operators_are_refused_by_name(node: onnx.NodeProto, message: str) -> None:
     with pytest.raises(GraphError, match=f"encoder: {message}"):
         lint_onnx("encoder", graph([node]))
 
@@ -138,7 +141,7 @@ def test_functions_of_the_graphs_own_are_refused() -> None:
 
 
 @pytest.mark.parametrize("operator", ["Loop", "Scan", "SequenceMap"])
-def test_graphs_within_a_graph_which_may_never_end_are_refused(operator: str) -> None:
+def test_subgraphs_that_may_never_end_are_refused(operator: str) -> None:
     body = helper.make_graph([], "body", [], [])
     with pytest.raises(GraphError, match=f"encoder: {operator} holds graphs within the graph"):
         lint_onnx("encoder", graph([helper.make_node(operator, ["", "", "x"], ["y"], body=body)]))
@@ -189,7 +192,7 @@ def test_constants_that_ask_for_absurd_sizes_are_refused(operator: str, sizes: l
         lint_onnx("encoder", model)
 
 
-def test_sizes_that_hang_on_the_batch_pass() -> None:
+def test_sizes_that_depend_on_the_batch_pass() -> None:
     for times, refused in (7, False), (2**30, True):
         model = weighted(
             np.array([times], np.int64),
@@ -201,7 +204,7 @@ def test_sizes_that_hang_on_the_batch_pass() -> None:
             lint_onnx("encoder", model)
 
 
-def test_sizes_that_hang_on_numbers_in_the_data_are_refused() -> None:
+def test_sizes_that_depend_on_values_of_the_data_are_refused() -> None:
     with pytest.raises(GraphError, match="how large NonZero is to be depends on more than the batch's size"):
         lint_onnx("encoder", graph([helper.make_node("NonZero", ["x"], ["y"])]))
 
@@ -223,3 +226,49 @@ def test_weights_in_another_file_are_refused() -> None:
     model.graph.initializer.append(TensorProto(name="w", data_location=TensorProto.EXTERNAL))
     with pytest.raises(GraphError, match="w lies in another file"):
         lint_onnx("encoder", model)
+
+
+# Sizes of values
+
+
+class Network(nn.Module):
+    """A function of a batch of 1 x 8 x 8, with layers."""
+
+    def __init__(self, function: Callable[..., Tensor], *layers: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layers = function, nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.function(x, *self.layers)
+        return output
+
+
+NETWORKS = {
+    "shaped by the batch's size": Network(
+        lambda x, up: up(x.view(x.shape[0], 4, 4, 4)).reshape(x.size(0), -1), nn.ConvTranspose2d(4, 2, 4, 2, 1)
+    ),
+    "zeros of the batch's size": Network(lambda x: torch.cat([x.flatten(1), torch.zeros(x.shape[0], 3)], 1)),
+    "weights repeated for each row": Network(
+        lambda x, table: table.weight[None].expand(x.shape[0], -1, -1).flatten(1) + x.flatten(1)[:, :1],
+        nn.Embedding(4, 4),
+    ),
+    "enlarged": Network(
+        lambda x, conv: conv(functional.interpolate(x, scale_factor=2.0)).mean((2, 3)), nn.Conv2d(1, 4, 3)
+    ),
+    "attentive": Network(
+        lambda x, layer: layer(x[:, 0]).flatten(1), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_growth_is_known_for_networks_of_all_kinds(name: str) -> None:
+    x = torch.rand(3, 1, 8, 8)
+    traced = torch.export.export(NETWORKS[name].eval(), (x,), dynamic_shapes=({0: Dim("batch")},))
+    with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
+        program = torch.onnx.export(
+            traced, dynamo=True, external_data=False, opset_version=20, optimize=False, verbose=False
+        )
+    assert program is not None
+    versions = check_graph(program.model_proto.SerializeToString(), "network.onnx")
+    assert versions.opset == 20

@@ -17,6 +17,7 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from onnx import helper
+from torch import Tensor, nn
 
 from edgevae import BundleError, InputError, Manifest, Precision, Reference, load
 from edgevae.cli import main as run_main
@@ -31,7 +32,16 @@ from edgevae.export import (
 )
 from edgevae.export.precision import gptq_round, to_int8
 from edgevae.export.rewrites import FROM_TRANSPOSED
-from edgevae.train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+from edgevae.train import (
+    VAE,
+    AbstractDecoder,
+    AbstractEncoder,
+    Dataset,
+    ModelConfig,
+    Trainer,
+    TrainingConfig,
+    load_dataset,
+)
 from tests.export.graphs import SPEC, graph, operators, run, weights
 
 
@@ -91,7 +101,7 @@ def test_int8_alone_has_a_coarse_softplus(reduced: Path) -> None:
     assert [name for name in found if "Log" in found[name]] == ["", ".fp16"]
 
 
-def test_int8_overflows_on_no_processor(reduced: Path) -> None:
+def test_int8_cannot_overflow_without_vnni(reduced: Path) -> None:
     weights = [
         onnx.numpy_helper.to_array(entry) for entry in onnx.load(reduced / "reconstruct.int8.onnx").graph.initializer
     ]
@@ -162,7 +172,7 @@ def test_int8_takes_wide_convolutions_where_training_data_calibrate_them(
     assert 0 < np.abs(model.encode(x).z_loc - exact.encode(x).z_loc).max() < 0.2
 
 
-def test_a_relu_is_the_beginning_of_its_convolutions_range(convolutional_int8: Path) -> None:
+def test_the_quantized_range_of_a_convolution_before_a_relu_starts_at_zero(convolutional_int8: Path) -> None:
     graph = onnx.load(convolutional_int8 / "reconstruct.int8.onnx").graph
     made_by = {node.output[0]: node for node in graph.node}
     zeros = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
@@ -174,7 +184,7 @@ def test_a_relu_is_the_beginning_of_its_convolutions_range(convolutional_int8: P
     assert [int(zeros[node.input[2]]) for node in quantized] == [0, 0, 0]
 
 
-def test_int8_leaves_what_was_transposed_convolutions_and_beside_them_the_latents_products(
+def test_int8_leaves_former_transposed_convolutions_and_latent_products_in_float32(
     convolutional_int8: Path,
 ) -> None:
     assert "DepthToSpace" in operators(onnx.load(convolutional_int8 / "decoder.onnx"))
@@ -205,7 +215,7 @@ def test_a_precision_that_loses_too_much_is_an_error_that_says_how_much(trained:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_of_the_model_has_no_elbo_to_hold_a_precision_against(trained: Source, tmp_path: Path) -> None:
+def test_a_part_of_the_model_has_no_elbo_to_measure_a_precision_by(trained: Source, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"the loss of int8 is measured by the ELBO.*--graphs all"):
         export_bundle(trained, tmp_path / "small", part="encoder", precisions={"int8": 10.0})
 
@@ -301,7 +311,7 @@ ABS = helper.make_node("Abs", ["maps"], ["absolute"], name="abs")
 AGAIN = helper.make_node("Relu", ["hidden"], ["again"], name="again")
 
 
-def test_a_relu_that_alone_reads_a_convolution_is_rounded_in_its_place() -> None:
+def test_the_only_relu_behind_a_convolution_is_quantized_in_its_place() -> None:
     assert operators(quantized(convolution(RELU, AGAIN, output="again"))).count("Relu") == 1, "one is the rounding"
     total = helper.make_node("Add", ["hidden", "absolute"], ["total"], name="total")
     assert operators(quantized(convolution(RELU, ABS, total, output="total"))).count("Relu") == 1, "it stays"
@@ -330,7 +340,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("calibrated", [True, False])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_product_of_any_kind_beside_a_transposed_one_is_nearly_the_same(layer: str, *, calibrated: bool) -> None:
+def test_int8_products_of_all_kinds_are_close_beside_a_transposed_product(layer: str, *, calibrated: bool) -> None:
     first = helper.make_node("Gemm", ["x", "v", "b"], ["h"], transB=1)
     parts = helper.make_node("Reshape", ["h", "shape"], ["t"])
     arrays = {
@@ -365,7 +375,7 @@ def steps(num_inputs: int, num_outputs: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("num_inputs", [40, 300, 1500])
-def test_products_of_other_rows_of_the_kind_change_less_than_with_the_nearest_integers(num_inputs: int) -> None:
+def test_gptq_changes_unseen_products_less_than_rounding_to_nearest(num_inputs: int) -> None:
     exact, others = steps(num_inputs, 20), correlated(500, num_inputs, seed=2)
     integers = gptq_round(exact, correlated(254, num_inputs, seed=1), LARGEST)
     assert integers.dtype == np.int8
@@ -374,7 +384,7 @@ def test_products_of_other_rows_of_the_kind_change_less_than_with_the_nearest_in
     assert np.abs(integers - exact).max() < 2, "no weight is given up for the others"
 
 
-def test_little_is_lost_where_rows_are_few_and_have_nothing_in_common() -> None:
+def test_few_unrelated_calibration_rows_do_little_harm() -> None:
     exact, (rows, others) = steps(300, 20), (np.maximum(weights(254, 300, seed=seed), 0) for seed in (1, 2))
     integers = gptq_round(exact, rows, LARGEST)
     change, nearest = (np.square(others @ (each - exact)).mean() for each in (integers, np.rint(exact)))
@@ -392,13 +402,13 @@ def test_weights_that_are_integers_stay() -> None:
     np.testing.assert_array_equal(gptq_round(exact, correlated(100, 40, seed=1), LARGEST), exact)
 
 
-def test_no_integer_passes_the_largest() -> None:
+def test_no_integer_exceeds_the_limit() -> None:
     exact = np.where(weights(40, 20) > 0, np.float32(63.7), np.float32(-63.7))
     integers = gptq_round(exact, correlated(100, 40, seed=1), LARGEST)
     assert (integers.max(), integers.min()) == (LARGEST, -LARGEST)
 
 
-def test_what_is_too_wide_is_rounded_in_parts() -> None:
+def test_wide_products_are_rounded_in_blocks() -> None:
     exact, rows = steps(1500, 3), correlated(254, 1500, seed=1)
     integers = gptq_round(exact, rows, LARGEST)
     np.testing.assert_array_equal(integers[:1024], gptq_round(exact[:1024], rows[:, :1024], LARGEST))
@@ -438,9 +448,88 @@ def test_a_calibration_changes_nothing_but_the_integers_and_says_nothing(capfd: 
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_product_of_what_goes_into_the_graph_needs_nothing_computed() -> None:
+def test_calibrating_a_product_of_the_graphs_input_runs_no_session() -> None:
     model = graph([helper.make_node("MatMul", ["x", "columns"], ["y"])], {"x": (WIDTH,)}, ["y"], columns=COLUMNS)
     x = correlated(254, WIDTH, seed=1)
     (expected,) = run(model, {"x": x})
     (for_data,), (nearest,) = (run(to_int8(model, SPEC, each), {"x": x}) for each in (calibration(x), None))
     assert np.square(for_data - expected).mean() < 0.8 * np.square(nearest - expected).mean()
+
+
+# A user's own encoders
+
+
+class Twice(AbstractEncoder):
+    """A layer that is used twice."""
+
+    def make_features(self) -> None:
+        self.first = nn.Linear(self.data_dim, self.hidden_dim)
+        self.again = nn.Linear(self.hidden_dim, self.hidden_dim)
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.tanh(self.again(torch.tanh(self.again(torch.tanh(self.first(x))))))
+
+
+class Halves(AbstractEncoder):
+    """Both halves of an image through the same layer."""
+
+    def make_features(self) -> None:
+        self.side = nn.Linear(self.data_dim // 2, self.hidden_dim)
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        left, right = x.chunk(2, dim=1)
+        return torch.tanh(self.side(left)) - torch.tanh(self.side(right))
+
+
+class Factor(AbstractEncoder):
+    """A product with a factor."""
+
+    def make_features(self) -> None:
+        self.first = nn.Linear(self.data_dim, self.hidden_dim)
+        self.w = nn.Parameter(torch.randn(self.hidden_dim, self.hidden_dim) / 8)
+        self.w_scale = nn.Parameter(torch.randn(self.hidden_dim))
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        return torch.tanh(torch.addmm(self.w_scale, torch.tanh(self.first(x)), self.w, alpha=0.5))
+
+
+class Attention(AbstractEncoder):
+    """A transformer's layer over the lines of an image."""
+
+    def make_features(self) -> None:
+        self.line = nn.Linear(8, self.hidden_dim)
+        self.layer = nn.TransformerEncoderLayer(self.hidden_dim, 4, 64, dropout=0.0, batch_first=True)
+
+    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        lines: Tensor = self.layer(self.line(x.unflatten(1, (8, 8))))
+        return lines.mean(dim=1)
+
+
+class Outputs(AbstractDecoder):
+    """Two layers."""
+
+    def make_outputs(self, num_outputs: int) -> None:
+        self.hidden = nn.Linear(self.code_dim, self.hidden_dim)
+        self.last = nn.Linear(self.hidden_dim, num_outputs * self.data_dim)
+
+    def outputs(self, code: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.hidden(code)))
+        return found
+
+
+@pytest.mark.parametrize("encoder", [Twice, Halves, Factor, Attention])
+def test_a_users_encoder_is_exported_in_float32_and_int8(
+    encoder: type[AbstractEncoder], digits: Dataset, tmp_path: Path
+) -> None:
+    architecture = f"{__name__}:{encoder.__name__},Outputs"
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        vae = VAE(ModelConfig((1, 8, 8), 5, 32, architecture=architecture)).eval()
+    source = Source("own", vae, digits.test, "test images of digits", None, train_samples=digits.train)
+    export_bundle(source, tmp_path / "own", precisions={"int8": 0.5})
+    exact, reduced = (load(tmp_path / "own", provider="cpu", precision=name) for name in ("fp32", "int8"))
+    assert exact.verify().passed
+    assert reduced.verify().passed
+    x = digits.test[:100].numpy()
+    found, expected = reduced.encode(x).z_loc, exact.encode(x).z_loc
+    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()

@@ -61,7 +61,7 @@ def test_the_fast_softplus_has_its_limits() -> None:
     np.testing.assert_array_equal(found, np.array([0, 0, 1e30, np.nan], np.float32))
 
 
-def test_a_softplus_with_a_low_threshold_keeps_its_step() -> None:
+def test_a_softplus_with_a_low_threshold_is_left_alone() -> None:
     model = torch_softplus(2)
     x = np.array([1.999, 2.001], np.float32)
     np.testing.assert_allclose(run(rewritten(model), {"x": x})[0], run(model, {"x": x})[0], atol=1e-6)
@@ -104,7 +104,7 @@ def test_the_coarse_softplus_is_off_by_0_0029_at_most_and_exact_where_it_is_larg
     ],
     ids=["output", "scale", "weight", "by no weight", "bias"],
 )
-def test_a_softplus_that_is_more_than_a_products_input_stays_exact(model: onnx.ModelProto) -> None:
+def test_a_softplus_that_is_read_by_more_than_products_stays_exact(model: onnx.ModelProto) -> None:
     assert "Log" in operators(model)
     assert operators(for_integers(model)) == operators(model)
 
@@ -113,7 +113,7 @@ def gemm(x: str, weight: str, bias: str, out: str) -> onnx.NodeProto:
     return helper.make_node("Gemm", [x, weight, bias], [out], alpha=1.0, beta=1.0, transA=0, transB=1)
 
 
-def test_a_sign_goes_into_the_weights_bit_for_bit() -> None:
+def test_a_neg_is_folded_into_the_weights_bit_for_bit() -> None:
     nodes = [gemm("x", "w", "b", "product"), helper.make_node("Neg", ["product"], ["y"])]
     model = graph(nodes, {"x": (7,)}, ["y"], w=weights(5, 7), b=weights(5))
     fast = rewritten(model)
@@ -122,7 +122,7 @@ def test_a_sign_goes_into_the_weights_bit_for_bit() -> None:
     np.testing.assert_array_equal(run(fast, {"x": x})[0], run(model, {"x": x})[0])
 
 
-def test_a_sign_goes_into_a_transposed_convolution_bit_for_bit() -> None:
+def test_a_neg_is_folded_into_a_transposed_convolution_bit_for_bit() -> None:
     deconvolution = helper.make_node("ConvTranspose", ["x", "w", "b"], ["maps"], strides=[2, 2], pads=[1, 1, 1, 1])
     nodes = [deconvolution, helper.make_node("Neg", ["maps"], ["y"])]
     model = graph(nodes, {"x": (3, 4, 5)}, ["y"], w=weights(3, 2, 3, 3), b=weights(2))
@@ -133,7 +133,7 @@ def test_a_sign_goes_into_a_transposed_convolution_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize(("operator", "left"), [("Neg", ["Gemm", "Reshape"]), ("Relu", ["Gemm", "Relu", "Reshape"])])
-def test_what_stands_behind_a_reshape_goes_before_it_bit_for_bit(operator: str, left: list[str]) -> None:
+def test_relu_and_neg_move_before_a_reshape_bit_for_bit(operator: str, left: list[str]) -> None:
     nodes = [
         gemm("x", "w", "b", "product"),
         helper.make_node("Reshape", ["product", "shape"], ["maps"], allowzero=0),
@@ -146,7 +146,7 @@ def test_what_stands_behind_a_reshape_goes_before_it_bit_for_bit(operator: str, 
     np.testing.assert_array_equal(run(early, {"x": x})[0], run(model, {"x": x})[0])
 
 
-def test_a_reshape_that_others_use_stays_where_it_is() -> None:
+def test_a_shared_reshape_is_left_alone() -> None:
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["maps"]),
         helper.make_node("Relu", ["maps"], ["y"]),
@@ -156,7 +156,7 @@ def test_a_reshape_that_others_use_stays_where_it_is() -> None:
     assert operators(rewritten(model)) == ["Reshape", "Relu", "Exp"]
 
 
-def test_weights_that_others_use_keep_their_sign() -> None:
+def test_shared_weights_are_not_negated() -> None:
     nodes = [
         gemm("x", "w", "b", "first"),
         helper.make_node("Neg", ["first"], ["y"]),
@@ -184,7 +184,7 @@ def test_two_heads_become_one_product_and_keep_their_order() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_what_uses_the_first_head_may_stand_before_the_second() -> None:
+def test_a_reader_of_the_first_head_may_come_before_the_second_head() -> None:
     nodes = [
         gemm("h", "w1", "b1", "z_loc"),
         helper.make_node("Relu", ["z_loc"], ["early"]),
@@ -201,7 +201,7 @@ def test_what_uses_the_first_head_may_stand_before_the_second() -> None:
 
 
 @pytest.mark.parametrize("model", [heads(4), heads(5, shared=False)], ids=["other size", "other input"])
-def test_heads_that_do_not_fit_together_stay_apart(model: onnx.ModelProto) -> None:
+def test_heads_that_do_not_fit_together_are_not_joined(model: onnx.ModelProto) -> None:
     assert operators(rewritten(model)) == ["Gemm", "Gemm", "Exp"]
 
 
@@ -234,7 +234,7 @@ def test_a_rows_logarithm_does_not_depend_on_its_place_in_the_batch(width: int) 
 
 
 @pytest.mark.parametrize(("width", "axis"), [(64, -1), (50, 0)])
-def test_sums_that_need_no_zeros_get_none(width: int, axis: int) -> None:
+def test_sums_of_aligned_rows_are_not_padded(width: int, axis: int) -> None:
     assert operators(rewritten(total(width, axis))) == ["ReduceSum"]
 
 
@@ -319,7 +319,7 @@ def test_a_hidden_layer_of_a_small_image_is_a_convolution(layer: Layer, size: tu
 
 @pytest.mark.parametrize("second", DOUBLINGS)
 @pytest.mark.parametrize("first", DOUBLINGS)
-def test_the_last_two_layers_put_together_their_output_alone(first: Layer, second: Layer) -> None:
+def test_the_last_two_layers_interleave_only_their_output(first: Layer, second: Layer) -> None:
     image = (128, 3, 2)
     model = decoder(image, [first, dataclasses.replace(second, channels=3)], last=True)
     fast = rewritten(model)
@@ -328,7 +328,7 @@ def test_the_last_two_layers_put_together_their_output_alone(first: Layer, secon
     assert operators(rewritten(model, optimize=False)) == ["ConvTranspose", "Relu", "ConvTranspose"]
 
 
-def test_of_three_layers_it_is_the_last_two_that_become_one() -> None:
+def test_of_three_layers_the_last_two_are_joined() -> None:
     image = (32, 4, 3)
     model = decoder(image, [Layer(32), Layer(8), Layer(1)], last=True)
     fast = rewritten(model)
@@ -336,7 +336,7 @@ def test_of_three_layers_it_is_the_last_two_that_become_one() -> None:
     assert_the_same(fast, model, image)
 
 
-def test_odd_sizes_are_made_exactly() -> None:
+def test_odd_sizes_are_exact() -> None:
     image = (32, 4, 4)
     model = decoder(image, [Layer(32, more=0), Layer(16), Layer(1)], last=True)  # 7, 14 and 28 pixels
     fast = rewritten(model)
@@ -344,7 +344,7 @@ def test_odd_sizes_are_made_exactly() -> None:
     assert_the_same(fast, model, image)
 
 
-def test_the_sign_of_an_exact_sigmoid_goes_into_the_convolutions() -> None:
+def test_the_neg_of_an_exact_sigmoid_is_folded_into_the_convolutions() -> None:
     image = (6, 3, 2)
     model = decoder(image, [Layer(16), Layer(1)], last=True)
     model.graph.node.extend(
@@ -371,11 +371,11 @@ def test_the_sign_of_an_exact_sigmoid_goes_into_the_convolutions() -> None:
         (Layer(16, 2, 2, 0), 4),  # it leaves out the last of what it reads, as a convolution cannot
     ],
 )
-def test_hidden_layers_of_other_kinds_stay_as_they_are(layer: Layer, size: int) -> None:
+def test_hidden_layers_of_other_kinds_are_left_alone(layer: Layer, size: int) -> None:
     assert operators(rewritten(decoder((64, size, size), [layer], last=False))) == ["ConvTranspose", "Relu"]
 
 
-def test_a_last_layer_that_is_more_work_than_the_one_before_stays_as_it_is() -> None:
+def test_a_last_layer_with_more_work_than_the_one_before_is_left_alone() -> None:
     image = (32, 8, 8)  # of which only the last layers could be rewritten
     model = decoder(image, [Layer(16), Layer(8)], last=True)
     assert operators(rewritten(model)) == LAST
@@ -386,26 +386,26 @@ def test_a_last_layer_that_is_more_work_than_the_one_before_stays_as_it_is() -> 
 @pytest.mark.parametrize(
     "layers", [[Layer(16, more=0), Layer(3)], [Layer(16), Layer(3, more=0)], [Layer(16), Layer(4, group=2)]]
 )
-def test_last_layers_that_do_not_double_exactly_stay_as_they_are(layers: list[Layer]) -> None:
+def test_last_layers_that_do_not_double_exactly_are_left_alone(layers: list[Layer]) -> None:
     model = decoder((64, 9, 9), layers, last=True)
     assert operators(rewritten(model)) == ["ConvTranspose", "Relu", "ConvTranspose"]
 
 
-def test_layers_whose_sizes_are_not_known_stay_as_they_are() -> None:
+def test_layers_of_unknown_size_are_left_alone() -> None:
     model = decoder((64, 3, 2), [Layer(16), Layer(3)], last=True)
     del model.graph.value_info[:]
     assert operators(rewritten(model)) == ["ConvTranspose", "Relu", "ConvTranspose"]
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_layers_whose_inside_others_use_stay_as_they_are(last: bool) -> None:
+def test_layers_whose_intermediate_values_are_used_elsewhere_are_left_alone(last: bool) -> None:
     model = decoder((64, 3, 2), [Layer(16), Layer(3)] if last else [Layer(16)], last=last)
     model.graph.output.append(helper.make_tensor_value_info("maps0", onnx.TensorProto.FLOAT, None))
     assert "Conv" not in operators(rewritten(model))
 
 
 @pytest.mark.parametrize("name", ["w0", "b0", "w1", "b1"])
-def test_weights_that_others_use_stay_as_they_are(name: str) -> None:
+def test_shared_weights_are_left_alone(name: str) -> None:
     model = decoder((64, 9, 9), [Layer(16), Layer(3)], last=True)
     model.graph.node.append(helper.make_node("Neg", [name], ["other"]))
     model.graph.output.append(helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, None))
@@ -420,7 +420,7 @@ def test_weights_that_others_use_stay_as_they_are(name: str) -> None:
         {"strides": [2, 2], "output_shape": [6, 6]},
     ],
 )
-def test_layers_whose_strides_or_pads_are_said_in_other_ways_stay_as_they_are(attributes: dict[str, object]) -> None:
+def test_layers_with_other_strides_or_padding_are_left_alone(attributes: dict[str, object]) -> None:
     model = decoder((64, 3, 3), [Layer(16)], last=False)
     del model.graph.node[0].attribute[:], model.graph.value_info[:]
     model.graph.node[0].attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())

@@ -135,7 +135,7 @@ def test_on_the_command_line_a_bundle_is_signed(run: Path, keys: KeyPair, tmp_pa
         load(tmp_path / "small", public_key=make_keys(tmp_path, "other").public)
 
 
-def test_the_passphrase_of_a_key_comes_from_the_environment_or_the_terminal(
+def test_the_passphrase_is_read_from_the_environment_or_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = "open sesame"
@@ -175,7 +175,7 @@ def test_other_keys_are_refused_before_any_work(make: dict[str, str], message: s
     assert not (tmp_path / "small").exists()
 
 
-def test_what_is_no_private_key_is_refused(keys: KeyPair, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_private_key_is_refused(keys: KeyPair, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="holds a public key, which checks signatures and makes none"):
         SigningKey(keys.public)
     (tmp_path / "none.pem").write_bytes(b"hello")

@@ -42,7 +42,7 @@ def test_sizes_and_weights_are_taken_from_the_file(tmp_path: Path, state: dict[s
         assert torch.equal(vae.state_dict()[name], tensor)
 
 
-def test_a_row_that_is_no_square_stays_a_row_unless_a_shape_is_given(tmp_path: Path) -> None:
+def test_a_row_whose_size_is_not_a_square_stays_a_row_unless_a_shape_is_given(tmp_path: Path) -> None:
     path = tmp_path / "vae.pt"
     torch.save(PyroExampleVAE(data_dim=15).state_dict(), path)
     assert load_state_dict(path).config.data_shape == (15,)

@@ -119,7 +119,7 @@ def test_the_record_lists_every_file_with_its_hash(wheel: Path) -> None:
     assert names == set()
 
 
-def test_all_of_it_lies_under_a_name_of_its_own(wheel: Path) -> None:
+def test_all_files_are_under_the_packages_own_name(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names} == {"my_model", "my_model-1.2.dist-info"}

@@ -39,7 +39,7 @@ def try_all(target: Target, count: int) -> None:
             target.check(data)
 
 
-def test_an_input_that_takes_too_long_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_input_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.fuzz.__main__.MAX_SECONDS", -1.0)
     with pytest.raises(TooMuchError, match=r"s of the processor and .* MB for 3 bytes"):
         limited(Target(lambda _: None, [b""]), b"123")

@@ -81,7 +81,7 @@ def test_any_bytes_give_an_array_or_an_input_error(tmp_path: Path, content: byte
         assert open_idx(tmp_path / "file").dtype == np.uint8
 
 
-def test_no_more_is_unpacked_than_the_header_says(tmp_path: Path) -> None:
+def test_no_more_is_decompressed_than_the_header_says(tmp_path: Path) -> None:
     packed = gzip.compress(idx(np.zeros((2, 3), np.uint8)) + bytes(2**28))
     (tmp_path / "file.gz").write_bytes(packed)
     tracemalloc.start()
@@ -92,7 +92,7 @@ def test_no_more_is_unpacked_than_the_header_says(tmp_path: Path) -> None:
     assert peak < 2**22
 
 
-def test_a_header_that_promises_too_much_reserves_no_memory(tmp_path: Path) -> None:
+def test_a_header_with_a_huge_shape_allocates_no_memory(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**30, 2**30, 1) + bytes(100))
     with pytest.raises(InputError, match="got 100; fetch it again"):
         open_idx(tmp_path / "file")
@@ -178,7 +178,7 @@ def test_an_array_that_is_not_what_its_header_says_is_refused_in_little_memory(
     assert list(open_npz(tmp_path / "x.npz", "good")[0]) == ["good"], "what is not asked for does not matter"
 
 
-def test_what_is_named_as_the_other_kind_of_file_is_said(tmp_path: Path) -> None:
+def test_a_wrong_suffix_is_reported(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones(3))
     np.savez(tmp_path / "x.npz", x=np.ones(3))
     with pytest.raises(InputError, match=r"^is a \.npy file by its content; rename it to \.npy"):

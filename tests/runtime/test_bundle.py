@@ -30,7 +30,7 @@ def test_a_manifest_survives_writing_and_reading(bundle: Path) -> None:
     assert Manifest.decode(content).encode() == content
 
 
-def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"is not a bundle: expected a folder with manifest\.json"):
         load(tmp_path)
 
@@ -90,7 +90,7 @@ def test_a_manifest_that_does_not_fit_the_schema_is_refused(copy: Path, change: 
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
-def test_a_manifest_that_is_no_json_object_is_refused(copy: Path, content: bytes) -> None:
+def test_a_manifest_that_is_not_a_json_object_is_refused(copy: Path, content: bytes) -> None:
     (copy / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(BundleError, match="is not a valid manifest"):
         load(copy)
@@ -136,7 +136,7 @@ def test_swapped_graphs_are_refused(copy: Path) -> None:
         load(copy).encode(np.zeros((1, 64)))
 
 
-def test_a_graph_that_is_no_onnx_is_refused(copy: Path) -> None:
+def test_a_file_that_is_not_an_onnx_graph_is_refused(copy: Path) -> None:
     import hashlib
 
     (copy / "encoder.onnx").write_bytes(b"nonsense")

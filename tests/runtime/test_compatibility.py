@@ -123,7 +123,7 @@ def test_all_sources_are_python_3_10() -> None:
         ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 10))
 
 
-def test_the_oldest_environment_has_the_lower_bounds(oldest_python: Path, tmp_path: Path) -> None:
+def test_the_oldest_environment_has_the_lower_bounds_of_pyproject(oldest_python: Path, tmp_path: Path) -> None:
     project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     found = json.loads(run(oldest_python, VERSIONS, cwd=tmp_path))
     for name in ("click", "msgspec", "numpy", "onnxruntime", "pillow"):

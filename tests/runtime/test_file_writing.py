@@ -60,7 +60,7 @@ def test_a_file_is_old_or_new_after_a_kill_at_any_step(tmp_path: Path, suffix: s
     assert len(found) >= 6
 
 
-def test_a_full_disk_is_said_and_leaves_the_old_file_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+def test_a_full_disk_is_an_error_and_leaves_only_the_old_file(tmp_path: Path, suffix: str) -> None:
     path, write = tmp_path / f"x{suffix}", WRITERS[suffix]
     write(path)
     new = path.read_bytes()
@@ -113,7 +113,7 @@ def test_on_a_full_disk_a_command_says_so_and_leaves_nothing(small_disk: Path) -
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
-def test_a_command_that_computes_for_long_and_cannot_write_has_one_line_to_say(tmp_path: Path, suffix: str) -> None:
+def test_a_long_command_that_cannot_write_prints_one_line(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"x{suffix}"
 
     def encode() -> str:
@@ -157,13 +157,13 @@ def test_a_folder_that_vanishes_is_named(tmp_path: Path) -> None:
         write()
 
 
-def test_an_error_of_something_else_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
+def test_an_unrelated_error_is_not_reported_as_a_write_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"^the input$"), replace_file(tmp_path / "x.txt"):
         raise OSError("the input")
     assert names(tmp_path) == []
 
 
-def test_of_two_that_write_a_file_at_once_the_second_is_told(tmp_path: Path) -> None:
+def test_the_second_of_two_concurrent_writers_of_a_file_is_refused(tmp_path: Path) -> None:
     with replace_file(tmp_path / "x.txt") as part:
         part.write_text("first")
         with (
@@ -174,7 +174,7 @@ def test_of_two_that_write_a_file_at_once_the_second_is_told(tmp_path: Path) -> 
     assert contents(tmp_path) == {"x.txt": b"first"}
 
 
-def test_a_link_under_the_hidden_name_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / ".x.part.txt").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match="could not be written"), replace_file(tmp_path / "x.txt"):
@@ -266,7 +266,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     assert moved == int(is_there)
 
 
-def test_what_is_flushed_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_flushed_before_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     flush = os.fsync
 
@@ -295,7 +295,7 @@ def test_what_is_flushed_is_flushed_before_it_is_renamed(tmp_path: Path, monkeyp
     assert events[2:] == [".out.part", "renamed", "renamed", tmp_path.name, tmp_path.name]
 
 
-def test_of_two_that_write_a_folder_at_once_the_second_is_told(tmp_path: Path) -> None:
+def test_the_second_of_two_concurrent_writers_of_a_folder_is_refused(tmp_path: Path) -> None:
     with replace_folder(tmp_path / "out", replace=False) as folder:
         (folder / "a").write_bytes(b"first")
         with pytest.raises(BusyError, match="another process is writing it"):
@@ -306,7 +306,7 @@ def test_of_two_that_write_a_folder_at_once_the_second_is_told(tmp_path: Path) -
     assert contents(tmp_path) == {"out/a": b"first"}
 
 
-def test_of_many_that_write_a_file_at_once_one_wins_whole(tmp_path: Path) -> None:
+def test_of_many_concurrent_writers_of_a_file_one_wins_completely(tmp_path: Path) -> None:
     def write(content: bytes) -> None:
         for _ in range(50):
             write_file(tmp_path / "file", content * 100_000)

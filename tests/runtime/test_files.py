@@ -117,7 +117,7 @@ def test_a_folder_gives_its_images_in_the_order_of_their_names(
     np.testing.assert_allclose(all_of(opened(digits_model, tmp_path)), np.reshape(expected, (4, 64)), rtol=1e-6)
 
 
-def test_a_folder_that_holds_anything_else_is_refused(
+def test_a_folder_with_other_files_than_images_is_refused(
     digits_model: Model, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="is an empty folder"):
@@ -151,7 +151,7 @@ def test_batches_join_files_of_any_kind(
     np.testing.assert_allclose(np.concatenate(batches), expected, atol=1e-7)
 
 
-def test_what_does_not_fit_is_refused_before_any_row_is_read(
+def test_files_that_do_not_fit_are_refused_before_any_row_is_read(
     digits_model: Model, pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     np.save(tmp_path / "good.npy", pixels)

@@ -53,7 +53,7 @@ def outcomes(corpus: Path) -> Outcomes:
     return {outcome["name"]: outcome for outcome in map(json.loads, done.stdout.splitlines())}
 
 
-def test_the_corpus_is_whole(outcomes: Outcomes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_hostile_corpus_is_complete(outcomes: Outcomes, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(outcomes) == sorted(case.name for case in CORPUS)
     refused = [outcome for outcome in outcomes.values() if outcome["ours"]]
     seconds, most_bytes = (max(outcome[key] for outcome in outcomes.values()) for key in ("seconds", "bytes"))
@@ -65,7 +65,7 @@ def test_the_corpus_is_whole(outcomes: Outcomes, capsys: pytest.CaptureFixture[s
     assert len(refused) == len(outcomes) >= 200
 
 
-def test_each_is_refused_for_the_right_reason(outcomes: Outcomes) -> None:
+def test_each_hostile_bundle_is_refused_for_the_right_reason(outcomes: Outcomes) -> None:
     wrong = [
         f"{case.name}: {outcome['error']}: {outcome['message'][:300]}"
         for case in CORPUS
@@ -74,21 +74,21 @@ def test_each_is_refused_for_the_right_reason(outcomes: Outcomes) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_each_is_refused_soon_and_in_little_memory(outcomes: Outcomes) -> None:
+def test_each_hostile_bundle_is_refused_quickly_and_in_little_memory(outcomes: Outcomes) -> None:
     slow = {name: outcome["seconds"] for name, outcome in outcomes.items() if outcome["seconds"] > LIMIT_SECONDS}
     large = {name: outcome["bytes"] for name, outcome in outcomes.items() if outcome["bytes"] > LIMIT_BYTES}
     assert (slow, large) == ({}, {})
 
 
-def test_none_reads_outside_of_its_folder_or_starts_anything(outcomes: Outcomes) -> None:
+def test_no_hostile_bundle_reads_outside_its_folder_or_starts_a_process(outcomes: Outcomes) -> None:
     assert {name: outcome["seen"] for name, outcome in outcomes.items() if outcome["seen"]} == {}
 
 
-def test_no_message_writes_to_a_terminal_what_it_obeys(outcomes: Outcomes) -> None:
+def test_no_message_contains_terminal_control_sequences(outcomes: Outcomes) -> None:
     assert [name for name, outcome in outcomes.items() if not outcome["message"].replace("\n", "").isprintable()] == []
 
 
-def test_a_graph_is_looked_at_in_one_session_and_in_two_more_where_sizes_are_computed(
+def test_checking_a_graph_takes_one_session_and_two_more_if_sizes_are_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[object] = []

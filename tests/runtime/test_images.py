@@ -50,7 +50,7 @@ def test_an_image_of_another_size_is_refused_not_resized(tmp_path: Path) -> None
         read_image(tmp_path / "wide.png", (1, 8, 8))
 
 
-def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(InputError, match="cannot be read as an image"):
         read_image(tmp_path / "text.png", (1, 8, 8))
@@ -65,7 +65,7 @@ def test_an_image_in_memory_is_read_as_one_in_a_file(tmp_path: Path) -> None:
         read_image(io.BytesIO(b"text"), (1, 8, 8))
 
 
-def test_a_damaged_image_is_an_input_error_whatever_the_decoder_makes_of_it() -> None:
+def test_a_damaged_image_is_an_input_error() -> None:
     file = io.BytesIO()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(file, "PNG")
     whole, random = file.getvalue(), np.random.RandomState(0)
@@ -93,7 +93,7 @@ def test_images_are_known_by_their_names() -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_every_plain_image_is_read_as_its_grey_values(tmp_path: Path, mode: str) -> None:
+def test_every_grey_image_is_read_as_its_values(tmp_path: Path, mode: str) -> None:
     pixels = np.where(np.eye(8) > 0, 255, 0).astype(np.uint8)
     Image.fromarray(pixels).convert(mode).save(tmp_path / "digit.png")
     np.testing.assert_array_equal(read_image(tmp_path / "digit.png", (1, 8, 8)), pixels[None])
@@ -116,7 +116,7 @@ def test_colours_are_kept_for_a_model_of_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "message"), [("LA", "transparent"), ("RGBA", "transparent"), ("F", "has mode F")])
-def test_images_whose_values_have_no_one_meaning_are_refused(tmp_path: Path, mode: str, message: str) -> None:
+def test_images_with_ambiguous_values_are_refused(tmp_path: Path, mode: str, message: str) -> None:
     Image.new("L", (8, 8)).convert(mode).save(tmp_path / "image.tiff")
     with pytest.raises(InputError, match=message):
         read_image(tmp_path / "image.tiff", (1, 8, 8))
@@ -131,7 +131,7 @@ def test_a_grid_of_nothing_or_of_five_channels_is_refused(tmp_path: Path) -> Non
         save_grid(tmp_path / "grid.gif", np.zeros((1, 64), np.float32), (1, 8, 8))
 
 
-def test_a_program_that_is_named_as_an_image_is_never_run(tmp_path: Path) -> None:
+def test_a_program_with_the_name_of_an_image_is_never_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     program = f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n({marker}) (w) file closefile\n%%EOF\n"
     ghostscript = tmp_path / "gs"
@@ -165,13 +165,13 @@ def test_a_file_that_unpacks_to_a_huge_image_is_refused_before_it_does(tmp_path:
         (np.ma.masked_array(np.zeros((1, 64), np.float32), mask=True), {}, "values must not be a masked array"),
     ],
 )
-def test_what_is_no_grid_is_refused(tmp_path: Path, values: Any, options: dict[str, int], message: str) -> None:
+def test_an_invalid_grid_is_refused(tmp_path: Path, values: Any, options: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         save_grid(tmp_path / "grid.png", values, (1, 8, 8), **options)
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_a_jpeg_that_goes_over_its_picture_again_and_again_is_refused(tmp_path: Path) -> None:
+def test_a_jpeg_with_too_many_progressive_scans_is_refused(tmp_path: Path) -> None:
     content = io.BytesIO()
     Image.new("L", (4, 4), 7).save(content, "JPEG", progressive=True)
     good = content.getvalue()

@@ -95,7 +95,7 @@ def test_latents_that_do_not_fit_are_refused(model: Model, z: Any, message: str)
         model.decode(z)
 
 
-def test_what_can_only_mean_one_thing_is_taken(model: Model) -> None:
+def test_unambiguous_inputs_are_accepted(model: Model) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), np.uint8)
     expected = model.encode(pixels).z_loc
     images: Any = [Image.fromarray(image) for image in pixels]
@@ -111,7 +111,7 @@ def test_what_can_only_mean_one_thing_is_taken(model: Model) -> None:
     np.testing.assert_array_equal(model.decode([[0, 1, 2, 3, 4]]), model.decode([[0.0, 1.0, 2.0, 3.0, 4.0]]))
 
 
-def test_a_posterior_in_the_place_of_latents_says_what_to_take_of_it(model: Model) -> None:
+def test_a_posterior_in_place_of_latents_says_which_attribute_to_pass(model: Model) -> None:
     with pytest.raises(InputError, match=r"z must be .*, got a Posterior; take its z_loc, or sample\(seed=0\)"):
         model.decode(model.encode(np.zeros((1, 64))))  # type: ignore[arg-type]  # that is the point
 
@@ -213,7 +213,7 @@ def test_checked_observations_are_what_the_graphs_take(model: Model) -> None:
 
 
 @pytest.mark.parametrize("rows", [7, 3000])
-def test_a_result_may_be_written_over_what_it_is_made_of(model: Model, rows: int) -> None:
+def test_a_result_may_be_written_over_its_own_input(model: Model, rows: int) -> None:
     random = np.random.default_rng(0)
     memory = random.random((rows + 1, 64), np.float32)
     expected = model.reconstruct(memory[:-1].copy(), seed=1)
@@ -225,7 +225,7 @@ def test_a_result_may_be_written_over_what_it_is_made_of(model: Model, rows: int
     np.testing.assert_array_equal(model.decode(z, out=out), expected)
 
 
-def test_what_is_not_aligned_is_copied_and_no_place_for_a_result(model: Model) -> None:
+def test_unaligned_input_is_copied_and_unaligned_output_refused(model: Model) -> None:
     memory = np.zeros(3 * 64 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(3, 64)
     assert not memory.flags.aligned
     assert model.observations(memory)[0].flags.aligned
@@ -233,14 +233,14 @@ def test_what_is_not_aligned_is_copied_and_no_place_for_a_result(model: Model) -
         model.reconstruct(np.zeros((3, 64)), out=memory)
 
 
-def test_a_masked_array_is_no_place_for_a_result(model: Model) -> None:
+def test_a_masked_array_is_refused_as_output(model: Model) -> None:
     out = np.ma.masked_array(np.zeros((2, 64), np.float32), mask=True, hard_mask=True)
     with pytest.raises(InputError, match=r"out must not be a masked array; give the array under it, out\.data"):
         model.decode(np.zeros((2, 5)), out=out)
 
 
 @pytest.mark.parametrize("count", [2**62, 2**64, 2**200])
-def test_counts_that_no_machine_has_room_for_are_refused(model: Model, count: int) -> None:
+def test_impossibly_large_counts_are_refused(model: Model, count: int) -> None:
     x = np.zeros((2, 64), np.float32)
     calls: dict[str, Callable[[], object]] = {
         "n": lambda: model.generate(count, seed=0),

@@ -162,7 +162,7 @@ def test_a_mixtures_posterior_holds_the_component_probs(mixture: tuple[VAE, Mode
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
 
 
-def test_models_without_them_have_no_levels_above_and_no_components(model: Model) -> None:
+def test_plain_models_have_no_upper_levels_and_no_components(model: Model) -> None:
     posterior = model.encode(np.zeros((2, 64)))
     assert posterior.upper == ()
     assert posterior.component_probs is None

@@ -1,4 +1,4 @@
-"""A loaded bundle beside Pyro's own numbers."""
+"""A loaded bundle, compared with Pyro."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_same_call_gives_the_same_numbers(model: Model, x: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("n", [-1, 1.0, True])
-def test_generate_refuses_what_is_no_count(model: Model, n: object) -> None:
+def test_generate_refuses_an_invalid_count(model: Model, n: object) -> None:
     with pytest.raises(InputError, match="n must"):
         model.generate(n, seed=0)  # type: ignore[arg-type]  # that is the point
 
@@ -193,6 +193,59 @@ def test_a_result_is_written_where_the_caller_wants_it(model: Model, rows: int) 
         (np.broadcast_to(np.float32(0), (2, 64)), "not contiguous, read-only"),
     ],
 )
-def test_a_place_that_cannot_take_the_result_is_refused(model: Model, out: Any, message: str) -> None:
+def test_an_output_array_that_does_not_fit_is_refused(model: Model, out: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.reconstruct(np.zeros((2, 64), np.float32), out=out)
+
+
+# Paths and traversals through the latent space
+
+
+def test_a_path_leads_from_one_reconstruction_to_the_other(model: Model, digits: Dataset) -> None:
+    x_a, x_b = digits.test[:3].numpy(), digits.test[3:6].numpy()
+    path = model.interpolate(x_a, x_b, 5)
+    assert path.shape == (3, 5, 64)
+    np.testing.assert_allclose(path[:, 0], model.reconstruct(x_a), atol=1e-6)
+    np.testing.assert_allclose(path[:, -1], model.reconstruct(x_b), atol=1e-6)
+    middle = 0.5 * (np.asarray(model.encode(x_a).z_loc) + np.asarray(model.encode(x_b).z_loc))
+    np.testing.assert_allclose(path[:, 2], model.decode(middle), atol=1e-5)
+
+
+def test_a_traversal_sets_one_dimension(model: Model, digits: Dataset) -> None:
+    x = digits.test[:3].numpy()
+    found = model.traverse(x, 2, [-3, 0, 3])
+    assert found.shape == (3, 3, 64)
+    z = np.array(model.encode(x).z_loc)
+    z[:, 2] = 3
+    np.testing.assert_allclose(found[:, 2], model.decode(z), atol=1e-6)
+
+
+def test_active_units_are_those_whose_mean_varies(model: Model, digits: Dataset) -> None:
+    x = digits.test.numpy()
+    expected = np.asarray(model.encode(x).z_loc).var(0) > 0.01
+    np.testing.assert_array_equal(model.active_units(x), expected)
+    assert expected.any()
+    assert not model.active_units(np.repeat(x[:1], 5, axis=0)).any()
+
+
+def test_invalid_paths_and_traversals_are_refused(model: Model, digits: Dataset) -> None:
+    x = digits.test[:3].numpy()
+    with pytest.raises(InputError, match="steps must be at least 2, got 1"):
+        model.interpolate(x, x, 1)
+    with pytest.raises(InputError, match="x_a and x_b must have the same number of rows, got 3 and 2"):
+        model.interpolate(x, x[:2], 4)
+    with pytest.raises(InputError, match="dim must be from 0 to 4, got 5"):
+        model.traverse(x, 5, [0.0])
+    with pytest.raises(InputError, match=r"span must have shape \(length,\), got \(\)"):
+        model.traverse(x, 0, 1.0)
+    with pytest.raises(InputError, match="span must be finite"):
+        model.traverse(x, 0, [np.nan])
+    with pytest.raises(InputError, match="at least 2 rows, whose means can vary, got 1"):
+        model.active_units(x[:1])
+
+
+def test_empty_paths_and_traversals_have_the_right_shape(model: Model) -> None:
+    none = np.zeros((0, 64), np.float32)
+    assert model.interpolate(none, none, 3).shape == (0, 3, 64)
+    assert model.traverse(none, 0, [-1.0, 1.0]).shape == (0, 2, 64)
+    assert model.traverse(np.zeros((2, 64)), 0, np.zeros(0)).shape == (2, 0, 64)

@@ -65,7 +65,7 @@ def test_global_generators_are_not_touched() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.0, "0", None, True])
-def test_a_seed_that_is_none_is_refused(seed: object) -> None:
+def test_an_invalid_seed_is_refused(seed: object) -> None:
     with pytest.raises(InputError, match=r"seed must be|a seed is needed"):
         Noise(seed)  # type: ignore[arg-type]  # that is the point
 
@@ -82,7 +82,7 @@ def test_a_seed_that_is_none_is_refused(seed: object) -> None:
         ((0, 2**40, 2**40), "shape must be of at most"),
     ],
 )
-def test_a_shape_that_is_none_is_refused_and_draws_nothing(shape: Any, message: str) -> None:
+def test_an_invalid_shape_is_refused_and_draws_nothing(shape: Any, message: str) -> None:
     noise = Noise(0)
     with pytest.raises(InputError, match=message):
         noise.standard_normal(shape)
@@ -90,6 +90,6 @@ def test_a_shape_that_is_none_is_refused_and_draws_nothing(shape: Any, message: 
 
 
 @pytest.mark.parametrize("size", [-1, 2**62, 1.0, True, (3,)])
-def test_a_number_of_uniform_values_that_is_none_is_refused(size: Any) -> None:
+def test_an_invalid_number_of_uniform_values_is_refused(size: Any) -> None:
     with pytest.raises(InputError, match="size must"):
         Noise(0).uniform(size)

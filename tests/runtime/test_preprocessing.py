@@ -59,7 +59,7 @@ def test_preprocessing_and_class_names_survive_writing_and_reading() -> None:
 
 
 @pytest.mark.parametrize("scale", [[1, 1], [2, 1], [0, 1e39], [1e9, 1e9 + 1], [0]])
-def test_a_scale_that_is_none_is_refused(scale: list[float]) -> None:
+def test_an_invalid_scale_is_refused(scale: list[float]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"scale": scale}, Preprocessing)
 
@@ -74,7 +74,7 @@ def test_scaling_is_that_of_the_training_bit_for_bit(scale: tuple[float, float],
     np.testing.assert_array_equal(found, expected)
 
 
-def test_raw_values_are_those_of_which_a_scale_makes_what_was_given() -> None:
+def test_raw_inverts_the_scale() -> None:
     spec = Preprocessing(scale=(-3.0, 22.5))
     unit = np.linspace(0, 1, 999, dtype=np.float32)
     raw = spec.raw(unit)
@@ -144,7 +144,7 @@ def test_image_files_are_resized_as_in_training(tmp_path: Path, mode: str, grey:
     np.testing.assert_array_equal(values, rows[:][0].numpy())
 
 
-def test_what_is_done_is_said_in_words() -> None:
+def test_preprocessing_is_described_in_words() -> None:
     spec = Preprocessing(scale=(0, 16), resize=(4, 5), grey=True, channels_last=True)
     assert spec.text == (
         "values from 0 to 16 become 0 to 1, image files are made grey, image files are resized to 4 high, 5 wide, "

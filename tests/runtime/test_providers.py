@@ -1,7 +1,9 @@
-"""Providers: the one asked for, or an error that says what stands in its way."""
+"""Providers: the one asked for or an error that says why not; the doctor; the default number of threads."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import pickle
 import sys
 import time
@@ -10,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx.reference import ReferenceEvaluator
 
+import edgevae
 from edgevae import EdgeVAEError, InputError, InstallError, ProviderError, load
+from edgevae import doctor as _doctor
 from edgevae import providers as _providers
 from edgevae import session as _session
+from edgevae.doctor import diagnose
+from edgevae.providers import usable_cpus
 
 HAS_CUDA_WHEEL = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 HAS_CUDA_DEVICE = _providers.cuda_device_count() > 0
@@ -85,7 +93,7 @@ def test_cuda_is_taken_where_it_works_and_gives_pyros_numbers(bundle: Path) -> N
         assert model.verify().passed
 
 
-def test_a_session_that_took_another_provider_is_not_believed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_fell_back_to_another_provider_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Liar(OnTheCPU):
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
@@ -286,6 +294,127 @@ def test_auto_takes_the_cpu_where_cuda_would_run_nothing(bundle: Path, monkeypat
         ({"path": 5}, "path must be that of a bundle's folder, got int"),
     ],
 )
-def test_what_is_no_choice_at_all_is_refused_by_its_name(bundle: Path, arguments: Any, message: str) -> None:
+def test_invalid_arguments_of_load_are_refused_by_name(bundle: Path, arguments: Any, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         load(**{"path": bundle, **arguments})
+
+
+# The doctor
+
+
+def not_installed(package: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(package)
+
+
+def test_the_doctor_tests_each_provider() -> None:
+    found = diagnose()
+    checks = {check.name: check for check in found.providers}
+    assert checks["cpu"].works
+    assert checks["cpu"].obstacle == ""
+    if _providers.cuda_device_count() == 0:
+        assert not checks["cuda"].works
+        assert checks["cuda"].obstacle
+        assert "does not work here" not in checks["cuda"].obstacle
+    assert found.problems == ()
+    assert found.versions["numpy"] == np.__version__
+    assert onnxruntime.__version__ in found.wheels.values()
+    assert 1 <= found.threads <= found.cpus
+
+
+def test_the_probe_is_a_valid_graph_whose_answer_tells_right_from_wrong() -> None:
+    graph = onnx.load_from_string(_doctor.PROBE)
+    onnx.checker.check_model(graph, full_check=True)
+    (expected,) = ReferenceEvaluator(graph).run(None, {"x": _doctor.PROBE_INPUT})
+    np.testing.assert_array_equal(expected, [[0, 2]])
+
+
+def test_a_provider_with_wrong_numbers_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(onnxruntime.InferenceSession):  # type: ignore[misc]  # ONNX Runtime has no types
+        def run(self, *_arguments: object) -> list[object]:
+            return [np.array([[0, 1.5]], np.float32)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
+    found = diagnose()
+    (cpu,) = [check for check in found.providers if check.name == "cpu"]
+    assert not cpu.works
+    assert cpu.obstacle == "it computes wrong numbers: [[0.0, 1.5]]"
+    assert found.problems == ("cpu: it computes wrong numbers: [[0.0, 1.5]]",)
+
+
+def test_a_provider_that_fails_while_it_runs_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(onnxruntime.InferenceSession):  # type: ignore[misc]  # ONNX Runtime has no types
+        def run(self, *_arguments: object) -> list[object]:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Failing)
+    assert {check.obstacle for check in diagnose().providers if check.name == "cpu"} == {"it fails: out of memory"}
+
+
+def test_without_onnx_runtime_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    found = diagnose()
+    assert found.providers == ()
+    assert found.versions == {"edgevae": edgevae.__version__}
+    assert found.wheels == {}
+    assert found.problems[0].startswith("ONNX Runtime is not installed; pip install 'edgevae[cpu]'")
+    assert found.problems[1] == "pictures need Pillow; pip install pillow"
+
+
+def test_wheels_that_overwrite_each_other_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.0", "pillow": "11"}
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: versions.get(name) or not_installed(name))
+    found = diagnose()
+    assert found.wheels == {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.0"}
+    (problem,) = found.problems
+    assert problem.startswith("onnxruntime and onnxruntime-gpu overwrite each other; pip uninstall onnxruntime onnx")
+
+
+# The default number of threads
+
+
+@pytest.fixture
+def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def cpus(folder: Path, own: str) -> int:
+    write(folder / "own", own)
+    return usable_cpus(str(folder / "cgroup"), str(folder / "own"))
+
+
+@pytest.mark.usefixtures("eight_cpus")
+def test_without_control_groups_affinity_decides(tmp_path: Path) -> None:
+    assert usable_cpus(str(tmp_path), str(tmp_path / "missing")) == 8
+
+
+@pytest.mark.usefixtures("eight_cpus")
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1), ("max 100000", 8), ("nonsense", 8), ("5 0", 8)],
+)
+def test_a_quota_of_version_2_limits_it(tmp_path: Path, limit: str, expected: int) -> None:
+    write(tmp_path / "cgroup" / "app" / "cpu.max", limit)
+    assert cpus(tmp_path, "0::/app\n") == expected
+
+
+@pytest.mark.usefixtures("eight_cpus")
+def test_the_tightest_of_the_groups_above_counts(tmp_path: Path) -> None:
+    write(tmp_path / "cgroup" / "cpu.max", "max 100000")
+    write(tmp_path / "cgroup" / "pod" / "cpu.max", "300000 100000")
+    write(tmp_path / "cgroup" / "pod" / "app" / "cpu.max", "600000 100000")
+    assert cpus(tmp_path, "0::/pod/app\n") == 3
+
+
+@pytest.mark.usefixtures("eight_cpus")
+def test_a_quota_of_version_1_limits_it(tmp_path: Path) -> None:
+    write(tmp_path / "cgroup" / "cpu" / "app" / "cpu.cfs_quota_us", "400000\n")
+    write(tmp_path / "cgroup" / "cpu" / "app" / "cpu.cfs_period_us", "100000\n")
+    assert cpus(tmp_path, "5:memory:/app\n4:cpu,cpuacct:/app\n") == 4
+    write(tmp_path / "cgroup" / "cpu" / "app" / "cpu.cfs_quota_us", "-1\n")
+    assert cpus(tmp_path, "4:cpu,cpuacct:/app\n") == 8

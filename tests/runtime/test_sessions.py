@@ -149,7 +149,7 @@ def test_a_forked_process_is_told_to_load_the_model_itself(model: Model, bundle:
     assert "load it in the process that uses it" in found
 
 
-def test_a_noise_goes_on_where_the_last_call_left_it(model: Model, digits: Dataset) -> None:
+def test_a_noise_object_continues_across_calls(model: Model, digits: Dataset) -> None:
     x = digits.test[:8].numpy()
     stream, expected = Noise(3), Noise(3)
     for _ in range(2):
@@ -175,7 +175,7 @@ def test_a_graph_that_changes_after_loading_is_refused_when_it_is_used(bundle: P
 
 
 @pytest.mark.parametrize("name", [b"edgevae.model", b"z_scale"])
-def test_a_name_that_is_no_text_is_refused(bundle: Path, tmp_path: Path, name: bytes) -> None:
+def test_a_name_that_is_not_a_string_is_refused(bundle: Path, tmp_path: Path, name: bytes) -> None:
     damaged = Path(shutil.copytree(bundle, tmp_path / "damaged"))
     content = (bundle / "encoder.onnx").read_bytes().replace(name, name[:-1] + b"\x97")
     (damaged / "encoder.onnx").write_bytes(content)
@@ -335,7 +335,7 @@ def test_parts_run_side_by_side_with_one_thread_each(
     assert sessions == [("reconstruct.onnx", 2), ("decoder.onnx", 2), ("decoder.onnx", 1)]
 
 
-def test_few_rows_start_no_thread_and_make_no_other_session(bundle: Path, sessions: list[tuple[str, int]]) -> None:
+def test_few_rows_start_no_thread_and_no_second_session(bundle: Path, sessions: list[tuple[str, int]]) -> None:
     before = set(threading.enumerate())
     load(bundle, provider="cpu", threads=2).warm_up([1, MAX_ROWS_A_THREAD, 2 * MAX_ROWS_A_THREAD])
     assert set(threading.enumerate()) == before
@@ -369,7 +369,7 @@ atexit.register(lambda: print(model.decode(z).shape))
 
 
 @pytest.mark.parametrize("when", ["begun", "not begun"])
-def test_many_rows_at_the_end_of_the_interpreter_have_the_callers_thread(bundle: Path, when: str) -> None:
+def test_many_rows_at_interpreter_shutdown_run_in_the_callers_thread(bundle: Path, when: str) -> None:
     command = [sys.executable, "-c", _LATE, str(bundle), when]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
     assert (done.stdout, done.stderr) == ("(1000, 64)\n", "")
@@ -389,7 +389,7 @@ def test_the_threads_of_a_model_end_with_it(bundle: Path, end: str) -> None:
     assert not started.is_alive()
 
 
-def test_a_result_in_the_midst_of_an_array_leaves_the_rest_of_it_alone(single: Model, runs: list[int]) -> None:
+def test_a_result_written_into_a_slice_leaves_the_rest_of_the_array_alone(single: Model, runs: list[int]) -> None:
     z = np.random.RandomState(0).standard_normal((ROWS, 5))
     expected = single.decode(z)
     held = np.full((ROWS + 2, 64), 7, np.float32)
@@ -425,7 +425,7 @@ def test_a_result_of_another_shape_is_refused_before_any_of_it_is_written(
     assert (out == 7).all()
 
 
-def test_what_fails_in_one_part_is_told_with_provider_and_file(
+def test_an_error_in_one_part_names_provider_and_file(
     single: Model, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     z = np.zeros((ROWS, 5), np.float32)
@@ -445,7 +445,7 @@ def test_what_fails_in_one_part_is_told_with_provider_and_file(
 
 
 @pytest.mark.parametrize("who", ["the caller", "a helper"])
-def test_an_error_of_a_part_is_raised_once_no_part_is_running(who: str) -> None:
+def test_an_error_in_one_part_is_raised_after_all_parts_have_ended(who: str) -> None:
     workers, together, done = Workers(2), threading.Barrier(2), []
     caller = threading.get_ident()
 
@@ -464,7 +464,7 @@ def test_an_error_of_a_part_is_raised_once_no_part_is_running(who: str) -> None:
     workers.close()
 
 
-def test_workers_do_each_part_once_closed_or_not() -> None:
+def test_workers_run_each_part_once_even_when_closed() -> None:
     workers = Workers(3)
     for _ in range(2):
         done: list[int] = []

@@ -19,7 +19,7 @@ OPENINGS = int(os.environ.get("EDGEVAE_SOAK_OPENINGS", "200"))
 FLAT = 0.05
 NOT_YET_FLAT = 0.25  # in so short a run memory still grows to what the calls side by side need
 KEEPS_LITTLE = {"MALLOC_TRIM_THRESHOLD_": str(2**17)}
-"""What glibc begins with: without it, each thread's arena comes to keep up to tens of MB for the next allocation."""
+"""glibc's initial threshold. Without it glibc raises the threshold, and each arena keeps more free memory."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts what a process holds in Linux's /proc")
 

@@ -82,13 +82,13 @@ def _environment(home: Path, **variables: str) -> dict[str, str]:
     return {"HOME": str(home), "PATH": os.environ["PATH"], **variables}
 
 
-def test_what_runs_is_not_reported_to_anyone(bundle: Path, tmp_path: Path) -> None:
+def test_nothing_is_reported_to_anyone(bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import json, sys\n" + USE, str(bundle), "edgevae"]
     subprocess.run(command, cwd=REPOSITORY, env=_environment(tmp_path), check=True)
     assert not list(tmp_path.rglob("*"))  # where ONNX Runtime keeps its reports until they are sent
 
 
-def test_whoever_wants_onnx_runtimes_reports_can_have_them(tmp_path: Path) -> None:
+def test_onnx_runtimes_telemetry_can_be_turned_on(tmp_path: Path) -> None:
     program = "import os; from edgevae.providers import import_onnxruntime as find; find(); print(os.environ[NAME])"
     command = [sys.executable, "-c", program.replace("NAME", "'ORT_DISABLE_TELEMETRY'")]
     variables = _environment(tmp_path, ORT_DISABLE_TELEMETRY="0", CI="1")  # and yet none from here

@@ -69,7 +69,7 @@ def test_memory_stays_flat_from_one_mapped_file_to_another(model: Model, tmp_pat
     )
 
 
-def test_what_does_not_fit_is_refused_when_its_turn_comes(model: Model, x: NDArray[np.float32]) -> None:
+def test_stream_parts_that_do_not_fit_are_refused_in_their_turn(model: Model, x: NDArray[np.float32]) -> None:
     with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
         model.reconstruct_batches(x, 0)
     bad = x.copy()
@@ -125,7 +125,7 @@ def test_a_stream_may_reuse_its_memory(model: Model, x: NDArray[np.float32]) -> 
         (np.ma.masked_array(np.zeros((2, 64)), mask=True), "x must not be a masked array"),
     ],
 )
-def test_what_is_no_stream_of_observations_is_refused(model: Model, stream: Any, message: str) -> None:
+def test_an_invalid_stream_is_refused(model: Model, stream: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(model.reconstruct_batches(stream))
 

@@ -129,7 +129,7 @@ ALTERED: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("alter", "message"), ALTERED, ids=lambda value: getattr(value, "__name__", ""))
-def test_what_is_unsigned_or_altered_is_refused_before_the_manifest_is_decoded(
+def test_unsigned_and_altered_bundles_are_refused_before_the_manifest_is_decoded(
     alter: Callable[[Path], None], message: str, signed: Path, keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alter(signed)
@@ -157,7 +157,7 @@ def test_the_signature_of_another_bundle_is_refused(signed: Path, keys: KeyPair)
 
 
 @pytest.mark.parametrize("file", ["encoder.onnx", "decoder.onnx", "elbo.onnx"])
-def test_a_graph_that_was_altered_is_refused_though_the_signature_holds(file: str, signed: Path, keys: KeyPair) -> None:
+def test_an_altered_graph_is_refused_although_the_signature_is_valid(file: str, signed: Path, keys: KeyPair) -> None:
     with (signed / file).open("ab") as graph:
         graph.write(b"\0")
     with pytest.raises(BundleError, match=f"{file} was changed after export"):
@@ -203,7 +203,7 @@ def test_a_pickled_model_asks_for_the_same_signature_where_it_is_unpickled(signe
         (bytes(100_000), "holds no public key"),
     ],
 )
-def test_what_is_no_key_is_refused(content: bytes, message: str, signed: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_key_is_refused(content: bytes, message: str, signed: Path, tmp_path: Path) -> None:
     (tmp_path / "public.pem").write_bytes(content)
     for given in (content, tmp_path / "public.pem"):
         with pytest.raises(InputError, match=rf"{message}.*; expected a PEM file of an Ed25519 public key") as caught:
@@ -218,7 +218,7 @@ def test_keys_of_other_kinds_are_refused(kind: str, name: str, signed: Path, tmp
 
 
 @pytest.mark.parametrize("passphrase", [None, "secret"])
-def test_a_private_key_in_the_place_of_a_public_one_is_refused(
+def test_a_private_key_in_place_of_a_public_one_is_refused(
     passphrase: str | None, signed: Path, tmp_path: Path
 ) -> None:
     private = make_keys(tmp_path, passphrase=passphrase).private
@@ -227,7 +227,7 @@ def test_a_private_key_in_the_place_of_a_public_one_is_refused(
     assert private.read_text().splitlines()[1] not in str(caught.value)
 
 
-def test_what_cannot_be_a_key_file_is_refused(signed: Path, tmp_path: Path) -> None:
+def test_an_invalid_key_argument_is_refused(signed: Path, tmp_path: Path) -> None:
     for given in (tmp_path / "missing.pem", tmp_path, "with\0null"):
         with pytest.raises(InputError, match="public_key cannot be read"):
             load(signed, public_key=given)
@@ -235,7 +235,7 @@ def test_what_cannot_be_a_key_file_is_refused(signed: Path, tmp_path: Path) -> N
         load(signed, public_key=3)  # type: ignore[arg-type]  # what a caller may do
 
 
-def test_the_key_is_looked_at_before_the_bundle(tmp_path: Path) -> None:
+def test_the_key_is_checked_before_the_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no public key"):
         load(tmp_path / "missing", public_key=b"")
 
@@ -302,13 +302,11 @@ def test_every_command_that_takes_a_bundle_takes_a_public_key() -> None:
         assert ("bundle" in names) == ("public_key" in names), name
 
 
-def test_what_cannot_be_drawn_from_an_unsigned_bundle_is_not_written(
-    bundle: Path, keys: KeyPair, tmp_path: Path
-) -> None:
+def test_a_bundle_without_a_valid_signature_gives_no_output(bundle: Path, keys: KeyPair, tmp_path: Path) -> None:
     out = tmp_path / "samples.png"
     code, output = vae_run("generate", bundle, "--public-key", keys.public, "--out", out)
     assert (code, "is not signed" in output, out.exists()) == (2, True, False), output
 
 
-def test_the_error_is_one_of_bundles() -> None:
+def test_a_signature_error_is_a_bundle_error() -> None:
     assert issubclass(edgevae.SignatureError, edgevae.BundleError)

@@ -185,7 +185,7 @@ def test_the_defaults_are_tight(model: Model) -> None:
     assert model.manifest.tolerances.elbo_nats == 1e-2
 
 
-def test_the_terms_of_the_elbo_may_be_off_by_what_their_values_may(bundle: Path, model: Model) -> None:
+def test_the_tolerance_of_the_elbos_terms_follows_their_values(bundle: Path, model: Model) -> None:
     checks = {check.output: check for check in model.verify().checks if check.graph == "elbo"}
     reference = Reference.decode(Bundle(bundle).read(model.manifest.reference))
     for output, summands in (("log_px_z", 64), ("log_pz", 5), ("log_qz_x", 5)):
@@ -239,7 +239,7 @@ def test_the_drift_of_an_elbo_of_thousands_of_nats_is_judged_by_its_size(digits:
     assert 0.01 < drift.tolerance <= 0.01 + 1e-6 * np.abs(elbo).max()
 
 
-def test_values_that_are_all_off_a_little_one_way_fail_together(bundle: Path, model: Model) -> None:
+def test_a_small_common_bias_fails(bundle: Path, model: Model) -> None:
     report = verify(bundle, model, "decoder", lambda _, array: array + np.float32(2e-6))
     check = next(check for check in report.checks if check.graph == "decoder")
     assert (check.passed, check.worst) == (False, "mean of all rows, batch 1")

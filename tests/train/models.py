@@ -23,13 +23,13 @@ LATENTS: list[dict[str, Any]] = [
 
 
 def spread(config: ModelConfig, seed: int = 7) -> VAE:
-    """A model whose weights are wide enough that every layer shows."""
+    """A model with weights so large that each layer affects the output."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         vae = VAE(config).eval()
         with torch.no_grad():
             for parameter in vae.parameters():
-                parameter.mul_(1 if config.upper_dims else 2)  # a hierarchy's scales would run away
+                parameter.mul_(1 if config.upper_dims else 2)  # a hierarchy's scales would overflow
     return vae
 
 

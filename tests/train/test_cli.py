@@ -1,4 +1,4 @@
-"""`python -m train` as a person calls it."""
+"""`vae-train`: its options, its file of options, what it prints and writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ def train(*arguments: object) -> Result:
     return CliRunner().invoke(main, [*SMALL, *map(str, arguments)])
 
 
-def test_a_training_leaves_a_whole_run(tmp_path: Path) -> None:
+def test_training_leaves_a_complete_run(tmp_path: Path) -> None:
     result = train("--epochs", 3, "--seed", 5, "--batch-size", 128, "--learning-rate", 0.01, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     run = load_run(tmp_path / "run")
@@ -206,7 +208,7 @@ def test_bfloat16_trains_too_and_is_kept_with_the_run(tmp_path: Path, monkeypatc
     assert load_run(tmp_path / "run").config.training.precision == "bf16"
 
 
-def test_a_run_goes_on_with_the_options_that_it_began_with(tmp_path: Path) -> None:
+def test_a_run_is_resumed_with_its_own_options(tmp_path: Path) -> None:
     options = ["--epochs", 2, "--batch-size", 100, "--binarize", "threshold", "--out", tmp_path / "run"]
     assert train(*options, "--no-report").exit_code == 0
     more = CliRunner().invoke(main, ["--resume", "--epochs", "3", "--out", str(tmp_path / "run")])
@@ -220,7 +222,7 @@ def test_a_run_goes_on_with_the_options_that_it_began_with(tmp_path: Path) -> No
     assert all(torch.equal(tensor, expected[name]) for name, tensor in run.vae.state_dict().items())
 
 
-def test_a_run_does_not_go_on_as_another(tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
     assert train("--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
     other = train("--resume", "--seed", 3, "--out", tmp_path / "run")
     assert other.exit_code == 2
@@ -229,7 +231,7 @@ def test_a_run_does_not_go_on_as_another(tmp_path: Path) -> None:
     assert "give one of them" in both.output
 
 
-def test_resume_begins_where_there_is_nothing_yet(tmp_path: Path) -> None:
+def test_resume_starts_a_new_run_where_there_is_none(tmp_path: Path) -> None:
     assert train("--resume", "--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
     assert len(load_run(tmp_path / "run").metrics) == 1
 
@@ -292,7 +294,7 @@ def test_own_data_are_trained_on_from_a_file(tmp_path: Path) -> None:
     assert all(line.validation_elbo_nats is not None for line in run_metrics)
 
 
-def test_a_run_on_own_data_goes_on_by_its_folder_alone_and_with_its_rows_only(tmp_path: Path) -> None:
+def test_a_run_on_own_data_is_resumed_from_its_folder_alone_and_only_with_the_same_rows(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((200, 6)).astype(np.float32)
     np.save(tmp_path / "x.npy", rows)
     options = ["--data", str(tmp_path / "x.npy"), "--z-dim", "2", "--hidden-dim", "8", "--no-report", "--epochs", "1"]
@@ -322,3 +324,140 @@ def test_data_that_do_not_fit_are_one_message(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "or take --likelihood normal" in result.output
     assert not (tmp_path / "run").exists()
+
+
+# --config
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.toml"
+
+
+def options(*arguments: object) -> dict[str, Any]:
+    """The options of the command as click understands them."""
+    return main.make_context("vae-train", [*map(str, arguments)]).params
+
+
+def message(path: Path) -> str:
+    """What the file is refused with."""
+    with pytest.raises(click.UsageError) as refused:
+        options("--config", path)
+    return refused.value.format_message()
+
+
+def test_each_kind_of_option_is_set_by_a_file(path: Path) -> None:
+    path.write_text(f"""
+        seed = 4
+
+        [data]
+        data = '{path}'
+        scale = [0, 16.5]
+        test-fraction = 0.25
+
+        [model]
+        z-dims = [32, 16]
+        latent = "hierarchical"
+        conditional = true
+
+        [objective]
+        beta_warmup = 3
+
+        [training]
+        epochs = 7
+        learning_rate = 1
+        jit = false
+        tf32 = true
+
+        [output]
+        report = false
+    """)
+    found = options("--config", path)
+    expected = {
+        "seed": 4,
+        "data": path,
+        "scale": (0, 16.5),
+        "test_fraction": 0.25,
+        "z_dims": (32, 16),
+        "latent": "hierarchical",
+        "conditional": True,
+        "beta_warmup": 3,
+        "epochs": 7,
+        "learning_rate": 1.0,
+        "jit": False,
+        "tf32": True,
+        "report": False,
+        "batch_size": 256,
+    }
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("value", ["5", '"5"', "[5]"])
+@pytest.mark.parametrize("key", ["z-dim", "z-dims", "z_dims"])
+def test_sizes_are_a_number_text_or_an_array(path: Path, key: str, value: str) -> None:
+    path.write_text(f"{key} = {value}")
+    assert options("--config", path)["z_dims"] == (5,)
+
+
+def test_the_command_line_takes_precedence_over_the_file_and_the_file_over_the_defaults(path: Path) -> None:
+    path.write_text('epochs = 7\nlatent = "mixture"\ntf32 = true')
+    for arguments in (["--config", path, "--epochs", 9], ["--epochs", 9, "--config", path]):
+        found = options(*arguments, "--no-tf32")
+        assert (found["epochs"], found["latent"], found["tf32"], found["learning_rate"]) == (9, "mixture", False, 1e-3)
+    assert options()["epochs"] == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("epochs = 0", "'--epochs': 0 is not in the range x>=1"),
+        ("epochs = 'ten'", "'--epochs': 'ten' is not a valid integer"),
+        ("epochs = 1.5", "'--epochs': '1.5' is not a valid integer"),
+        ("epochs = true", "'--epochs': 'True' is not a valid integer"),
+        ("epochs = [1, 2]", "'--epochs': '1,2' is not a valid integer"),
+        ("epochs = 2020-01-01", "'--epochs': '2020-01-01' is not a valid integer"),
+        ("jit = 'perhaps'", "'--jit': 'perhaps' is not a valid boolean"),
+        ("latent = 3", "'--latent': '3' is not one of"),
+        ("z-dims = [[1]]", "'--z-dim' / '--z-dims': expected sizes"),
+    ],
+)
+def test_a_value_that_the_option_does_not_take_is_an_error(path: Path, content: str, expected: str) -> None:
+    path.write_text(content)
+    assert f"Invalid value for {expected}" in message(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("epoch = 3", "epoch is not an option; did you mean epochs?"),
+        ("[training]\nlearning-rat = 3", "learning-rat is not an option; did you mean learning-rate?"),
+        ("[training]\n'a.epochs' = 3", "a.epochs is not an option; did you mean epochs?"),
+        ("qqqq = 3", "qqqq is not an option; the options are architecture, batch-size, beta"),
+        ("config = 'x'", "config is not an option"),
+        ("help = true", "help is not an option"),
+        ("[modle]\nlatent = 'normal'", "there is no table [modle]; the tables are [data], [model], [objective]"),
+        ("[training.epochs]\nmore = 1", "epochs must be a value, got a table"),
+        ("[[training]]\nepochs = 1", "training is not an option"),
+        ("z_dim = 1\nz-dims = 2", "z-dims is set twice"),
+        ("learning-rate = 1\nlearning_rate = 2", "learning_rate is set twice"),
+        ("epochs = 1\n[model]\nepochs = 2", "epochs is set twice"),
+        ("epochs = 1\n\nepochs = 2", "the file is not TOML: Cannot overwrite a value (at"),
+        ("epochs = 1\njit = yes", "the file is not TOML: Invalid value (at line 2, column 7)"),
+    ],
+)
+def test_a_file_that_does_not_fit_the_command_is_an_error(path: Path, content: str, expected: str) -> None:
+    path.write_text(content)
+    assert f"Invalid value for --config: {path}: {expected}" in message(path)
+
+
+def test_a_file_that_cannot_be_read_is_an_error(path: Path, tmp_path: Path) -> None:
+    assert "the file cannot be read: No such file or directory" in message(tmp_path / "missing.toml")
+    assert "the file cannot be read: Is a directory" in message(tmp_path)
+    path.write_bytes("data = 'M\xe4rz'".encode("latin-1"))
+    assert "the file is not in UTF-8: " in message(path)
+
+
+def test_a_file_may_have_a_byte_order_mark_and_windows_line_ends(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbfepochs = 3\r\n[data]\r\ndataset = 'digits'\r\n")
+    found = options("--config", path)
+    assert (found["epochs"], found["dataset"]) == (3, "digits")

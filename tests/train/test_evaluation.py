@@ -86,7 +86,7 @@ def test_a_hierarchys_levels_add_up_to_the_whole_kl(digits: Dataset) -> None:
     assert float(each.kl_per_dim.sum()) + float(upper) == pytest.approx(float(each.kl.mean()), rel=1e-5)
 
 
-def test_a_mixtures_dimensions_are_held_against_their_marginals(digits: Dataset) -> None:
+def test_a_mixtures_dimensions_are_compared_with_their_marginals(digits: Dataset) -> None:
     vae = spread(dataclasses.replace(SMALL, latent="mixture", components=4))
     x = digits.test[:1].expand(5000, -1, -1, -1)
     found = evaluate(vae, x, num_particles=2).kl_per_dim_nats
@@ -143,7 +143,7 @@ def test_evaluation_mixes_no_parameters_that_have_one_name_in_pyros_store(
     torch.testing.assert_close([evaluated(vae, x, num_particles=3) for vae in reversed(models)], found[::-1])
 
 
-def test_evaluation_touches_nothing(digits: Dataset) -> None:
+def test_evaluation_changes_nothing(digits: Dataset) -> None:
     vae = spread(SMALL).train()
     weights = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     torch.manual_seed(3)
@@ -157,7 +157,7 @@ def test_evaluation_touches_nothing(digits: Dataset) -> None:
     assert evaluate(vae, digits.test, iw_particles=4) == first
 
 
-def test_what_cannot_be_evaluated_is_refused(digits: Dataset, vae: VAE) -> None:
+def test_evaluation_refuses_data_that_do_not_fit(digits: Dataset, vae: VAE) -> None:
     with pytest.raises(DatasetError, match="at least one image to evaluate on, got none"):
         evaluate(vae, digits.test[:0])
     for call in (evaluate, importance_weighted_bound):
@@ -196,7 +196,7 @@ def test_a_collapsed_posterior_is_named_with_what_to_try() -> None:
 
 
 @pytest.mark.parametrize(("active", "units"), [(1, 2), (3, 10), (4, 16), (8, 50), (11, 50), (50, 50)])
-def test_units_that_the_data_do_not_need_are_no_collapse(active: int, units: int) -> None:
+def test_unneeded_units_are_not_reported_as_a_collapse(active: int, units: int) -> None:
     assert collapse_advice(evaluation_of(active, units), TrainingConfig()) is None
 
 
@@ -215,7 +215,7 @@ def test_a_single_image_cannot_tell_a_collapse(digits: Dataset, vae: VAE) -> Non
         ({"jit": True}, "--free-bits"),
     ],
 )
-def test_what_the_training_did_or_cannot_do_is_not_advised(choices: dict[str, Any], left_out: str) -> None:
+def test_advice_leaves_out_what_the_training_did_or_cannot_do(choices: dict[str, Any], left_out: str) -> None:
     collapsed = evaluation_of(0, 10)
     assert left_out in (collapse_advice(collapsed, TrainingConfig()) or "")
     assert left_out not in (collapse_advice(collapsed, TrainingConfig(**choices)) or left_out)

@@ -134,7 +134,7 @@ def test_a_run_that_was_resumed_at_its_end_stays_as_it_is(tmp_path: Path, digits
         (TrainingConfig(epochs=2, batch_size=8), "was begun with batch_size 256, got 8"),
     ],
 )
-def test_a_run_goes_on_as_it_began_or_not_at_all(
+def test_a_run_is_resumed_with_its_own_options_only(
     tmp_path: Path, digits: Dataset, training: TrainingConfig, message: str
 ) -> None:
     fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1))
@@ -144,7 +144,7 @@ def test_a_run_goes_on_as_it_began_or_not_at_all(
         fit_small(tmp_path / "run", digits, training)
 
 
-def test_a_cosine_goes_on_to_the_end_that_it_began_with(tmp_path: Path, digits: Dataset) -> None:
+def test_a_resumed_cosine_schedule_keeps_its_end(tmp_path: Path, digits: Dataset) -> None:
     fit_small(tmp_path / "run", digits, TrainingConfig(epochs=1, schedule="cosine"))
     with pytest.raises(RunError, match="was begun with epochs 1, got 2"):
         fit_small(tmp_path / "run", digits, TrainingConfig(epochs=2, schedule="cosine"), resume=True)
@@ -163,9 +163,7 @@ def test_the_weights_of_a_run_with_validation_are_its_best_epochs(tmp_path: Path
     assert set(run.evaluations) == {"train", "validation", "test"}
 
 
-def test_a_training_that_is_told_to_stop_in_its_last_evaluation_stops_and_makes_it_when_it_goes_on(
-    tmp_path: Path, digits: Dataset
-) -> None:
+def test_a_training_stopped_in_its_last_evaluation_makes_it_when_resumed(tmp_path: Path, digits: Dataset) -> None:
     bounded: list[tuple[int, int]] = []
 
     class Bounds(Observer):
@@ -226,7 +224,7 @@ def test_a_plateau_lowers_the_learning_rate(tmp_path: Path, digits: Dataset) -> 
         ({"latent": "hierarchical", "upper_dims": (2,)}, {"free_bits": 0.1}, "free_bits go with latent normal"),
     ],
 )
-def test_what_training_refuses_the_check_refuses_too(
+def test_the_check_refuses_what_training_refuses(
     tmp_path: Path, digits: Dataset, model: dict[str, Any], training: dict[str, Any], message: str
 ) -> None:
     config = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=8, **model)
@@ -254,7 +252,7 @@ def test_the_check_looks_at_the_data_and_at_the_run_that_is_there(tmp_path: Path
     assert_same_weights(load_run(out), before)
 
 
-def test_a_posterior_that_has_collapsed_is_a_warning(tmp_path: Path, digits: Dataset) -> None:
+def test_a_collapsed_posterior_gives_a_warning(tmp_path: Path, digits: Dataset) -> None:
     model = ModelConfig((1, 8, 8), z_dim=10, hidden_dim=8)
     with pytest.warns(CollapseWarning, match=r"^0 of 10 latent units are active.* try ") as warned:
         fit(digits, tmp_path / "run", model, TrainingConfig(epochs=1, beta=50), report=False)
@@ -262,7 +260,7 @@ def test_a_posterior_that_has_collapsed_is_a_warning(tmp_path: Path, digits: Dat
     assert warned[0].filename == __file__
 
 
-def test_a_posterior_that_has_not_collapsed_is_no_warning(tmp_path: Path, digits: Dataset) -> None:
+def test_a_posterior_that_has_not_collapsed_gives_no_warning(tmp_path: Path, digits: Dataset) -> None:
     model, training = ModelConfig((1, 8, 8), z_dim=3), TrainingConfig(epochs=10, batch_size=32, free_bits=0.5)
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)

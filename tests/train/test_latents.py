@@ -181,7 +181,7 @@ def test_a_hierarchys_prior_is_drawn_from_the_top_as_pyro_does() -> None:
 
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 @pytest.mark.parametrize("latent", list(CHOICES))
-def test_particles_and_enumeration_on_the_left_reach_the_networks_as_one_batch(
+def test_particle_and_enumeration_axes_reach_the_networks_as_one_batch(
     digits: Dataset, architecture: str, latent: str
 ) -> None:
     vae = model_of(architecture=architecture, num_classes=10, **CHOICES[latent])
@@ -227,6 +227,6 @@ def test_missing_and_unwanted_labels_are_refused(digits: Dataset) -> None:
         ({"latent": "flow"}, f"latent must be one of {', '.join(LATENTS)}, got 'flow'"),
     ],
 )
-def test_latents_that_make_no_model_are_refused(choices: dict[str, Any], message: str) -> None:
+def test_invalid_latents_are_refused(choices: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         VAE(ModelConfig((1, 8, 8), z_dim=5, **choices))

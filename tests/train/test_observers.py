@@ -123,7 +123,7 @@ def test_a_training_that_fails_before_its_first_epoch_leaves_no_log(tmp_path: Pa
 
 
 @needs_tensorboard
-def test_data_that_are_no_images_are_logged_without_pictures(tmp_path: Path) -> None:
+def test_data_other_than_images_are_logged_without_pictures(tmp_path: Path) -> None:
     table = torch.rand(20, 6)
     logged(tmp_path, VAE(ModelConfig((6,), z_dim=2, hidden_dim=4)), Dataset("t", table, table), [metrics_of(1)], [])
     assert read(tmp_path).Tags()["images"] == []
@@ -137,7 +137,7 @@ def test_a_conditional_model_is_logged_with_its_labels(tmp_path: Path) -> None:
 
 
 @needs_tensorboard
-def test_the_log_touches_nothing(tmp_path: Path, vae: VAE, digits: Dataset) -> None:
+def test_logging_changes_nothing(tmp_path: Path, vae: VAE, digits: Dataset) -> None:
     vae.train()
     torch.manual_seed(5)
     state = torch.get_rng_state()

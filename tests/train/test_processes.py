@@ -154,7 +154,7 @@ def assert_same_gradients(model: ModelConfig, training: TrainingConfig, x: Tenso
             assert max(differences) < 1e-9 * largest
 
 
-def test_free_bits_go_by_the_kl_of_the_whole_batch(digits: Dataset) -> None:
+def test_free_bits_use_the_kl_of_the_whole_batch(digits: Dataset) -> None:
     x = digits.train[:25]
     config = ModelConfig((1, 8, 8), z_dim=5, hidden_dim=12)
     torch.set_default_dtype(torch.float64)
@@ -187,7 +187,7 @@ def noiseless_epoch(processes: Processes, images: Tensor) -> tuple[dict[str, Ten
     return dict(trainer.vae.state_dict()), loss, list(trainer.checkpoint().named("generator.").values())
 
 
-def test_an_epoch_without_noise_goes_the_single_processs_way(digits: Dataset) -> None:
+def test_an_epoch_without_noise_is_that_of_a_single_process(digits: Dataset) -> None:
     ((expected, loss, _),) = together(noiseless_epoch, digits.train, count=1)
     for weights, found, generators in together(noiseless_epoch, digits.train):
         assert found == pytest.approx(loss, rel=1e-6)
@@ -267,9 +267,7 @@ def test_the_first_process_alone_writes_and_decides_for_all(tmp_path: Path, digi
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_run_that_one_process_was_told_to_stop_goes_on_bit_for_bit(
-    tmp_path: Path, digits: Dataset, count: int
-) -> None:
+def test_a_run_that_one_process_stopped_is_resumed_bit_for_bit(tmp_path: Path, digits: Dataset, count: int) -> None:
     training = TrainingConfig(epochs=3, batch_size=300, binarize="stochastic", clip_norm=20)
     together(fitted, digits, tmp_path / "whole", training, count=count)
     before = 0
@@ -286,7 +284,7 @@ def resumed(processes: Processes, *arguments: Any) -> Any:
     return fitted(processes, *arguments, resume=True)
 
 
-def test_a_run_goes_on_with_as_many_processes_as_it_began_with(tmp_path: Path, digits: Dataset) -> None:
+def test_a_run_is_resumed_with_its_own_number_of_processes(tmp_path: Path, digits: Dataset) -> None:
     training = TrainingConfig(epochs=1, batch_size=300)
     together(fitted, digits, tmp_path / "run", training)
     with pytest.raises(
@@ -375,7 +373,7 @@ def buffers_after(processes: Processes) -> Tensor:
     return layer.running_mean
 
 
-def test_what_layers_keep_is_the_first_processs() -> None:
+def test_buffers_of_layers_are_those_of_the_first_process() -> None:
     first, second = together(buffers_after)
     assert torch.equal(first, second)
     assert float(first.abs().max()) > 0
@@ -395,7 +393,7 @@ def agreeing(processes: Processes) -> list[Any]:
     ]
 
 
-def test_what_processes_agree_on() -> None:
+def test_processes_agree_on_flags_and_values() -> None:
     first, second = together(agreeing)
     assert first[:4] == second[:4] == [[False, True, False, True], True, False, ("from", 0)]
     assert (first[4], second[4]) == (0, 1)
@@ -450,7 +448,7 @@ def test_where_a_process_is_killed_the_others_end_with_one_clear_line(digits: Da
         ({"WORLD_SIZE": "2", "RANK": "-1", "MASTER_ADDR": "localhost"}, "RANK must be a number .* got '-1'"),
     ],
 )
-def test_an_environment_that_is_not_torchruns_is_refused(
+def test_an_incomplete_torchrun_environment_is_refused(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], message: str
 ) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)

@@ -154,7 +154,7 @@ def test_a_conditional_model_is_drawn_with_its_labels(tmp_path: Path) -> None:
     assert samples.loc_img.shape == samples.drawn.shape == (3, 5, 64)
 
 
-def test_a_report_is_the_same_each_time_and_touches_nothing(tmp_path: Path, digits: Dataset) -> None:
+def test_a_report_is_reproducible_and_changes_nothing(tmp_path: Path, digits: Dataset) -> None:
     vae = model().train()
     torch.manual_seed(1)
     state = torch.get_rng_state()
@@ -201,7 +201,7 @@ def test_grey_levels_go_beyond_the_unit_interval_where_the_data_does() -> None:
     assert figures.GreyLevels(torch.tensor([-2.0, 2.0]))(torch.tensor(0.0)) == pytest.approx(0.5)
 
 
-def test_rows_that_are_shown_come_from_the_whole_set() -> None:
+def test_rows_that_are_shown_are_spread_over_the_whole_set() -> None:
     assert generation.evenly_spaced(10, 5).tolist() == [0, 2, 4, 6, 8]
     assert generation.evenly_spaced(3, 5).tolist() == [0, 1, 2]
     labels = torch.arange(100) // 10
@@ -244,7 +244,7 @@ def test_the_losses_are_drawn_the_later_ones_enlarged() -> None:
     assert len(figures.loss_figure(METRICS[:1]).axes) == 1
 
 
-def test_only_what_changed_is_drawn_of_the_schedule() -> None:
+def test_only_changing_schedules_are_drawn() -> None:
     figure = figures.schedule_figure(METRICS)
     assert figure is not None
     assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate"]
@@ -298,7 +298,7 @@ def test_classes_are_named_where_there_is_room() -> None:
     assert [text.get_text() for text in axes.texts] == ["ant", "bee"]
 
 
-def test_features_are_held_against_their_reconstructions() -> None:
+def test_features_are_compared_with_their_reconstructions() -> None:
     x = torch.randn((50, 20), generator=torch.Generator().manual_seed(0)) * torch.arange(20)
     figure = figures.feature_reconstructions_figure(x, x)
     titles = [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes]

@@ -81,7 +81,7 @@ def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path, config: RunCon
     assert not (tmp_path / "run" / "loss.png").exists()  # the old run's picture is not the new one's
 
 
-def test_a_run_without_a_checkpoint_cannot_go_on(tmp_path: Path, config: RunConfig) -> None:
+def test_a_run_without_a_checkpoint_cannot_be_resumed(tmp_path: Path, config: RunConfig) -> None:
     write(tmp_path / "run", config)
     (tmp_path / "run" / "checkpoint.safetensors").unlink()
     assert len(load_run(tmp_path / "run").metrics) == 2
@@ -199,7 +199,7 @@ def test_evenly_spaced_training_images_are_kept_for_a_calibration(tmp_path: Path
     assert run.labels is None
 
 
-def test_fewer_training_images_than_are_kept_are_kept_all(tmp_path: Path, config: RunConfig) -> None:
+def test_a_small_training_set_is_kept_completely(tmp_path: Path, config: RunConfig) -> None:
     writer = RunWriter(tmp_path / "run", config, SAMPLES, train_samples=SAMPLES[:7])
     writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     run = load_run(tmp_path / "run")
@@ -225,7 +225,7 @@ def test_the_elbo_of_each_test_image_is_kept_and_goes_with_a_new_run(tmp_path: P
     assert not load_run(tmp_path / "run").evaluations
 
 
-def test_a_run_goes_on_after_its_last_whole_epoch(tmp_path: Path, config: RunConfig) -> None:
+def test_a_run_is_resumed_after_its_last_complete_epoch(tmp_path: Path, config: RunConfig) -> None:
     vae = write(tmp_path / "run", config)
     interrupted = RunWriter(tmp_path / "run", config, SAMPLES, resume=True)
     assert [line.epoch for line in interrupted.metrics] == [1, 2]
@@ -238,7 +238,7 @@ def test_a_run_goes_on_after_its_last_whole_epoch(tmp_path: Path, config: RunCon
     assert again.checkpoint.notes == {"epoch": 2}
 
 
-def test_a_run_without_a_whole_epoch_says_how_to_get_one(tmp_path: Path, config: RunConfig) -> None:
+def test_a_run_without_a_complete_epoch_says_how_to_get_one(tmp_path: Path, config: RunConfig) -> None:
     RunWriter(tmp_path / "run", config, SAMPLES).save_checkpoint(moment(VAE(config.model), 0))
     with pytest.raises(RunError, match="has not completed an epoch; go on with it by --resume"):
         load_run(tmp_path / "run")

@@ -189,7 +189,7 @@ def test_a_damaged_run_is_listed_with_its_fault(tmp_path: Path, file: str, conte
     assert json.loads(call("list", tmp_path, "--sort", "name", "--json").stdout)[0]["fault"].startswith(fault)
 
 
-def test_a_folder_in_the_place_of_a_file_is_a_fault(tmp_path: Path) -> None:
+def test_a_run_with_a_folder_in_place_of_a_file_is_damaged(tmp_path: Path) -> None:
     path = write(tmp_path / "broken")
     (path / "metrics.jsonl").unlink()
     (path / "metrics.jsonl").mkdir()
@@ -198,14 +198,14 @@ def test_a_folder_in_the_place_of_a_file_is_a_fault(tmp_path: Path) -> None:
     assert "broken is damaged: metrics.jsonl: Is a directory" in result.stdout
 
 
-def test_a_name_with_a_line_end_keeps_to_its_line(tmp_path: Path) -> None:
+def test_a_line_break_in_a_name_is_escaped(tmp_path: Path) -> None:
     write(tmp_path / "two\nlines\x1b[2J")
     result = call("list", tmp_path)
     assert len(result.stdout.splitlines()) == 2
     assert r"two\nlines\x1b[2J" in result.stdout
 
 
-def test_what_is_no_run_is_left_out_and_one_run_can_be_named(tmp_path: Path) -> None:
+def test_other_folders_are_left_out_and_one_run_can_be_named(tmp_path: Path) -> None:
     write(tmp_path / "run")
     (tmp_path / "notes").mkdir()
     (tmp_path / "file.txt").touch()
@@ -213,9 +213,7 @@ def test_what_is_no_run_is_left_out_and_one_run_can_be_named(tmp_path: Path) -> 
     assert [run["name"] for run in listed(tmp_path / "run")] == ["run"]
 
 
-def test_without_runs_there_is_a_word_and_without_a_folder_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_runs_is_a_message_and_no_folder_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = call("list", tmp_path)
     assert (result.exit_code, result.stdout) == (0, "")
     assert "There are no runs in" in result.stderr

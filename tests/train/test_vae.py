@@ -118,7 +118,7 @@ def test_sizes_come_from_the_data(data_shape: tuple[int, ...]) -> None:
     assert value(poutine.trace(vae.model).get_trace(x), "obs").shape == (4, math.prod(data_shape))
 
 
-def test_images_of_another_size_are_refused_instead_of_cut_anew(vae: VAE) -> None:
+def test_images_of_another_size_are_refused_and_not_reshaped(vae: VAE) -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         vae.encoder(torch.rand(2, 1, 16, 8))  # 2 x 128 values could be read as 4 x 64
 

@@ -1,4 +1,4 @@
-"""The commands of `vae-run` that run a model."""
+"""`vae-run`: its commands, the files that they write, exit codes and JSON."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import csv
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevae import Model, Noise, load
+from edgevae import MANIFEST_FILE, PARTS, InputError, Manifest, Model, Noise, Report, load
 from edgevae.cli import main
+from edgevae.cli.outputs import check_picture, rows_file, save_rows
+from edgevae.cli.sections import SectionedCommand, SectionOption
+from edgevae.doctor import diagnose
 from edgevae.export import Source, export_bundle
+from edgevae.files import replace_file
 from edgevae.train import VAE, Dataset, ModelConfig, load_dataset
+
+# The terminal: errors, exit codes, JSON, progress
+
 
 MODELS = Path(__file__).parents[2] / "models"
 DIGITS = MODELS / "digits-mlp"
@@ -35,6 +46,321 @@ def record_of(result: Result) -> Any:
     """The one JSON object that a command printed, in which no number is NaN."""
     assert result.stderr == ""
     return json.loads(result.stdout, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "{tmp}"], "is not a bundle"),
+        (["generate", "{bundle}", "--out", "{tmp}/g.gif"], "must end in .png, .npy or .npz, got"),
+        (["generate", "{bundle}", "--out", "{tmp}/none/g.png"], "none does not exist; make it first"),
+        (["encode", "{bundle}", "{tmp}/bad.npy", "--out", "{tmp}/z.npz"], "bad.npy: cannot be read: it is named .npy but begins with"),
+        (["encode", "{bundle}", "{tmp}/short.npy", "--out", "{tmp}/z.npz"], "short.npy: cannot be read"),
+        (["encode", "{bundle}", "{tmp}/empty.npz", "--out", "{tmp}/z.npz"], "must hold an array x, got y"),
+        (["encode", "{bundle}", "{tmp}/wrong.npy", "--out", "{tmp}/z.npz"], "wrong.npy: x must have shape"),
+        (["encode", "{bundle}", "{tmp}/turned.npy", "{tmp}/turned.npy", "--out", "{tmp}/z.npz"], "x must have shape"),
+        (["encode", "{bundle}", "{tmp}/cut.npz", "--out", "{tmp}/z.npz"], "cannot be read"),
+        (["encode", "{bundle}", "{tmp}/objects.npz", "--out", "{tmp}/z.npz"], "cannot be read"),
+        (["generate", "{bundle}", "--provider", "cuda", "--out", "{tmp}/g.png"], "'cuda' does not work here"),
+        (["generate", "{bundle}", "-n", "0", "--out", "{tmp}/g.png"], "Invalid value"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    bundle: Path, tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    (tmp_path / "bad.npy").write_text("nonsense")
+    (tmp_path / "short.npy").write_bytes(b"\x93NUMPY\x01\0v")
+    np.savez(tmp_path / "empty.npz", y=np.zeros(3))
+    np.save(tmp_path / "wrong.npy", np.zeros((3, 7)))
+    np.save(tmp_path / "turned.npy", np.zeros((64, 4)))
+    np.savez(tmp_path / "objects.npz", x=np.array([None, {}], dtype=object))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "empty.npz").read_bytes()[:-30])
+    result = run(*(argument.format(bundle=bundle, tmp=tmp_path) for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["encode", REFERENCE, "--out", "z.npz"], {"rows": 256, "arrays": ["z_loc", "z_scale"], "z_dim": 50}),
+        (["decode", REFERENCE, "--out", "x.png"], {"rows": 256, "written": 64}),
+        (["reconstruct", REFERENCE, "--seed", 3, "--out", "r.png"], {"rows": 256, "written": 36, "seed": 3}),
+        (["generate", "-n", 9, "--out", "g.npy"], {"written": 9, "seed": 0}),
+        (["interpolate", REFERENCE, "--out", "l.npy"], {"pairs": 128, "written": 128, "steps": 8}),
+        (["traverse", REFERENCE, "--dim", 3, "--out", "t.png"], {"rows": 256, "written": 16, "dims": [3]}),
+        (["score", REFERENCE, "--out", "s.csv"], {"rows": 256, "rate": 0.01, "seed": 0}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_with_json_a_command_prints_one_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], expected: dict[str, object]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *options = arguments
+    result = run(command, DIGITS, *options, "--json")
+    assert result.exit_code == 0, result.output
+    found = record_of(result)
+    assert {name: found[name] for name in expected} == expected
+    assert found["provider"] == "cpu"
+    assert Path(found["out"]).stat().st_size > 0
+
+
+def test_an_error_leaves_the_standard_output_empty(tmp_path: Path) -> None:
+    result = run("score", DIGITS, tmp_path, "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "is an empty folder" in result.stderr
+
+
+def test_ctrl_c_is_exit_code_130_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Model, "encode", interrupted)
+    assert run("encode", DIGITS, REFERENCE, "--out", tmp_path / "z.npz").exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pillow_pictures_are_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.delitem(sys.modules, "edgevae.images", raising=False)
+    monkeypatch.delattr("edgevae.images", raising=False)
+    monkeypatch.setattr(Model, "generate", pytest.fail)
+    for arguments in (
+        ["generate", DIGITS, "--out", tmp_path / "g.png"],
+        ["encode", DIGITS, "--out", tmp_path / "z.npz", tmp_path],
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        assert "pictures need Pillow; pip install pillow" in result.stderr
+
+
+def test_a_suffix_counts_in_capitals_too(tmp_path: Path) -> None:
+    assert run("generate", DIGITS, "--out", tmp_path / "g.PNG", "-n", 2).exit_code == 0
+    assert (tmp_path / "g.PNG").read_bytes().startswith(b"\x89PNG")
+
+
+def test_help_loads_neither_onnx_runtime_nor_pillow(tmp_path: Path) -> None:
+    program = """
+import sys
+from edgevae.cli import main
+main(["encode", "--help"], standalone_mode=False)
+print(sorted({"onnxruntime", "PIL"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5000, True), (100, False)])
+def test_long_work_shows_a_bar_on_the_terminal_and_none_in_the_output(
+    bundle: Path, tmp_path: Path, count: int, shown: bool
+) -> None:
+    pty = pytest.importorskip("pty", reason="needs a system with pseudo-terminals")
+    np.save(tmp_path / "x.npy", np.zeros((count, 64), np.uint8))
+    terminal, end = pty.openpty()
+    arguments = ["reconstruct", str(bundle), "x.npy", "--out", "loc_img.npy", "--json"]
+    command = [sys.executable, "-m", "edgevae", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=end, check=True)
+    os.write(end, b".")
+    text = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    os.close(end)
+    assert json.loads(done.stdout)["written"] == count
+    assert ("reconstructing" in text, f"{count}/{count}" in text) == (shown, shown)
+    quiet = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    assert quiet.stderr == b""
+
+
+def headings(command: click.Command) -> list[str]:
+    """The lines of `--help` that begin at the margin, and the options below them."""
+    lines = CliRunner().invoke(command, ["--help"]).output.splitlines()[1:]
+    return [line.split()[0] for line in lines if line and not line.startswith("   ")]
+
+
+def test_help_lists_options_under_their_sections_and_the_others_last() -> None:
+    @click.command(cls=SectionedCommand)
+    @click.option("--plain")
+    @click.option("--data", cls=SectionOption, section="Data")
+    @click.option("--model", cls=SectionOption, section="Model")
+    @click.option("--size", cls=SectionOption, section="Data")
+    @click.option("--hidden", cls=SectionOption, section="Secrets", hidden=True)
+    @click.argument("path")
+    def sectioned(**_options: object) -> None:
+        pass
+
+    @click.command(cls=SectionedCommand)
+    @click.option("--plain")
+    def plain(**_options: object) -> None:
+        pass
+
+    assert headings(sectioned) == ["Data:", "--data", "--size", "Model:", "--model", "Other:", "--plain", "--help"]
+    assert headings(plain) == ["Options:", "--plain", "--help"]
+
+
+# info, verify, bench, doctor and completion
+
+
+def test_info_says_what_the_bundle_is(bundle: Path) -> None:
+    result = run("info", bundle)
+    assert result.exit_code == 0
+    for text in ("small", "64-16-5", "bernoulli", "x → z_loc, z_scale", "encoder.ts", "unknown"):
+        assert text in result.output
+
+
+def test_info_names_labels_and_latent() -> None:
+    assert re.search("^labels +y, integers from 0 to 9$", run("info", CONDITIONAL).output, re.MULTILINE)
+    mixture = run("info", MODELS / "mnist-mixture").output
+    assert "mixture of 10, 50 dimensions" in mixture
+    assert "component, eps → z_prior" in mixture
+
+
+def test_info_gives_the_manifest() -> None:
+    result = run("info", DIGITS, "--json")
+    assert result.exit_code == 0
+    record_of(result)
+    assert Manifest.decode(result.stdout.encode()) == Manifest.decode((DIGITS / "manifest.json").read_bytes())
+
+
+def test_verify_prints_the_table_and_passes(bundle: Path) -> None:
+    result = run("verify", bundle)
+    assert result.exit_code == 0
+    assert "onnx: passed; 256 rows" in result.output
+
+
+def test_verify_exits_1_where_a_number_is_out_of_tolerance(bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    manifest = (copy / MANIFEST_FILE).read_text()
+    (copy / MANIFEST_FILE).write_text(manifest.replace('"atol": 0.00001', '"atol": 0').replace("0.00001", "0"))
+    result = run("verify", copy)
+    assert result.exit_code == 1
+    assert "onnx: FAILED" in result.output
+
+
+def test_verify_gives_every_check(bundle: Path, model: Model) -> None:
+    found = record_of(run("verify", bundle, "--json"))
+    assert (found["passed"], found["provider"], found["rows"]) == (True, "cpu", 256)
+    assert [check["output"] for check in found["checks"]] == [check.output for check in model.verify().checks]
+
+
+def test_a_failed_check_is_exit_code_1_and_nan_is_null(
+    bundle: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = model.verify()
+    bad = msgspec.structs.replace(good.checks[0], max_abs_diff=float("nan"), passed=False)
+    monkeypatch.setattr(Model, "verify", lambda _self: Report("onnx", 256, (bad, *good.checks[1:])))
+    result = run("verify", bundle, "--json")
+    assert result.exit_code == 1
+    found = record_of(result)
+    assert found["passed"] is False
+    assert found["checks"][0]["max_abs_diff"] is None
+
+
+def test_a_bundle_with_a_part_of_a_model_runs_that_part(source: Source, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 64), np.uint8))
+    assert PARTS[1:] == ("encoder", "decoder")
+    for part in PARTS[1:]:
+        export_bundle(source, tmp_path / part, part=part)
+        assert run("info", tmp_path / part).exit_code == 0
+        assert run("verify", tmp_path / part).exit_code == 0
+    options = ["--batch-size", 2, "--seconds", 0.01, "--json"]
+    methods = [
+        {timing["method"] for timing in record_of(run("bench", tmp_path / part, *options))["timings"]}
+        for part in PARTS[1:]
+    ]
+    assert methods == [{"encode"}, {"decode", "generate"}]
+    assert run("encode", tmp_path / "encoder", tmp_path / "x.npy", "--out", tmp_path / "z.npz").exit_code == 0
+    assert run("decode", tmp_path / "decoder", tmp_path / "z.npz", "--out", tmp_path / "x.png").exit_code == 0
+    for arguments in (["reconstruct", tmp_path / "x.npy"], ["generate"]):
+        result = run(arguments[0], tmp_path / "encoder", *arguments[1:], "--out", tmp_path / "r.npy")
+        assert result.exit_code == 2
+        assert "holds only the model's encoder" in result.stderr
+
+
+def test_bench_measures_every_method_at_every_size() -> None:
+    options = ["--batch-size", "1,3", "--batch-size", "8", "--seconds", 0.01, "--threads", 1]
+    found = record_of(run("bench", DIGITS, *options, "--json"))
+    assert (found["provider"], found["threads"]) == ("cpu", 1)
+    methods = ["encode", "decode", "reconstruct", "generate"]
+    assert [(timing["batch_size"], timing["method"]) for timing in found["timings"]] == [
+        (size, method) for size in (1, 3, 8) for method in methods
+    ]
+    for timing in found["timings"]:
+        assert timing["calls"] >= 5
+        assert 0 < timing["median_ms"] <= timing["p99_ms"]
+        assert timing["rows_per_second"] > 0
+    text = run("bench", MODELS / "mnist-conditional", "--batch-size", 2, "--seconds", 0.01)
+    assert text.exit_code == 0, text.output
+    assert "mnist-conditional in fp32 on cpu" in text.output
+    assert len(text.output.splitlines()) == 2 + len(methods)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "1,x"], "--batch-size must be integers, like 1,32,256, got 1,x"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        (["--seconds", "0"], "Invalid value for '--seconds'"),
+    ],
+)
+def test_wrong_options_of_bench_are_refused(options: list[str], message: str) -> None:
+    result = run("bench", DIGITS, *options)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_the_doctor_says_which_providers_work_and_what_to_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    well = run("doctor")
+    assert well.exit_code == 0, well.output
+    assert "cpu: works" in well.output
+    found = record_of(run("doctor", "--json"))
+    assert {"name": "cpu", "works": True, "obstacle": ""} in found["providers"]
+    assert found["problems"] == []
+
+    ill = msgspec.structs.replace(diagnose(), problems=("pictures need Pillow; pip install pillow",))
+    monkeypatch.setattr(sys.modules["edgevae.cli.inspection"], "diagnose", lambda: ill)
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "to fix        pictures need Pillow; pip install pillow" in result.output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_that_the_shell_accepts(shell: str) -> None:
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert f"_VAE_RUN_COMPLETE={shell}_complete" in result.stdout
+    assert "vae-run" in result.stdout
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=result.stdout, text=True, check=True)
+    assert run("completion", "tcsh").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("vae-run rec", ["plain,reconstruct"]),
+        ("vae-run generate models/digits-mlp --comp", ["plain,--component"]),
+        ("vae-run generate models/digits-mlp --provider cu", ["plain,cuda"]),
+        ("vae-run verify mod", ["dir,mod"]),
+    ],
+)
+def test_the_shell_completes_commands_options_and_folders(words: str, expected: list[str], tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "_VAE_RUN_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    command = [sys.executable, "-m", "edgevae"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == expected
+
+
+# The commands that run a model
 
 
 @pytest.fixture(scope="module")
@@ -468,3 +794,84 @@ def reference_row(folder: Path) -> Path:
     with np.load(CONDITIONAL / "reference.npz") as reference:
         np.savez(folder / "row.npz", x=reference["x"][:1])
     return folder / "row.npz"
+
+
+# Output files
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])
+def test_rows_written_in_parts_give_the_same_file_as_at_once(tmp_path: Path, suffix: str) -> None:
+    columns: dict[str, NDArray[Any]] = {
+        "a": np.random.default_rng(0).random((10, 3), np.float32),
+        "b": np.arange(10),
+    }
+    others = {"name": np.array("x")}
+    save_rows(tmp_path / f"whole{suffix}", others, **columns)
+    with rows_file(tmp_path / f"parts{suffix}", 10, others) as append:
+        for start in (0, 4, 8):
+            append(**{name: column[start : start + 4] for name, column in columns.items()})
+    whole = (tmp_path / f"whole{suffix}").read_bytes()
+    assert whole == (tmp_path / f"parts{suffix}").read_bytes()
+    if suffix == ".npy":
+        np.testing.assert_array_equal(np.load(tmp_path / "whole.npy"), columns["a"])
+    elif suffix == ".npz":
+        with np.load(tmp_path / "whole.npz", allow_pickle=False) as written:
+            np.testing.assert_array_equal(written["a"], columns["a"])
+            np.testing.assert_array_equal(written["b"], columns["b"])
+            assert str(written["name"]) == "x"
+    elif suffix == ".csv":
+        lines = [line.split(",") for line in whole.decode().splitlines()]
+        assert lines[0] == ["a[0]", "a[1]", "a[2]", "b"]
+        np.testing.assert_array_equal(np.array(lines[1:], np.float64)[:, :3], columns["a"])
+    else:
+        assert json.loads(whole) == {"a": columns["a"].tolist(), "b": list(range(10)), "name": "x"}
+
+
+def test_json_holds_null_for_nan_and_infinity(tmp_path: Path) -> None:
+    save_rows(tmp_path / "x.json", a=np.array([1.5, np.nan, np.inf]))
+    assert json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail) == {"a": [1.5, None, None]}
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".json"])
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt])
+def test_an_error_while_writing_keeps_the_old_file_and_leaves_no_other(
+    tmp_path: Path, suffix: str, error: type[BaseException]
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_text("before")
+
+    def write() -> None:
+        with rows_file(path, 10) as append:
+            append(a=np.zeros((5, 2)))
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_missing_rows_are_an_error(tmp_path: Path, suffix: str) -> None:
+    def write() -> None:
+        with rows_file(tmp_path / f"x{suffix}", 10) as append:
+            append(a=np.zeros((5, 2)))
+
+    with pytest.raises(RuntimeError, match="5 rows were written, expected 10"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_are_not_images_are_not_drawn() -> None:
+    with pytest.raises(InputError, match=r"a picture needs 1 or 3 channels, this model's data_shape is \(2, 8, 8\)"):
+        check_picture((2, 8, 8))
+    check_picture((3, 8, 8))
+
+
+def test_a_link_still_leads_to_the_file_that_was_written(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real" / "x.txt")
+    with replace_file(tmp_path / "link.txt") as unfinished:
+        unfinished.write_text("text")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real" / "x.txt").read_text() == "text"
