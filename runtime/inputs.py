@@ -1,4 +1,4 @@
-"""Checks of everything that callers hand in; arrays come out as the graphs take them: float32 or int64, contiguous."""
+"""Checks of callers' arguments; arrays are returned as the graphs take them: float32 or int64, contiguous."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .preprocessing import Preprocessing
 FloatArray = NDArray[np.float32]
 
 MAX_COUNT = 2**40
-"""More rows, draws or values than this are a mistake: no machine holds them."""
+"""Limit for rows, draws and values: no machine holds more."""
 LARGE_SIZE = 2**15
 """Values from which a full scan costs more than the call's overhead."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -35,14 +35,14 @@ _READ_FIRST = {
 
 
 class Observations:
-    """A model's observations: checked, and brought into the form that its graphs take.
+    """Checks a model's observations, and converts them to the form that its graphs take.
 
-    Taken are arrays of floats (and what `np.asarray` makes such an array of, like lists and tensors); uint8 pixels, or
-    numbers where `preprocessing.divide_uint8` is false; booleans as 0 and 1; other integers where the model takes any
-    range or `preprocessing` has a scale; and Pillow images of the model's size and colours.
+    It accepts arrays of floats (and what `np.asarray` converts to such, like lists and tensors); uint8 pixels, or
+    numbers if `preprocessing.divide_uint8` is false; booleans as 0 and 1; other integers if the model takes any range
+    or `preprocessing` has a scale; and Pillow images of the model's size and colours.
 
     Args:
-        model: The choices that a model is made of.
+        model: The model's choices and sizes.
         preprocessing: What is done to its data, if anything.
     """
 
@@ -58,7 +58,7 @@ class Observations:
         self._row_shape = self._shapes[0]
 
     def given(self, x: ArrayLike, y: ArrayLike | None) -> dict[str, NDArray[Any]]:
-        """Return what a call gives the encoder, by name: `x`, and `y` where the model sees labels.
+        """Return the encoder's inputs by name: `x`, and `y` if the model is conditional.
 
         Raises:
             InputError: One of them does not fit.
@@ -69,7 +69,7 @@ class Observations:
         return given
 
     def scaled(self, x: ArrayLike) -> FloatArray:
-        """Return `x` as the graphs take it: float32, in [0, 1] where the model needs it, shape `(batch, data_dim)`.
+        """Return `x` as the graphs take it: float32, in [0, 1] if the model needs that, shape `(batch, data_dim)`.
 
         Raises:
             InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
@@ -163,7 +163,7 @@ class Observations:
 
 
 def _row_shapes(data_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of one observation: flat, as it is, and for one channel also without it, or with it last."""
+    """Return the accepted shapes of a row: flat, `data_shape`, and for grey images without the channel or with it last."""
     shapes = [(math.prod(data_shape),), data_shape]
     if len(data_shape) == 3 and data_shape[0] == 1:
         shapes += [data_shape[1:], (*data_shape[1:], 1)]
@@ -175,7 +175,7 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 
 def _number_text(value: np.floating[Any]) -> str:
-    """Return a number with six digits, or as many as it takes to tell it from others."""
+    """Return a number with six digits, or with more if six would change it."""
     short = f"{value:g}"
     return short if value.dtype.type(short) == value else str(value)
 
@@ -215,7 +215,7 @@ def _pixels(x: Any, data_shape: tuple[int, ...]) -> Any:
 
 
 def labels(y: ArrayLike | None, batch: int, model: ModelSpec) -> dict[str, NDArray[Any]]:
-    """Return `y` as int64, shape `(batch,)`, by name; nothing where the model sees no labels.
+    """Return `{"y": labels}`, int64, shape `(batch,)`; an empty dict if the model sees no labels.
 
     Raises:
         InputError: `y` is missing, is not wanted, or does not fit.
@@ -395,7 +395,7 @@ def float32(array: NDArray[Any]) -> FloatArray:
 
 
 def array_of(name: str, value: ArrayLike) -> NDArray[Any]:
-    """Return what a caller handed in as an array.
+    """Convert an argument to an array.
 
     Raises:
         InputError: It is no array of numbers.
@@ -420,10 +420,10 @@ def array_of(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def _is_masked(value: object) -> bool:
-    masked = sys.modules.get("numpy.ma")  # NumPy loads it at its first use, which is slow
+    masked = sys.modules.get("numpy.ma")  # not loaded: nobody has a masked array, and the import is slow
     return masked is not None and isinstance(value, masked.MaskedArray)
 
 
 def _holds_masked(values: Sequence[Any]) -> bool:
-    """Return whether there are masked arrays in lists, whose masks NumPy would drop."""
+    """Return whether a list holds masked arrays, whose masks NumPy would drop."""
     return any(_holds_masked(value) if isinstance(value, (list, tuple)) else _is_masked(value) for value in values)

@@ -348,13 +348,13 @@ class Graphs(Mapping[GraphName, Graph]):
     __eq__ = object.__eq__
 
     def close(self) -> None:
-        """Let go of all sessions; those that are running finish first."""
+        """Release all sessions; those that are running finish first."""
         self._is_closed = True
         self._workers.close()
         self._loaded.clear()
 
     def abandon(self) -> None:
-        """In a forked process, leak the sessions: ending one joins threads that the fork did not copy, and crashes."""
+        """Leak the sessions in a forked process: ending one would wait for threads that the fork did not copy."""
         import ctypes
 
         self._is_forked = True
