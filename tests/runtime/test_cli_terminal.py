@@ -42,7 +42,7 @@ def record_of(result: Result) -> Any:
         (["generate", "{bundle}", "--out", "{tmp}/none/g.png"], "none does not exist; make it first"),
         (
             ["encode", "{bundle}", "{tmp}/bad.npy", "--out", "{tmp}/z.npz"],
-            "bad.npy: cannot be read: it is named .npy but is not a NumPy file; write it with np.save",
+            "bad.npy: cannot be read: it is no .npy or .npz file, and begins with b'nonsen'; write it with np.save",
         ),
         (["encode", "{bundle}", "{tmp}/short.npy", "--out", "{tmp}/z.npz"], "short.npy: cannot be read"),
         (["encode", "{bundle}", "{tmp}/empty.npz", "--out", "{tmp}/z.npz"], "must hold an array x, got y"),
