@@ -163,7 +163,7 @@ class Observations:
 
 
 def _row_shapes(data_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return the accepted shapes of a row: flat, `data_shape`, and for grey images without the channel or with it last."""
+    """Return the accepted shapes of a row: flat, `data_shape`, and for grey images also without a channel, or last."""
     shapes = [(math.prod(data_shape),), data_shape]
     if len(data_shape) == 3 and data_shape[0] == 1:
         shapes += [data_shape[1:], (*data_shape[1:], 1)]
