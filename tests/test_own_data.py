@@ -138,7 +138,7 @@ def test_a_table_is_standardised_by_column_inside_of_the_graphs(tmp_path: Path) 
     config = DataConfig(data=tmp_path / "x.npy", test_data=tmp_path / "t.npy")
     served = serve(tmp_path / "bundle", config, likelihood="normal")
     check(served, table[:30])
-    assert served.model.manifest.preprocessing is None
+    assert served.model.manifest.preprocessing == edgevae.Preprocessing(divide_uint8=False)
     off = np.abs(served.model.generate(2000, seed=0).mean(0) - table.mean(0))
     assert (off < [2e4, 1e-3, 3, 1]).all()  # in the table's own units
     np.save(tmp_path / "i.npy", table.round().astype(np.int64)[:5])
