@@ -416,7 +416,7 @@ def _drop_default_dataset(ctx: click.Context, options: dict[str, Any]) -> None:
 
 
 def _recorded(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that the run keeps beside model and training, as JSON holds them."""
+    """Return the options that belong to neither model nor training, in JSON's types, for `config.json`."""
     others = options.keys() - _TRAINING_OPTIONS - _MODEL_OPTIONS
     return {name: str(options[name]) if isinstance(options[name], Path) else options[name] for name in sorted(others)}
 

@@ -36,7 +36,7 @@ class ModelConfig:
         num_classes: Number of classes of the labels that both networks see, 0 for no labels.
         data_loc: Mean of the data, for likelihoods that standardise: one number, or one for each of the `data_dim`
             values of an observation, as for the columns of a table.
-        data_scale: Standard deviation of the data, likewise; positive. `standardisation_of` measures both.
+        data_scale: Standard deviation of the data, in the same form; positive. `standardisation_of` computes both.
 
     Raises:
         ConfigError: A size is too small, or does not go with the architecture or the latent.

@@ -62,8 +62,7 @@ def model_for(
             check_range(images, unit_interval)
     if unit_interval:
         return model
-    how = training.binarize
-    train = dataset.train if how == "none" else binarize_once(dataset.train[:], how)
+    train = _binarized(dataset.train, training.binarize)
     data_loc, data_scale = standardisation_of(train, per_feature=len(dataset.data_shape) == 1)
     return dataclasses.replace(model, data_loc=data_loc, data_scale=data_scale)
 

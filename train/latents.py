@@ -29,8 +29,8 @@ def site_names(num_levels: int) -> tuple[str, ...]:
 class Latent(nn.Module, abc.ABC):
     """p(z), and q(z|x) given what the encoder made of x.
 
-    z, shape `(batch, z_dim)`, is what the decoder takes. The encoder gives `z_loc` and `z_scale` of q(z|x). Levels
-    above z and a mixture's component are the latent's own. Each latent is defined twice: as Pyro sample statements for
+    The decoder takes z, shape `(batch, z_dim)`. The encoder returns `z_loc` and `z_scale` of q(z|x). Levels above z and
+    a mixture's component belong to the latent. Each latent is defined twice: as Pyro sample statements for
     training, and as functions of explicit noise for export, which are compared with the statements.
 
     Args:
@@ -38,13 +38,10 @@ class Latent(nn.Module, abc.ABC):
     """
 
     enumerated: ClassVar[bool] = False
-    """Whether the model has a discrete site that is to be summed out."""
+    """Whether the model has a discrete site, which Pyro enumerates and sums out."""
 
     plate: ClassVar[type[IndepMessenger]] = IndepMessenger
-    """The plate in training. `pyro.plate` would also subsample and expand distributions to the batch, at a cost.
-
-    Nothing is subsampled here, and distributions have the batch already.
-    """
+    """The plate in training. `pyro.plate` would also subsample, and expand distributions to the batch: not needed."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -66,7 +63,7 @@ class Latent(nn.Module, abc.ABC):
         """Sample q(z|x), as a part of the guide and inside of its plate; shape `(batch, z_dim)` each."""
 
     def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 - for others
-        """Return the parameters of q(z|x) beside `z_loc` and `z_scale`.
+        """Return the parameters of q(z|x) other than `z_loc` and `z_scale`.
 
         Args:
             z_loc: Means, shape `(batch, z_dim)`.

@@ -18,8 +18,8 @@ unchanged. Networks of your own are two classes in a module, chosen by `--archit
         def outputs(self, code: Tensor) -> Tensor:
             return self.last(torch.tanh(self.hidden(code)))
 
-Further arguments of their constructors need defaults. The module is looked for on Python's path and in the working
-directory. A run keeps the name, not the code: loading, resuming or exporting a run imports the module, and so runs its
+Further arguments of their constructors need defaults. The module is searched for on Python's path and in the working
+directory. A run stores the name, not the code: loading, resuming or exporting a run imports the module, and so runs its
 code. A bundle needs neither.
 """
 
@@ -58,9 +58,9 @@ class AbstractEncoder(nn.Module, abc.ABC):
         z_dim: Number of latent dimensions.
         hidden_dim: Width of the hidden layers.
         data_shape: Shape of one observation.
-        data_loc: Mean of the data, one number or `data_dim`; observations are standardised with it.
-        data_scale: Standard deviation of the data, likewise, positive.
-        num_classes: Number of labels that the network sees beside the observation, 0 for none.
+        data_loc: Mean of the data, one number or `data_dim`, to standardise observations.
+        data_scale: Standard deviation of the data, one number or `data_dim`, positive.
+        num_classes: Number of classes, if the network sees labels, too; else 0.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class AbstractDecoder(nn.Module, abc.ABC):
         hidden_dim: Width of the hidden layers.
         data_shape: Shape of one observation.
         likelihood: Turns the last layer's outputs into parameters; Bernoulli by default.
-        num_classes: Number of labels that the network sees beside z, 0 for none.
+        num_classes: Number of classes, if the network sees labels, too; else 0.
     """
 
     def __init__(

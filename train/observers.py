@@ -186,7 +186,7 @@ class TensorBoardLog(Observer):
         self._writer: SummaryWriter | None = None
 
     def on_begin(self, folder: Path, vae: VAE, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:
-        """Remember what is trained; the log, like the run's folder, is created at the end of the first epoch."""
+        """Remember the arguments. The log, like the run's folder, is created at the end of the first epoch."""
         self._folder, self._vae, self._dataset = folder, vae, dataset
         self._metrics_before = tuple(metrics)
         self._writer = None

@@ -301,8 +301,7 @@ class Checkpoint:
         Raises:
             RunError: The disk is full, or the folder cannot be written to; the old file is kept.
         """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        write_whole(path, safetensors.torch.save(tensors, {_NOTES: json.dumps(self.notes)}))
+        write_whole(path, _safetensors(self.tensors, {_NOTES: json.dumps(self.notes)}))
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
@@ -317,6 +316,13 @@ class Checkpoint:
                 return cls(tensors, json.loads((file.metadata() or {})[_NOTES]))
         except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
             raise RunError(f"the checkpoint {path} cannot be read: {error}") from error
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Return the content of a safetensors file."""
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
+    )
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -354,9 +360,9 @@ class RunWriter:
     Args:
         path: The folder; made with the first checkpoint, so that a training that fails before leaves nothing.
         config: Goes into `config.json`.
-        samples: Test images to keep, shape `(num_images, *data_shape)`; the first 256 are, binarized as `config` says.
+        samples: Test images to keep, shape `(num_images, *data_shape)`: the first 256, binarized as `config` says.
         labels: Their classes, shape `(num_images,)`, for a conditional model.
-        train_samples: Training images to keep; 256 of them are, evenly spaced, binarized likewise.
+        train_samples: Training images to keep: 256 of them, evenly spaced, binarized as `config` says.
         train_labels: Their classes.
         overwrite: Whether a run that is already there may be replaced.
         resume: Whether to resume a run that is already there.
@@ -417,17 +423,16 @@ class RunWriter:
 
         Args:
             checkpoint: The state of the training.
-            metrics: The epoch's.
-            keep: Whether the checkpoint's weights become the run's.
+            metrics: The metrics of the epoch.
+            keep: Whether the checkpoint's weights become those of the run.
         """
         self.metrics.append(metrics)
         lines = "".join(json.dumps(dataclasses.asdict(line)) + "\n" for line in self.metrics)
         with self._folder() as folder:
             write_whole(folder / METRICS_FILE, lines.encode())  # before the weights, whose step refers to them
             if keep:
-                vae = checkpoint.named(WEIGHTS)
-                weights = {name: tensor.detach().cpu().contiguous() for name, tensor in vae.items()}
-                write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(weights, {_STEP: str(metrics.step)}))
+                weights = _safetensors(checkpoint.named(WEIGHTS), {_STEP: str(metrics.step)})
+                write_whole(folder / WEIGHTS_FILE, weights)
             checkpoint.write(folder / CHECKPOINT_FILE)
 
     def save_evaluations(self, evaluations: Mapping[str, Evaluation], test_elbos: Tensor) -> None:
@@ -437,14 +442,13 @@ class RunWriter:
             evaluations: By the name of the set: `train`, `validation`, `test`.
             test_elbos: The ELBO of each test image, in nats, shape `(num_test,)`.
         """
-        elbos = {_ELBOS: test_elbos.float().cpu().contiguous()}
-        write_whole(self.path / TEST_ELBOS_FILE, safetensors.torch.save(elbos))
+        write_whole(self.path / TEST_ELBOS_FILE, _safetensors({_ELBOS: test_elbos.float()}))
         content: dict[str, Any] = {name: dataclasses.asdict(each) for name, each in evaluations.items()}
         write_whole(self.path / EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
-        """Yield the folder to write to: the run's, or for a new run a hidden one that is renamed to it at the end."""
+        """Yield the folder to write to: the run's, or for a new run a hidden folder that is renamed at the end."""
         if self._begun:
             yield self.path
         elif self.checkpoint is None and _is_replaceable(self.path):
@@ -478,11 +482,11 @@ class RunWriter:
         """Write the files that do not change during the training."""
         content = json.dumps(msgspec.to_builtins(self._config), indent=2).encode()
         write_whole(folder / CONFIG_FILE, content + b"\n")
-        write_whole(folder / SAMPLES_FILE, safetensors.torch.save(self._samples))
+        write_whole(folder / SAMPLES_FILE, _safetensors(self._samples))
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
-    """Raise `RunError` if a run cannot be written to `path` without losing what is there."""
+    """Raise `RunError` if `path` is a file, or holds a run and `overwrite` is not set."""
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; --out must name a folder")
     if overwrite:
@@ -491,7 +495,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
     if (path / CHECKPOINT_FILE).exists():
         raise RunError(f"{path} already holds a run; go on with it by --resume, {remedy}")
     if (path / WEIGHTS_FILE).exists():
-        raise RunError(f"{path} already holds a run, without a checkpoint to resume from; {remedy}")
+        raise RunError(f"{path} already holds a run, without a checkpoint to go on from; {remedy}")
 
 
 def _is_replaceable(path: Path) -> bool:

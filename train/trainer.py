@@ -86,7 +86,7 @@ class Trainer:
 
     @property
     def in_epoch(self) -> bool:
-        """Whether an epoch was begun and not completed; the next `fit_epoch` goes on with it."""
+        """Whether an epoch was begun and not completed; the next `fit_epoch` completes it."""
         return self._position.seen > 0
 
     @property
@@ -152,7 +152,7 @@ class Trainer:
         return mean
 
     def check(self, images: Images, labels: Tensor | None = None) -> None:
-        """Raise what `fit_epoch` would raise before its first step; for arguments as those of `fit_epoch`.
+        """Raise the errors that `fit_epoch` raises before its first step, for the same arguments.
 
         The values of the images are checked once, by the first call.
         """
@@ -179,10 +179,10 @@ class Trainer:
         return Checkpoint(tensors, notes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same configuration; on the CPU bit for bit.
+        """Continue from a checkpoint of the same configuration; on the CPU bit for bit.
 
         Raises:
-            RunError: It is of another model, another kind of device, or another number of processes.
+            RunError: The checkpoint is of another model, another kind of device, or another number of processes.
         """
         try:
             self._generators.restore(checkpoint.named(_GENERATORS), int(checkpoint.notes[_WORLD_SIZE]))
@@ -437,7 +437,7 @@ class _Generators:
         own = len(self._states)
         if len(states) != own * here:
             raise RunError(
-                f"the checkpoint was made on another kind of device than {self._device}; go on with that one"
+                f"the checkpoint was made on another kind of device than {self._device}; resume it on that one"
             )
         first = own * self._processes.rank
         self._states = [states[str(number)] for number in range(first, first + own)]

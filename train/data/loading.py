@@ -29,10 +29,10 @@ class DataConfig:
         data: Own data: `.npy`, `.npz` with `x` (and labels in `y`), IDX, or a folder of images (of class folders with
             images, for labels). Arrays are rows `(n, features)` or images `(n, h, w)`, `(n, h, w, 1 or 3)` or
             `(n, 1 or 3, h, w)`. A `.npy` file is not read into memory, but mapped; its labels are in
-            `<name>-labels.npy` beside it, those of IDX in a file beside it that is named as MNIST's.
+            `<name>-labels.npy` in the same folder, those of IDX in a file named as MNIST's.
         test_data: Own data to test with, of the same shape; without it a part of `data` is kept for that.
         validation_data: Own data to validate with, of the same shape.
-        test_fraction: Part of `data` to test with, where there is no `test_data`; above 0 and below 1, at least 1 row.
+        test_fraction: Part of `data` to test with, if there is no `test_data`; above 0 and below 1, at least 1 row.
         validation_fraction: Part of `data`, or of a known set's training images, to validate with; 0 for none.
         split_seed: Seed of the random split, 0 to 2**32 - 1. It is not the training's seed, so that trainings with
             several seeds have the same test set. Rows stay in their order.
@@ -244,7 +244,7 @@ def split(count: int, fractions: tuple[float, ...], seed: int, path: Path | str)
     sizes = [max(1, round(count * fraction)) if fraction else 0 for fraction in fractions]
     if count <= sum(sizes):
         raise DatasetError(
-            f"{path} has {count} rows, of which {sum(sizes)} would be for testing or validation; give more"
+            f"{path} has {count} rows, of which {sum(sizes)} would be kept for testing or validation; give more"
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return tuple(part.sort().values for part in order.split([count - sum(sizes), *sizes]))

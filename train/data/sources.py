@@ -58,7 +58,7 @@ def open_array(path: Path, scale: tuple[float, float] | None, labels: bool) -> S
 
     Args:
         path: `.npy`, with labels in `<name>-labels.npy` beside it; `.npz` with `x`, and labels in `y`; or IDX, with
-            labels in a file beside it that is named as MNIST's are.
+            labels in a file beside it, named as MNIST's.
         scale: The values that become 0 and 1.
         labels: Whether to read the labels too.
 

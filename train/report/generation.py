@@ -61,7 +61,7 @@ class Samples:
 
     Args:
         loc_img: Means of p(x|z), shape `(rows, columns, data_dim)`, on the CPU.
-        drawn: Draws from p(x|z), likewise.
+        drawn: Draws from p(x|z), of the same shape, on the CPU.
         names: Class or component of each row; empty without either.
     """
 
