@@ -185,7 +185,9 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     if magic.startswith(_ZIP_MAGICS):
         raise InputError("is a .npz archive by its content; name it so")
     if magic != _NPY_MAGIC:
-        raise InputError(f"cannot be read: it is no .npy or .npz file, and begins with {magic!r}; write it with np.save")
+        raise InputError(
+            f"cannot be read: it is no .npy or .npz file, and begins with {magic!r}; write it with np.save"
+        )
     try:
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
