@@ -5,10 +5,9 @@
     model = edgevae.load("models/mnist-mlp")
     images = model.generate(16, seed=0).reshape(-1, *model.data_shape)
 
-`Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`, and what only a probabilistic model can say:
-`elbo`, `log_likelihood`, `score`, `is_anomaly`, `posterior_predictive`, `interpolate`, `traverse`, `active_units`.
-Nothing is random that was not asked for: a `seed` names a noise stream that is identical to PyTorch's CPU generator,
-and the same arguments give the same numbers.
+`Model` has `encode`, `decode`, `reconstruct`, `generate` and `verify`; `elbo`, `log_likelihood`, `score`, `is_anomaly`
+and `posterior_predictive`; `interpolate`, `traverse` and `active_units`. The same arguments give the same numbers: a
+`seed` names a noise stream that is identical to PyTorch's CPU generator.
 
 On the command line: `vae-run --help`.
 """

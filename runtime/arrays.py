@@ -30,14 +30,15 @@ _NPY_SUFFIX = ".npy"
 _NPY_LENGTH_FORMATS = {1: "<H", 2: "<I", 3: "<I"}  # of the header's length, by the format's version
 _MAX_HEADER_BYTES = 10_000  # as in NumPy
 _HEADER = re.compile(
-    rb"\{'descr': '([<>|=]?[a-zA-Z]\d{0,9})', 'fortran_order': (True|False), 'shape': \(([\dL, ]*)\), ?\} *\n?"
+    rb"\{'descr': '([<>|=]?[a-zA-Z]\d{0,9}(?:\[\w{1,20}\])?)', 'fortran_order': (True|False), "
+    rb"'shape': \(([\dL, ]*)\), ?\} *\n?"
 )
 _OBJECTS = (
     "holds Python objects, as arrays of different shapes are saved, which could run any code when they are read; "
     "save it again as an array of numbers"
 )
 
-# Of an archive from a stranger.
+# Limits for an untrusted archive.
 _MAX_ARRAYS = 256
 _MAX_DIRECTORY_BYTES = 200 * _MAX_ARRAYS
 _LARGE_BYTES, _MAX_RATIO = 2**26, 100  # real references hold noise, which hardly compresses
@@ -53,13 +54,13 @@ _CHUNK_BYTES = 2**24
 
 
 class ArrayHeader(NamedTuple):
-    """What an array in an archive says of itself.
+    """The header of an array in an archive.
 
     Args:
         dtype: Numbers or text.
         shape: Its shape.
         fortran_order: Whether the first axis varies fastest.
-        start: Where its values begin, in bytes.
+        start: Offset of its values in bytes.
     """
 
     dtype: np.dtype[Any]
@@ -69,7 +70,7 @@ class ArrayHeader(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """What its values take."""
+        """Size of its values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -78,8 +79,8 @@ class Npz(Mapping[str, NDArray[Any]]):
 
     Args:
         file: The archive, opened. It must stay open.
-        untrusted: Whether all that could take much time or memory is refused at once: more than 256 arrays, two of one
-            name, what is no array, or what unpacks to more than 64 MB and a hundred times its size.
+        untrusted: Whether to refuse at once what could take much time or memory: more than 256 arrays, two of the same
+            name, anything but arrays, or more than 64 MB and a hundred times the file's size when unpacked.
 
     Raises:
         InputError: It is no archive, or damaged.
@@ -129,7 +130,7 @@ class Npz(Mapping[str, NDArray[Any]]):
         self.header(name)
         try:
             array: NDArray[Any] = self._archive[self._infos[name].filename]
-        except Exception as error:  # likewise
+        except Exception as error:  # errors of many classes, as above
             raise InputError(f"cannot be read: {name!a}: {error}") from error
         return array
 
@@ -150,7 +151,7 @@ class Npz(Mapping[str, NDArray[Any]]):
                 header = _read_npy_header(file)
         except InputError as error:
             raise InputError(f"cannot be read: {info.filename!a} {error}") from error
-        except Exception as error:  # likewise
+        except Exception as error:  # errors of many classes, as above
             raise InputError(f"cannot be read: {info.filename!a}: {type(error).__name__}, {error}") from error
         if info.file_size != header.start + header.size_bytes:
             raise InputError(
@@ -173,7 +174,7 @@ def open_npz(path: str | os.PathLike[str], *names: str) -> tuple[dict[str, NDArr
 
 
 def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """Return the array in a `.npy` file, mapped read-only: its values are read when they are looked at.
+    """Return the array in a `.npy` file, memory-mapped read-only.
 
     Raises:
         InputError: It is no `.npy` file, damaged, or holds Python objects.
@@ -184,12 +185,14 @@ def open_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     if magic.startswith(_ZIP_MAGICS):
         raise InputError("is a .npz archive by its content; name it so")
     if magic != _NPY_MAGIC:
-        raise InputError(f"cannot be read: it is no .npy or .npz file, and begins with {magic!r}")
+        raise InputError(
+            f"cannot be read: it is no .npy or .npz file, and begins with {magic!r}; write it with np.save"
+        )
     try:
         mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError:
         raise
-    except Exception as error:  # likewise
+    except Exception as error:  # errors of many classes, as above
         if "Python objects" in str(error):
             raise InputError(_OBJECTS) from error
         raise InputError(f"cannot be read: {error}; save it again") from error
@@ -209,10 +212,10 @@ def open_idx(path: Path, max_unpacked_bytes: int | None = None) -> NDArray[np.ui
 
     Args:
         path: The file.
-        max_unpacked_bytes: How large a compressed one may become; no more than its header says is ever unpacked.
+        max_unpacked_bytes: Largest size of a compressed file's values; no more than its header says is unpacked.
 
     Raises:
-        InputError: The file is not IDX, holds other than unsigned bytes, or another number of them than it says.
+        InputError: The file is not IDX, holds other values than unsigned bytes, or not as many as its header says.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
@@ -276,7 +279,7 @@ def _check_directory(file: BinaryIO, size_bytes: int) -> None:
 
 
 def _read_idx_header(file: Any) -> tuple[tuple[int, ...], int]:
-    """Read the shape; say where the values begin."""
+    """Return the shape, and the offset of the values in bytes."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise InputError(f"is not an IDX file: expected two zero bytes at its start, got {magic[:2]!r}")

@@ -30,15 +30,15 @@ class Bundle:
     """The folder of an exported model.
 
     Args:
-        path: The folder, which stays as the attribute `path`.
-        public_key: That of the one who must have signed it: the path of a PEM file, or PEM in bytes. `None` asks for no
+        path: The folder; also an attribute.
+        public_key: Ed25519 public key of the signer: the path of a PEM file, or PEM as bytes. `None` asks for no
             signature.
 
     Raises:
         BundleError: There is no bundle at `path`, or its manifest cannot be read.
         InputError: `path` is no path, or `public_key` no Ed25519 public key.
         InstallError: A `public_key` was given, and the package `cryptography` is not installed.
-        SignatureError: The bundle is not signed, was altered after that, or was signed with another key.
+        SignatureError: The bundle is not signed, was signed with another key, or was altered later.
     """
 
     def __init__(self, path: str | os.PathLike[str], public_key: str | os.PathLike[str] | bytes | None = None) -> None:
@@ -59,7 +59,7 @@ class Bundle:
         return Bundle, (os.path.realpath(self.path), self._public_key)
 
     def read(self, entry: FileEntry) -> bytes:
-        """Return the content of a file of the bundle; what is returned is what was checked.
+        """Return the content of a file of the bundle, after it was checked.
 
         Raises:
             BundleError: The file is missing, or its content is not what the manifest says.
@@ -69,7 +69,7 @@ class Bundle:
         return content
 
     def check(self, entry: FileEntry) -> None:
-        """Read a file of the bundle, and keep nothing of it.
+        """Check a file of the bundle, without keeping its content.
 
         Raises:
             BundleError: The file is missing, or its content is not what the manifest says.
@@ -111,15 +111,15 @@ def read_public_key(public_key: str | os.PathLike[str] | bytes) -> bytes:
 
 
 def check_signature(folder: Path, manifest: bytes, public_key: bytes) -> None:
-    """Refuse a bundle whose manifest was not signed with the private key that belongs to `public_key`.
+    """Refuse a bundle whose manifest was not signed with the private key of `public_key`.
 
     Args:
         folder: The bundle's folder, with the signature in it.
-        manifest: The manifest as it lies there, not yet decoded.
+        manifest: The bytes of the manifest.
         public_key: PEM, as `read_public_key` returns it.
 
     Raises:
-        SignatureError: The bundle is not signed, was altered after that, or was signed with another key.
+        SignatureError: The bundle is not signed, was signed with another key, or was altered later.
     """
     from cryptography.exceptions import InvalidSignature
 
@@ -148,7 +148,7 @@ def check_signature(folder: Path, manifest: bytes, public_key: bytes) -> None:
 
 
 def _parse(name: str, pem: bytes) -> Ed25519PublicKey:
-    """Return the key in a PEM file; `name` is what messages call it."""
+    """Return the key in a PEM file; `name` is its name in messages."""
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -1,4 +1,4 @@
-"""What this machine can run: versions, wheels, providers tried out, and what stands in the way."""
+"""What this machine can run: versions, wheels, providers that were tried, and what to fix."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ PROBE_INPUT = np.array([[-1, 2]], np.float32)
 
 
 class ProviderCheck(msgspec.Struct, frozen=True):
-    """An execution provider, tried out with a small graph.
+    """An execution provider, tried with a small graph.
 
     Args:
-        name: Our word for it, as `load` takes it.
-        works: Whether a session truly ran on it, and gave the right numbers.
-        obstacle: What stands in the way; empty where nothing does.
+        name: Its short name, as `load` takes it.
+        works: Whether a session ran on it, and gave the right numbers.
+        obstacle: Why it does not work; empty if it does.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Diagnosis(msgspec.Struct, frozen=True):
         versions: Of the packages that the runtime uses, by name; those that are installed.
         wheels: ONNX Runtime's packages that are installed, with their versions.
         providers: Those that this ONNX Runtime is built with, and CUDA.
-        threads: Threads that a model takes by default: CPUs left by affinity and by a container's quota.
+        threads: Threads that a model uses by default: the CPUs that affinity and the container's quota allow.
         cpus: CPUs of the machine.
-        problems: What should be mended, with what to install; empty where all is well.
+        problems: What to fix, and what to install for it.
     """
 
     system: str
@@ -69,7 +69,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine; each provider is tried, none is believed."""
+    """Examine this machine, and try each provider."""
     wheels = {name: version for name in sorted(WHEELS) if (version := _version(name)) is not None}
     providers: tuple[ProviderCheck, ...] = ()
     problems = []

@@ -1,12 +1,4 @@
-"""The errors of the runtime.
-
-EdgeVAEError
-├── BundleError    a bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest
-│   └── SignatureError  a bundle is not signed, was altered after that, or was signed with another key
-├── InputError     an argument of a call has the wrong shape, type or values
-├── InstallError   a package that is needed is not installed
-└── ProviderError  the execution provider that was asked for does not work here
-"""
+"""The errors of the runtime."""
 
 
 class EdgeVAEError(Exception):
@@ -18,7 +10,7 @@ class BundleError(EdgeVAEError):
 
 
 class SignatureError(BundleError):
-    """A bundle is not signed with the key that was asked for: not at all, altered after that, or with another key."""
+    """A bundle is not signed, was signed with another key than the one that was asked for, or was altered later."""
 
 
 class InputError(EdgeVAEError, ValueError):

@@ -94,7 +94,7 @@ def replace_file(path: Path, *, wait: bool = False) -> Iterator[Path]:
             stack.enter_context(_locked(part, wait=wait))
         try:
             with write_errors(path):
-                part.write_bytes(b"")  # what a killed process left
+                part.write_bytes(b"")  # drops what a killed process left
             yield part
             with write_errors(path):
                 _flush_file(part)
@@ -121,7 +121,7 @@ def replace_folder(out: Path, *, replace: bool) -> Iterator[Path]:
     """Give an empty temporary folder to write to, which takes the place of `out` at the end of the block.
 
     Systems cannot replace a folder in one step, so an old one is renamed to `.<name>.old` first, and removed at the
-    end. Whoever is killed between the two renames leaves only that one; the next `replace_folder` puts it back.
+    end. A process killed between the two renames leaves only that; the next `replace_folder` renames it back.
 
     Args:
         out: The folder; its parent must exist. Neither a link nor the root of a file system.
@@ -142,7 +142,7 @@ def replace_folder(out: Path, *, replace: bool) -> Iterator[Path]:
             raise BusyError(out, error) from error
         try:
             _empty(new)
-            if old.exists():  # whoever replaced `out` last was killed before the end
+            if old.exists():  # left by a process that was killed while it replaced `out`
                 _remove(old) if out.exists() else old.rename(out)
             yield new
             for path in new.rglob("*"):
@@ -179,14 +179,14 @@ def _exchange(new: Path, out: Path, old: Path) -> None:
 
 
 def read_regular_file(path: str, max_bytes: int) -> bytes:
-    """Return the content of a regular file, and never that of a link, a pipe or a device.
+    """Return the content of a regular file; links, pipes and devices are refused.
 
     Args:
         path: The file.
-        max_bytes: How long it may be; a longer file is not read.
+        max_bytes: Largest size of the file.
 
     Raises:
-        BundleError: It cannot be read, is no regular file, or is longer; the message says what to do.
+        BundleError: It cannot be read, is no regular file, or is larger.
     """
     with _open_regular_file(path, max_bytes) as (file, size_bytes):
         return file.read(size_bytes + 1)
@@ -203,7 +203,7 @@ def regular_file_chunks(path: str, max_bytes: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _open_regular_file(path: str, max_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a regular file; give its size in bytes too."""
+    """Open a regular file; yield it and its size in bytes."""
     try:
         if Path(path).is_symlink():
             raise BundleError(f"{path} is a link, and nothing outside of a bundle is read; copy it with cp -rL")
@@ -226,7 +226,7 @@ def _open_regular_file(path: str, max_bytes: int) -> Iterator[tuple[BinaryIO, in
 
 
 def _hidden(path: Path, *, folder: bool = False) -> Path:
-    """The name under which `path` is written; a file keeps its suffix, by which writers choose the format."""
+    """Return the temporary name of `path`; a file keeps its suffix, by which writers choose the format."""
     stem, suffix = (path.name, "") if folder else (path.stem, path.suffix)
     own = f".{os.getpid()}" if sys.platform == "win32" else ""  # no locks there
     return path.with_name(f".{stem}{own}.part{suffix}")
@@ -234,7 +234,7 @@ def _hidden(path: Path, *, folder: bool = False) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path, *, folder: bool = False, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a file or folder, which is made if need be; the system frees it if the process is killed.
+    """Hold the lock of a file or folder, which is made if needed; the system frees it if the process is killed.
 
     Raises:
         BlockingIOError: Another process holds it, and `wait` is false.

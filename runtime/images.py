@@ -27,7 +27,7 @@ FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", 
 """The formats that are read. Not EPS, which Pillow knows too: Ghostscript would run it as a program."""
 
 MAX_PIXELS = 50_000_000
-"""Of an image: a small file may hold more than fits into memory."""
+"""Limit for an image: a small file may hold more pixels than fit into memory."""
 
 _GAP = 1  # pixels of background between the images of a grid
 _GAP_GREY = 96
@@ -45,7 +45,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 class ImageHeader(NamedTuple):
-    """What an image file says of itself before its pixels are read.
+    """The header of an image file, read before its pixels.
 
     Args:
         height: In pixels, of the image as a viewer shows it.
@@ -61,7 +61,7 @@ class ImageHeader(NamedTuple):
 
 
 def is_image_name(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file's name is one of an image that `read_image` reads."""
+    """Return whether a file's name has the suffix of a format that `read_image` reads."""
     return Image.registered_extensions().get(Path(path).suffix.lower()) in FORMATS
 
 
@@ -105,10 +105,10 @@ def read_image(
 
 
 def read_image_header(file: str | os.PathLike[str] | BinaryIO) -> ImageHeader:
-    """Read what an image file says of itself, and check that `read_image` takes it.
+    """Read the header of an image file, and check that `read_image` accepts it.
 
     Raises:
-        InputError: As `read_image` does, except that any size will do, and damage to the pixels is not found.
+        InputError: As for `read_image`, but images of any size are accepted, and damaged pixels are not found.
     """
     with _open_image(file) as image:
         return _read_header(image)
@@ -116,14 +116,14 @@ def read_image_header(file: str | os.PathLike[str] | BinaryIO) -> ImageHeader:
 
 @contextlib.contextmanager
 def _open_image(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image]:
-    """Open an image; whatever goes wrong with it in the block is an `InputError` that names the file."""
+    """Open an image; any error in the block becomes an `InputError` that names the file."""
     if isinstance(file, (str, os.PathLike)):
         what = f"{os.fspath(file)} cannot be read as an image"
     else:
         what = "the image cannot be read"
     try:
         with contextlib.ExitStack() as stack:
-            # Not by its name: Pillow would map an uncompressed file, and gets the size of a turned one wrong.
+            # Not by name: Pillow would map an uncompressed file, and get the size of a rotated one wrong.
             opened = stack.enter_context(Path(file).open("rb")) if isinstance(file, (str, os.PathLike)) else file
             yield stack.enter_context(Image.open(opened, formats=FORMATS))
     except InputError:
@@ -136,7 +136,7 @@ def _open_image(file: str | os.PathLike[str] | BinaryIO) -> Iterator[Image.Image
 
 
 def _read_header(image: Image.Image) -> ImageHeader:
-    """Refuse an image that is no observation before its pixels are read."""
+    """Return the header of an image, or refuse it, before its pixels are read."""
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"the image must have at most {MAX_PIXELS:,} pixels, got {image.width} by {image.height}")
     frames = getattr(image, "n_frames", 1)
@@ -165,7 +165,7 @@ def _refuse_size(size: tuple[int, int], width: int, height: int) -> None:
 
 
 def _count_scans(image: Image.Image) -> int:
-    """How many times a JPEG goes over the picture."""
+    """Return the number of scans of a JPEG."""
     file = getattr(image, "fp", None)  # Pillow's own, opened for reading
     if file is None:
         return 0

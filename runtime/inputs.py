@@ -1,4 +1,4 @@
-"""Checks of everything that callers hand in; arrays come out as the graphs take them: float32 or int64, contiguous."""
+"""Checks of callers' arguments; arrays are returned as the graphs take them: float32 or int64, contiguous."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .preprocessing import Preprocessing
 FloatArray = NDArray[np.float32]
 
 MAX_COUNT = 2**40
-"""More rows, draws or values than this are a mistake: no machine holds them."""
+"""Limit for rows, draws and values: no machine holds more."""
 LARGE_SIZE = 2**15
 """Values from which a full scan costs more than the call's overhead."""
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -27,7 +27,7 @@ _FLOAT32 = np.dtype(np.float32)
 _UINT8 = np.dtype(np.uint8)
 _UNIT = (0.0, 1.0)
 _ROUNDING = 1e-4
-"""Of the range's width: values that are no farther outside are taken for rounding errors in what a caller is told."""
+"""Fraction of the range's width: a message calls values that lie outside by no more than this rounding errors."""
 _READ_FIRST = {
     "x": "read the file first, with np.load, or an image with edgevae.images.read_image",
     "z": "read the file first, with edgevae.Latents.load",
@@ -35,14 +35,14 @@ _READ_FIRST = {
 
 
 class Observations:
-    """A model's observations: checked, and brought into the form that its graphs take.
+    """Checks a model's observations, and converts them to the form that its graphs take.
 
-    Taken are arrays of floats (and what `np.asarray` makes such an array of, like lists and tensors); uint8 pixels, or
-    numbers where `preprocessing.divide_uint8` is false; booleans as 0 and 1; other integers where the model takes any
-    range or `preprocessing` has a scale; and Pillow images of the model's size and colours.
+    It accepts arrays of floats (and what `np.asarray` converts to such, like lists and tensors); uint8 pixels, or
+    numbers if `preprocessing.divide_uint8` is false; booleans as 0 and 1; other integers if the model takes any range
+    or `preprocessing` has a scale; and Pillow images of the model's size and colours.
 
     Args:
-        model: The choices that a model is made of.
+        model: The model's choices and sizes.
         preprocessing: What is done to its data, if anything.
     """
 
@@ -58,23 +58,23 @@ class Observations:
         self._row_shape = self._shapes[0]
 
     def given(self, x: ArrayLike, y: ArrayLike | None) -> dict[str, NDArray[Any]]:
-        """Return what a call gives the encoder, by name: `x`, and `y` where the model sees labels.
+        """Return the encoder's inputs by name: `x`, and `y` if the model is conditional.
 
         Raises:
             InputError: One of them does not fit.
         """
-        observed = self.scaled(x)
-        if y is None and not self._model.num_classes:
-            return {"x": observed}
-        return {"x": observed, **labels(y, len(observed), self._model)}
+        given: dict[str, NDArray[Any]] = {"x": self.scaled(x)}
+        if y is not None or self._model.num_classes:
+            given |= labels(y, len(given["x"]), self._model)
+        return given
 
     def scaled(self, x: ArrayLike) -> FloatArray:
-        """Return `x` as the graphs take it: float32, in [0, 1] where the model needs it, shape `(batch, data_dim)`.
+        """Return `x` as the graphs take it: float32, in [0, 1] if the model needs that, shape `(batch, data_dim)`.
 
         Raises:
             InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
         """
-        values = self.unscaled(x)
+        values = x if is_ready(x, self._row_shape, self._low, self._high) else self.unscaled(x)
         return values if self._preprocessing is None else self._preprocessing.scaled(values)
 
     def unscaled(self, x: ArrayLike) -> FloatArray:
@@ -83,9 +83,6 @@ class Observations:
         Raises:
             InputError: `x` has another shape, another dtype, holds NaN, or values out of range.
         """
-        # Fast path: already float32, contiguous and in range.
-        if is_ready(x) and x.shape[1:] == self._row_shape and x.size and all_within(x, self._low, self._high):
-            return x
         array = array_of("x", _pixels(x, self._model.data_shape))
         if self._preprocessing is not None:
             array = self._preprocessing.channels_first(array, self._model.data_shape)
@@ -166,7 +163,7 @@ class Observations:
 
 
 def _row_shapes(data_shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of one observation: flat, as it is, and for one channel also without it, or with it last."""
+    """Return the accepted shapes of a row: flat, `data_shape`, and for grey images also without a channel, or last."""
     shapes = [(math.prod(data_shape),), data_shape]
     if len(data_shape) == 3 and data_shape[0] == 1:
         shapes += [data_shape[1:], (*data_shape[1:], 1)]
@@ -178,7 +175,7 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 
 def _number_text(value: np.floating[Any]) -> str:
-    """Return a number with six digits, or as many as it takes to tell it from others."""
+    """Return a number with six digits, or with more if six would change it."""
     short = f"{value:g}"
     return short if value.dtype.type(short) == value else str(value)
 
@@ -218,7 +215,7 @@ def _pixels(x: Any, data_shape: tuple[int, ...]) -> Any:
 
 
 def labels(y: ArrayLike | None, batch: int, model: ModelSpec) -> dict[str, NDArray[Any]]:
-    """Return `y` as int64, shape `(batch,)`, by name; nothing where the model sees no labels.
+    """Return `{"y": labels}`, int64, shape `(batch,)`; an empty dict if the model sees no labels.
 
     Raises:
         InputError: `y` is missing, is not wanted, or does not fit.
@@ -261,8 +258,7 @@ def latents(z: ArrayLike, z_dim: int) -> FloatArray:
     Raises:
         InputError: `z` has another shape, holds no numbers, or values that are not finite.
     """
-    # Fast path: already float32, contiguous and finite; likewise in `noise`.
-    if is_ready(z) and z.shape[1:] == (z_dim,) and z.size and all_within(z, -FLOAT32_MAX, FLOAT32_MAX):
+    if is_ready(z, (z_dim,), -FLOAT32_MAX, FLOAT32_MAX):
         return z
     return _finite_rows("z", z, (None, z_dim))
 
@@ -273,42 +269,36 @@ def noise(eps: ArrayLike, *shape: int) -> FloatArray:
     Raises:
         InputError: `eps` has another shape, holds no numbers, or values that are not finite.
     """
-    if is_ready(eps) and eps.shape == shape and eps.size and all_within(eps, -FLOAT32_MAX, FLOAT32_MAX):
+    if is_ready(eps, shape[1:], -FLOAT32_MAX, FLOAT32_MAX) and len(eps) == shape[0]:
         return eps
     return _finite_rows("eps", eps, shape)
 
 
-def output_buffers(out: FloatArray | None, batch: int, model: ModelSpec) -> dict[str, FloatArray] | None:
-    """Return the buffer of each output that a caller has one for, by name: `out` for `loc_img`.
+def check_buffer(out: FloatArray, shape: tuple[int, ...]) -> None:
+    """Check that a graph can write an output of a shape into `out`.
 
     Raises:
         InputError: `out` is not float32, C-contiguous, aligned and writable, or has another shape.
     """
-    if out is None:
-        return None
     if not isinstance(out, np.ndarray):
         raise InputError(f"out must be a NumPy array, got {type(out).__name__}")
     if _is_masked(out):
         raise InputError("out must not be a masked array; give the array under it, out.data")
-    shape = (batch, model.data_dim)
     flags = out.flags
     if out.dtype != _FLOAT32 or out.shape != shape or not (flags.c_contiguous and flags.aligned and flags.writeable):
         faults = ["not contiguous"] * (not flags.c_contiguous) + ["not aligned"] * (not flags.aligned)
         faults += ["read-only"] * (not flags.writeable)
         got = ", ".join([f"{out.dtype} of shape {out.shape}", *faults])
         raise InputError(f"out must be float32 of shape {shape}, C-contiguous, aligned and writable, got {got}")
-    return {"loc_img": out}
 
 
-def copy_if_aliased(given: dict[str, NDArray[Any]], out: FloatArray | None) -> dict[str, NDArray[Any]]:
+def copy_if_aliased(given: dict[str, NDArray[Any]], out: FloatArray) -> dict[str, NDArray[Any]]:
     """Return a graph's inputs, copied where they share memory with `out`, which is written while they are read."""
-    if out is None:
-        return given
     return {name: array.copy() if np.may_share_memory(array, out) else array for name, array in given.items()}
 
 
 def count(name: str, value: int, most: int | None = None) -> int:
-    """Return `value` as a number of things.
+    """Return `value` as a count.
 
     Raises:
         InputError: It is not an integer, below 0, or above `most`.
@@ -384,29 +374,28 @@ def all_within(values: FloatArray, low: float, high: float) -> bool:
     return low <= values.item(values.argmin()) and values.item(values.argmax()) <= high
 
 
-def is_ready(value: ArrayLike) -> TypeGuard[FloatArray]:
-    """Return whether a value is float32 in the layout that graphs take; its shape and range are not looked at."""
-    return (
-        type(value) is np.ndarray and value.dtype is _FLOAT32 and (flags := value.flags).c_contiguous and flags.aligned
-    )
+def is_ready(value: ArrayLike, row_shape: tuple[int, ...], low: float, high: float) -> TypeGuard[FloatArray]:
+    """Return whether a graph takes a value as it is: rows of float32 in the right shape, layout and range.
 
-
-def _is_laid_out(array: NDArray[Any]) -> bool:
-    """Return whether an array is contiguous and aligned, which ONNX Runtime takes for granted."""
-    flags = array.flags
-    return flags.c_contiguous and flags.aligned
+    This is the fast path of a call. What is not ready is converted, or refused with a reason.
+    """
+    if type(value) is not np.ndarray or value.dtype is not _FLOAT32 or value.shape[1:] != row_shape or not value.size:
+        return False
+    flags = value.flags
+    return flags.c_contiguous and flags.aligned and all_within(value, low, high)
 
 
 def float32(array: NDArray[Any]) -> FloatArray:
-    """Return numbers as contiguous float32; what it cannot hold becomes infinite, which the caller refuses."""
-    if array.dtype == _FLOAT32:
-        return array if _is_laid_out(array) else array.copy()
+    """Return numbers as float32, contiguous and aligned, which ONNX Runtime does not check.
+
+    A number that is too large becomes infinity, which the caller refuses.
+    """
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, np.float32)
+        return np.require(array, np.float32, ("C_CONTIGUOUS", "ALIGNED"))
 
 
 def array_of(name: str, value: ArrayLike) -> NDArray[Any]:
-    """Return what a caller handed in as an array.
+    """Convert an argument to an array.
 
     Raises:
         InputError: It is no array of numbers.
@@ -431,10 +420,10 @@ def array_of(name: str, value: ArrayLike) -> NDArray[Any]:
 
 
 def _is_masked(value: object) -> bool:
-    masked = sys.modules.get("numpy.ma")  # NumPy loads it at its first use, which is slow
+    masked = sys.modules.get("numpy.ma")  # not loaded: nobody has a masked array, and the import is slow
     return masked is not None and isinstance(value, masked.MaskedArray)
 
 
 def _holds_masked(values: Sequence[Any]) -> bool:
-    """Return whether there are masked arrays in lists, whose masks NumPy would drop."""
+    """Return whether a list holds masked arrays, whose masks NumPy would drop."""
     return any(_holds_masked(value) if isinstance(value, (list, tuple)) else _is_masked(value) for value in values)

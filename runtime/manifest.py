@@ -1,4 +1,4 @@
-"""`manifest.json`: what a bundle says about itself; and the inputs and outputs that each of its graphs must have."""
+"""`manifest.json`, which describes a bundle; and the inputs and outputs that each of its graphs must have."""
 
 import hashlib
 import itertools
@@ -17,9 +17,9 @@ SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 2**20
 MODEL_PROPERTY = "edgevae.model"
-"""Where each ONNX graph carries the model's choices, so that a manifest cannot contradict them."""
+"""Property of each ONNX graph that holds the model's choices, so that the manifest can be checked against them."""
 
-# A pattern ends with \Z, because $ lets a line end through.
+# Patterns end with \Z, because $ also matches before a line end.
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.!+]+\Z", max_length=100)]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=200)]
@@ -31,7 +31,7 @@ GraphName = Literal["encoder", "decoder", "reconstruct", "elbo", "observation", 
 ReducedPrecision = Literal["fp16", "int8"]
 Precision = Literal["fp32", "fp16", "int8"]
 Part = Literal["all", "encoder", "decoder"]
-"""What a bundle holds of a model: all of it, what makes latents, or what makes observations of them."""
+"""Part of a model that a bundle holds."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
 _GRAPHS_OF: dict[Part, tuple[GraphName, ...]] = {
@@ -91,8 +91,8 @@ class PrecisionSpec(Record, frozen=True, kw_only=True):
 
     Args:
         graphs: Their files, by the graph's name.
-        elbo_lost_nats: By how much the mean ELBO of the reference's samples is lower than in float32, nats a row.
-        limit_nats: How much it was allowed to be, here and on any device.
+        elbo_lost_nats: How much lower the mean ELBO of the reference's samples is than in float32, nats per row.
+        limit_nats: The largest loss that is allowed, at export and on any device.
     """
 
     graphs: dict[GraphName, FileEntry]
@@ -123,14 +123,13 @@ class DatasetSpec(Record, frozen=True, kw_only=True):
         name: The data set.
         num_train: Number of training images.
         num_test: Number of test images.
-        test_elbo_nats: Mean ELBO of the whole test set, nats an image.
-        num_particles: Draws of z an image that the ELBO is estimated from.
-        binarize: What was made of grey values before the model saw them: `none`, `threshold` (0 or 1 at one half) or
-            `stochastic` (0 or 1, the grey value being the probability of 1).
-        elbo_quantiles: How the ELBO of single test images is distributed, in nats: pairs of a probability and the value
-            below which that part of the images lies, both ascending; empty where it is not known.
-        class_names: Names of the classes that a conditional model sees, in the order of their numbers; empty where they
-            have none.
+        test_elbo_nats: Mean ELBO of the whole test set, nats per image.
+        num_particles: Draws of z per image with which the ELBO is estimated.
+        binarize: How grey values were made 0 or 1: `none`, `threshold` (at one half), or `stochastic` (the grey value
+            is the probability of 1).
+        elbo_quantiles: Quantiles of the ELBO of single test images: pairs of a probability and an ELBO in nats, both
+            ascending; empty if they are not known.
+        class_names: Names of a conditional model's classes, in the order of their numbers; empty if they have none.
     """
 
     name: Text
@@ -156,18 +155,17 @@ class Manifest(Record, frozen=True, kw_only=True):
         schema_version: Version of this schema, 1.
         name: The model's name.
         version: The model's version, as Python packages count, like `1.0.0`.
-        license: The model's license, an SPDX expression like `Apache-2.0`; empty where none was stated.
+        license: The model's license, an SPDX expression like `Apache-2.0`; empty if none was stated.
         model: Choices and sizes.
         latent_space_id: Names the latent space: the same for all graphs and bundles of the same weights.
-        graphs: The ONNX graphs by name; those of the encoder or of the decoder alone in a bundle of that part, none in
-            a bundle for PyTorch only.
-        precisions: The networks' graphs in lower precisions, by its name; empty where only float32 was asked for.
+        graphs: The ONNX graphs by name; a bundle of one part holds only those of that part, a bundle for PyTorch none.
+        precisions: The networks' graphs in lower precisions, by the precision's name.
         torch_files: Programs for PyTorch by name (`encoder.ts`, `decoder.pt2`, ...); this runtime does not read them.
-        reference: What Pyro itself computed, for verification on the device.
-        tolerances: How far the bundle may be from it.
-        preprocessing: What is done to values before a graph gets them; `None` where there is nothing to tell.
-        dataset: What the model was trained on; `None` where the exporter was not told.
-        training: How it was trained, by the names of the options; empty where the exporter was not told.
+        reference: Pyro's own numbers, for verification on the device.
+        tolerances: How far the bundle's numbers may be from them.
+        preprocessing: What is done to values before a graph gets them, if anything.
+        dataset: What the model was trained on; `None` if the exporter was not told.
+        training: How it was trained, by the names of the options; empty if the exporter was not told.
         producers: Versions of the packages that made the bundle.
     """
 
@@ -193,7 +191,7 @@ class Manifest(Record, frozen=True, kw_only=True):
             raise ValueError(f"class_names must name {self.model.num_classes} classes, got {len(names)}")
 
     def encode(self) -> bytes:
-        """Return the manifest as indented JSON; without preprocessing and class names where there are none."""
+        """Return the manifest as indented JSON, without preprocessing or class names if there are none."""
         content = msgspec.to_builtins(self)
         if self.preprocessing is None:
             del content["preprocessing"]
@@ -216,7 +214,7 @@ class Manifest(Record, frozen=True, kw_only=True):
                     f"{written.remedy}"
                 )
             manifest = msgspec.json.decode(content, type=Manifest)
-            # Each name in the text is followed by the one kind of colon that is not in a string.
+            # A colon outside of strings follows each name: more colons than decoded names are duplicates.
             if _STRING.sub(b"", content).count(b":") != _count_names(msgspec.json.decode(content)):
                 raise BundleError(f"{MANIFEST_FILE} says something twice, under the same name; export the model again")
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -226,14 +224,14 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 
 def _count_names(value: Any) -> int:
-    """How many names there are in decoded JSON, at all depths."""
+    """Return the number of names in decoded JSON, at all depths."""
     if isinstance(value, dict):
         return len(value) + sum(map(_count_names, value.values()))
     return sum(map(_count_names, value)) if isinstance(value, list) else 0
 
 
 class _Version(msgspec.Struct):
-    """What is read of a manifest of any schema: all later ones say which edgevae wrote them, in the same place."""
+    """The part of a manifest that every schema version has: the versions of the schema and of edgevae."""
 
     schema_version: int
     producers: Any = None
@@ -262,8 +260,8 @@ def level_names(name: str, num_levels: int) -> tuple[str, ...]:
 def signatures(model: ModelSpec, parameters: Sequence[TensorSpec]) -> dict[GraphName, Signature]:
     """Return the signature of each graph that a model has.
 
-    A hierarchy's quantities above z are numbered from 2, and the encoder takes the noise of all levels but the highest,
-    because each level hangs on a draw of the one below. Only latents that are no standard normal have a `prior`.
+    A hierarchy's quantities above z are numbered from 2. Its encoder takes the noise of all levels but the highest,
+    because each level depends on a draw of the one below. Latents that are a standard normal have no graph `prior`.
 
     Args:
         model: Choices and sizes.

@@ -38,12 +38,12 @@ _Model = TypeVar("_Model", bound="Model")
 FloatArray = NDArray[np.float32]
 
 _SCORE_PARTICLES = 10
-"""Draws of z a row, as many as the quantiles in a manifest are made with."""
+"""Draws of z for each row; the quantiles in a manifest are made with as many."""
 _SCORE_SEED = 0
 _MAX_STEPS = 2**20
 _MAX_THREADS = 1024
 _ACTIVE = 0.01
-"""Variance of a dimension's posterior mean over the data from which it counts as active (Burda et al., 2016)."""
+"""A dimension is active if the variance of its posterior mean over the data is larger (Burda et al., 2016)."""
 
 
 def load(
@@ -61,27 +61,26 @@ def load(
     Args:
         path: The folder, with `manifest.json` in it.
         provider: `cpu`, `cuda`, or another of ONNX Runtime's execution providers, like `openvino`, `tensorrt`, `coreml`
-            or `xnnpack`; `auto` is CUDA where it truly works, else the CPU. `Model.provider` says which it is.
-        threads: Threads of a call: inside one operator, or, on the CPU with more than 256 rows a thread, on parts of
-            the rows side by side. By default as many as there are CPUs that this process may use, by affinity and by
-            the quota of a container.
-        providers: For those who know ONNX Runtime, in the place of `provider`: its names in the order of preference,
-            with options where there are any, like `[("OpenVINOExecutionProvider", {"device_type": "GPU"})]`. Each of
-            them must work.
-        session_options: For those who know ONNX Runtime: an `onnxruntime.SessionOptions` for all sessions, in the place
-            of our own; it says how many threads there are, and `threads` must not be given.
-        precision: `fp32`, or `fp16` or `int8` where the bundle has it; `manifest.precisions` says which there are, and
-            what each loses. In `int8` a row's numbers depend a little on the rows beside it, which share its scale.
-        public_key: That of the one who must have signed the bundle, Ed25519: the path of a PEM file, or PEM in bytes.
-            What is not signed, was altered or was signed with another key is refused before any of it is decoded.
+            or `xnnpack`; `auto` is CUDA if it works here, else the CPU. `Model.provider` says which one was chosen.
+        threads: Threads of a call. They share each operator; on the CPU, with more than 256 rows for each thread, each
+            takes a part of the rows instead. Default: the CPUs that this process may use, by affinity and by the
+            container's quota.
+        providers: Instead of `provider`, ONNX Runtime's own names in order of preference, with or without options, like
+            `[("OpenVINOExecutionProvider", {"device_type": "GPU"})]`. Each of them must work.
+        session_options: An `onnxruntime.SessionOptions` for all sessions. It sets the number of threads, so `threads`
+            must not be given.
+        precision: `fp32`, or `fp16` or `int8` if the bundle has it: `manifest.precisions` says which there are, and
+            what each loses. In `int8` the rows of a batch share a scale, so a row's numbers depend on the others a
+            little.
+        public_key: Ed25519 public key of the bundle's signer: the path of a PEM file, or PEM as bytes. A bundle that
+            was not signed with its private key, or was altered later, is refused before any of it is decoded.
 
     Raises:
         BundleError: The bundle is missing, damaged, changed, newer than this runtime, or does not fit its manifest.
         InputError: An argument is out of range, or two of them contradict each other.
         InstallError: ONNX Runtime is not installed; or, for `public_key`, the package `cryptography`.
-        ProviderError: A provider that was asked for does not work here, or can run nothing of this model; the message
-            says why.
-        SignatureError: The bundle is not signed with the private key that belongs to `public_key`.
+        ProviderError: A provider that was asked for does not work here, or runs no part of this model.
+        SignatureError: The bundle was not signed with the private key of `public_key`.
     """
     if session_options is not None and threads is not None:
         raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
@@ -100,25 +99,27 @@ def load(
 class Model:
     """A trained VAE. Made by `load`; its methods keep no state, and the same arguments give the same numbers.
 
-    `encode`, `decode`, `reconstruct`, `generate` and `verify` are what every model can do; `elbo`, `log_likelihood`,
-    `score`, `threshold`, `is_anomaly` and `posterior_predictive` say how likely and how sure; `interpolate`, `traverse`
-    and `active_units` look at the latent; `reconstruct_batches` takes more than fits into memory.
+    `encode`, `decode`, `reconstruct`, `generate` and `verify` are the basic methods. `elbo`, `log_likelihood`, `score`,
+    `threshold`, `is_anomaly` and `posterior_predictive` use the likelihood. `interpolate`, `traverse` and
+    `active_units` explore the latent space. `reconstruct_batches` takes more data than fits into memory.
 
-    Where there is noise, `seed` names a stream for one call, from 0 to 2**64 - 1; a `Noise` goes on where the last call
-    left it, as PyTorch's generator does. One model serves many threads. It pickles as the path of its bundle, is closed
-    by `close()` or a `with` block, and has to be loaded anew in a forked process.
+    `seed` is an integer from 0 to 2**64 - 1 that names the noise stream of one call; or a `Noise`, which continues
+    where the last call left it, like PyTorch's generator. One model serves many threads. It pickles as the path of its
+    bundle, is closed by `close()` or a `with` block, and must be loaded again in a forked process.
 
-    Where the model is conditional, each method takes `y`, the labels: integers from 0 to `num_classes - 1`, shape
+    If the model is conditional, each method takes the labels `y`: integers from 0 to `num_classes - 1`, shape
     `(batch,)`, or one for all rows.
 
     Args:
-        graphs: Those of its bundle.
+        graphs: The graphs of the model's bundle.
     """
 
     def __init__(self, graphs: Graphs) -> None:
         self._bundle = graphs.bundle
         self._graphs = graphs
         self._spec = graphs.bundle.manifest.model
+        self._z_dim = self._spec.z_dim
+        self._latent_space_id = graphs.bundle.manifest.latent_space_id
         self._observations = Observations(self._spec, graphs.bundle.manifest.preprocessing)
         locs, scales = (level_names(name, len(self._spec.z_dims)) for name in ("z_loc", "z_scale"))
         spaces = [level_space(self.latent_space_id, level) for level in range(1, len(locs) + 1)]
@@ -133,13 +134,13 @@ class Model:
 
     @property
     def manifest(self) -> Manifest:
-        """All that the bundle says about itself."""
+        """The content of the bundle's `manifest.json`."""
         return self._bundle.manifest
 
     @property
     def latent_space_id(self) -> str:
-        """Names the latent space: the same for all bundles of the same weights; latents carry it."""
-        return self.manifest.latent_space_id
+        """Name of the latent space: the same for all bundles of the same weights. Latents carry it."""
+        return self._latent_space_id
 
     @property
     def data_shape(self) -> tuple[int, ...]:
@@ -149,7 +150,7 @@ class Model:
     @property
     def z_dim(self) -> int:
         """Number of dimensions of z, which `decode` takes."""
-        return self._spec.z_dim
+        return self._z_dim
 
     @property
     def num_classes(self) -> int:
@@ -172,7 +173,7 @@ class Model:
         return self._graphs.precision
 
     def close(self) -> None:
-        """Let go of the sessions and their memory; calls raise `EdgeVAEError` then. A `with` block ends so."""
+        """Release the sessions and their memory; later calls raise `EdgeVAEError`. A `with` block ends with it."""
         self._graphs.close()
 
     def __enter__(self: _Model) -> _Model:
@@ -202,7 +203,7 @@ class Model:
                 graph({part.name: np.zeros((rows, *part.row_shape), part.dtype) for part in graph.spec.inputs})
 
     def observations(self, x: ArrayLike, y: ArrayLike | None = None) -> tuple[FloatArray, NDArray[np.int64] | None]:
-        """Return observations, and labels, as the graphs take them: the check that each method begins with, by itself.
+        """Check observations and labels, and return them as the graphs take them; each method begins with this.
 
         Args:
             x: Observations, as for `encode`.
@@ -232,16 +233,16 @@ class Model:
                 `(batch, height, width)` or `(batch, height, width, 1)`; or a Pillow image, or a list of them, of the
                 model's size and colours. Floats in [0, 1], any that are finite where the likelihood takes any range;
                 booleans as 0 and 1; uint8 in [0, 255], which is divided by 255. Other integers are refused where
-                numbers must lie in [0, 1]: they may be pixels or not. Where `manifest.preprocessing` has a scale,
-                numbers of any kind in that instead, which become [0, 1].
+                numbers must lie in [0, 1], since they may be pixels or not. If `manifest.preprocessing` has a scale:
+                numbers of any kind in that range, which become [0, 1].
             y: Labels, for a conditional model.
-            seed: For a hierarchy: noise stream of the draws on which the upper levels hang. Without `seed` and `eps`
-                each level is given the mean of the one below.
-            eps: For a hierarchy: that noise itself, shape `(batch, size)` for each level but the highest, z's first.
+            seed: For a hierarchy: noise stream of the draws of each level, on which the level above depends. Without
+                `seed` and `eps` it depends on the mean.
+            eps: For a hierarchy: the noise itself, shape `(batch, size)` for each level but the highest, z's first.
 
         Returns:
-            `z_loc` and `z_scale`, float32, shape `(batch, z_dim)` each; `z_scale` is a standard deviation, positive. Of
-            a hierarchy also the `upper` levels, of a mixture `component_probs`.
+            `z_loc` and `z_scale`, float32, shape `(batch, z_dim)` each; `z_scale` is a standard deviation, positive.
+            For a hierarchy also the `upper` levels, for a mixture `component_probs`.
 
         Raises:
             InputError: An argument has another shape or dtype, holds NaN, or values out of range.
@@ -269,14 +270,17 @@ class Model:
             units of the data where the likelihood takes any range; `manifest.preprocessing.raw` undoes a scale.
 
         Raises:
-            InputError: `z` has another shape or dtype, is not finite, or is another model's: latents that a `Posterior`
-                gave know their latent space.
+            InputError: `z` has another shape or dtype, is not finite, or comes from another model's `Posterior`.
         """
-        check_latent_space(z, self.latent_space_id)
-        latents = _inputs.latents(z, self.z_dim)
-        given = _inputs.labels(y, len(latents), self._spec)
-        given["z"] = latents
-        return self._loc_img("decoder", given, len(latents), out)
+        if type(z) is not np.ndarray:  # a plain array does not know its latent space
+            check_latent_space(z, self._latent_space_id)
+        latents = _inputs.latents(z, self._z_dim)
+        given: dict[str, NDArray[Any]] = {"z": latents}
+        if y is not None or self._spec.num_classes:
+            given |= _inputs.labels(y, len(latents), self._spec)
+        if out is None:
+            return self._graphs["decoder"](given)["loc_img"]
+        return self._write_loc_img("decoder", given, out)
 
     def reconstruct(
         self,
@@ -304,29 +308,20 @@ class Model:
         Raises:
             InputError: An argument has another shape or dtype, or values out of range; or both `seed` and `eps`.
         """
-        return self._reconstruct(self._observations.given(x, y), seed, eps, out)
-
-    def _reconstruct(
-        self,
-        given: dict[str, NDArray[Any]],
-        seed: int | Noise | None,
-        eps: ArrayLike | None,
-        out: FloatArray | None = None,
-    ) -> FloatArray:
-        """Reconstruct what `Observations.given` returned."""
-        shape = (len(given["x"]), self._spec.z_dim)
+        given = self._observations.given(x, y)
+        shape = (len(given["x"]), self._z_dim)
         noise = draw_noise(shape, seed, eps)
         given["eps"] = np.zeros(shape, np.float32) if noise is None else noise
-        return self._loc_img("reconstruct", given, shape[0], out)
-
-    def _loc_img(
-        self, name: GraphName, given: dict[str, NDArray[Any]], batch: int, out: FloatArray | None
-    ) -> FloatArray:
-        """Run a graph for its `loc_img`, into `out` where there is one."""
         if out is None:
-            return self._graphs[name](given)["loc_img"]
-        buffers = _inputs.output_buffers(out, batch, self._spec)
-        return self._graphs[name](_inputs.copy_if_aliased(given, out), buffers)["loc_img"]
+            return self._graphs["reconstruct"](given)["loc_img"]
+        return self._write_loc_img("reconstruct", given, out)
+
+    def _write_loc_img(self, name: GraphName, given: dict[str, NDArray[Any]], out: FloatArray) -> FloatArray:
+        """Run a graph that writes its `loc_img` into `out`."""
+        batch = len(next(iter(given.values())))
+        _inputs.check_buffer(out, (batch, self._spec.data_dim))
+        self._graphs[name](_inputs.copy_if_aliased(given, out), {"loc_img": out})
+        return out
 
     def generate(
         self,
@@ -341,11 +336,11 @@ class Model:
         Args:
             n: How many, 0 or more.
             seed: Noise stream for z, the same as PyTorch's CPU generator: z is what Pyro's model draws from the same
-                seed, the levels of a hierarchy from the highest down. 0 to 2**64 - 1. Needed.
+                seed, the levels of a hierarchy from the highest down. 0 to 2**64 - 1. Required.
             y: Labels, for a conditional model.
-            component: For a mixture, the component or those of each row. Without it they are drawn from p(c) first, by
-                `torch.rand(n)` and the inverse of its cumulative sum; Pyro draws them in another way, so with drawn
-                components the samples of a seed are not Pyro's.
+            component: For a mixture: one component for all rows, or one for each. By default they are drawn from p(c)
+                first, by inverting its cumulative sum at `torch.rand(n)`. Pyro draws them in another way, so its
+                samples of the same seed differ.
 
         Returns:
             `loc_img`, float32 in the units of the data, shape `(n, data_dim)`.
@@ -361,11 +356,11 @@ class Model:
     def verify(self) -> Report:
         """Compare this model, as it runs here, with what Pyro computed at export.
 
-        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on all zeros and all ones. In a
-        lower precision than float32 what counts is the mean ELBO, of which no more may be lost than the bundle says.
+        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on all zeros and all ones. In
+        fp16 and int8 the mean ELBO decides: it may be lower than Pyro's by no more than the manifest allows.
 
         Returns:
-            The comparison; `report.passed` is the verdict, `print(report)` the table.
+            The comparison; `report.passed` is the verdict, `print(report)` shows a table.
 
         Raises:
             BundleError: `reference.npz` is missing, changed, or damaged.
@@ -377,15 +372,15 @@ class Model:
     def posterior_predictive(
         self, x: ArrayLike, num_samples: int, seed: int | Noise | None = None, *, y: ArrayLike | None = None
     ) -> FloatArray:
-        """Draw new observations of p(x'|x) = E_q(z|x)[p(x'|z)]: noise of the likelihood included.
+        """Draw new observations of p(x'|x) = E_q(z|x)[p(x'|z)], with the noise of the likelihood.
 
         The distribution is that of Pyro's `Predictive(poutine.uncondition(vae.model), guide=vae.guide,
-        num_samples=...)`; the draws of a seed are others.
+        num_samples=...)`; the same seed gives other draws.
 
         Args:
             x: Observations, as for `encode`.
-            num_samples: Draws of a row, 0 or more.
-            seed: Noise stream; a draw takes the noise of z and then that of x'. 0 to 2**64 - 1. Needed.
+            num_samples: Draws for each row, 0 or more.
+            seed: Noise stream; each draw takes noise for z and then for x'. 0 to 2**64 - 1. Required.
             y: Labels, for a conditional model.
 
         Returns:
@@ -414,10 +409,10 @@ class Model:
         Args:
             x: Observations, as for `encode`.
             seed: Noise stream of the particles, drawn one after the other as Pyro's `Trace_ELBO(num_particles)` does.
-            num_particles: Draws of z a row, at least 1.
+            num_particles: Draws of z for each row, at least 1.
             y: Labels, for a conditional model; the bound is on log p(x|y) then.
-            eps: The noise itself, shape `(num_particles, batch, z_dim)`, of a hierarchy a list of such, one a level,
-                z's first. Give one of `seed` and `eps`.
+            eps: The noise itself, shape `(num_particles, batch, z_dim)`; for a hierarchy a list of such arrays, one for
+                each level, z's first. Give one of `seed` and `eps`.
 
         Returns:
             The mean over the particles, in nats, higher is better; shape `(batch,)`.
@@ -438,13 +433,13 @@ class Model:
         y: ArrayLike | None = None,
         eps: Eps | None = None,
     ) -> Nats:
-        """Estimate log p(x) of each row from below, by importance weighting (Burda, Grosse & Salakhutdinov, 2016).
+        """Estimate a lower bound of log p(x) by importance weighting (Burda, Grosse & Salakhutdinov, 2016).
 
         Args:
             x: Observations, as for `encode`.
             seed: Noise stream of the particles, drawn one after the other.
-            num_particles: Draws of z a row, at least 1; the bound rises to log p(x) with their number. Memory does not
-                grow with it.
+            num_particles: Draws of z for each row, at least 1; with more of them the bound rises to log p(x). Memory
+                does not grow with their number.
             y: Labels, for a conditional model; the bound is on log p(x|y) then.
             eps: The noise itself, as for `elbo`. Give one of `seed` and `eps`.
 
@@ -469,15 +464,16 @@ class Model:
     ) -> Score:
         """Return how unusual each row is, and why: the ELBO with its two parts.
 
-        A VAE's likelihood is no judge of everything: simple images of other data can score above the model's own
-        (Nalisnick et al., "Do Deep Generative Models Know What They Don't Know?", 2019). Try it on what you expect.
+        The ELBO does not find every anomaly: simple images of another kind can score higher than the training data
+        (Nalisnick et al., "Do Deep Generative Models Know What They Don't Know?", 2019). Test it on anomalies that you
+        expect.
 
         Args:
             x: Observations, as for `encode`.
             seed: Noise stream of the particles; 0 where neither `seed` nor `eps` is given.
-            num_particles: Draws of z a row, at least 1.
+            num_particles: Draws of z for each row, at least 1.
             y: Labels, for a conditional model.
-            eps: The noise itself, as for `elbo`: with it, rows that were drawn for apart can be scored together.
+            eps: The noise itself, as for `elbo`.
 
         Raises:
             InputError: An argument has another shape or dtype, or values out of range.
@@ -489,13 +485,13 @@ class Model:
         return Score(reconstruction - kl, reconstruction, kl)
 
     def threshold(self, rate: float = 0.01) -> float:
-        """Return the ELBO, in nats, below which a part of `rate` of the test images lies that the model was tested on.
+        """Return the ELBO, in nats, that a fraction `rate` of the test images lies below.
 
         Args:
-            rate: False alarms that are allowed, 0.001 to 0.999.
+            rate: Expected fraction of false alarms, 0.001 to 0.999.
 
         Raises:
-            InputError: `rate` is out of range, or the bundle does not know how its test images are distributed.
+            InputError: `rate` is out of range, or the bundle holds no quantiles of the test images' ELBO.
         """
         dataset = self.manifest.dataset
         if dataset is None or not dataset.elbo_quantiles:
@@ -511,18 +507,18 @@ class Model:
     def is_anomaly(
         self, x: ArrayLike, seed: int | Noise = _SCORE_SEED, *, y: ArrayLike | None = None, rate: float = 0.01
     ) -> NDArray[np.bool_]:
-        """Return which rows are less likely than all but a part of `rate` of the test images, shape `(batch,)`.
+        """Return which rows are anomalous: those whose ELBO lies below `threshold(rate)`. Shape `(batch,)`.
 
-        A row whose ELBO is NaN, because it is too far out for float32, is one of them.
+        Rows whose ELBO is NaN, because they are too far out for float32, are anomalous too.
 
         Args:
             x: Observations, as for `encode`, treated as the training data was: `manifest.dataset.binarize` says how.
             seed: Noise stream of the particles.
             y: Labels, for a conditional model.
-            rate: False alarms that are allowed, 0.001 to 0.999.
+            rate: Expected fraction of false alarms, 0.001 to 0.999.
 
         Raises:
-            InputError: An argument does not fit, or the bundle does not know how its test images are distributed.
+            InputError: An argument does not fit, or the bundle holds no quantiles of the test images' ELBO.
         """
         limit = self.threshold(rate)
         return self.score(x, seed, y=y).below(limit)
@@ -539,7 +535,7 @@ class Model:
 
         Args:
             x_a: Where the lines start, as for `encode`.
-            x_b: Where they end, as many rows.
+            x_b: Where they end; the same number of rows.
             steps: Points on a line, both ends included; 2 to 2**20.
             y: Labels, for a conditional model; the same along a line.
 
@@ -554,7 +550,7 @@ class Model:
             raise InputError(f"steps must be at least 2, got {steps}")
         start, end = (np.asarray(self.encode(x, y=y).z_loc) for x in (x_a, x_b))
         if len(start) != len(end):
-            raise InputError(f"x_a and x_b must have as many rows, got {len(start)} and {len(end)}")
+            raise InputError(f"x_a and x_b must have the same number of rows, got {len(start)} and {len(end)}")
         weights = np.linspace(0, 1, steps, dtype=np.float32)[None, :, None]
         return self._decode_rows((1 - weights) * start[:, None] + weights * end[:, None], y)
 
@@ -614,9 +610,9 @@ class Model:
         y: NDArray[Any] | Iterable[ArrayLike] | int | None = None,
         seed: int | Noise | None = None,
     ) -> Iterator[FloatArray]:
-        """Reconstruct observations as they come.
+        """Reconstruct a stream of observations, batch by batch.
 
-        The noise of a row depends on the seed and on the row's place in the stream alone, not on how the stream is cut.
+        The noise of a row depends only on the seed and the row's place in the stream, not on the sizes of the batches.
 
         Args:
             x: An array, also a memory-mapped one, of shapes as for `encode`; or an iterable of such arrays, each with
@@ -629,7 +625,8 @@ class Model:
             `loc_img`, float32 in the units of the data, shape `(rows, data_dim)`.
 
         Raises:
-            InputError: An argument has another shape or dtype, or values out of range; raised when its turn comes.
+            InputError: An argument has another shape or dtype, or values out of range; raised when
+                its batch is reached.
         """
         batch_size = _inputs.count("batch_size", batch_size)
         if batch_size == 0:
@@ -648,8 +645,9 @@ class Model:
         self, pairs: Iterable[tuple[Rows, ArrayLike | None]], noise: RowNoise | None
     ) -> Iterator[FloatArray]:
         for x, y in pairs:
-            given = {"x": x, **_inputs.labels(y, len(x), self._spec)}
-            yield self._reconstruct(given, None, None if noise is None else noise.next_rows(len(x)))
+            eps = np.zeros((len(x), self.z_dim), np.float32) if noise is None else noise.next_rows(len(x))
+            given = {"x": x, **_inputs.labels(y, len(x), self._spec), "eps": eps}
+            yield self._graphs["reconstruct"](given)["loc_img"]
 
     def _checked_labels(self, y: Rows) -> NDArray[np.int64]:
         return _inputs.labels(y, len(y), self._spec)["y"]

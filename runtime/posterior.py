@@ -118,9 +118,9 @@ class Posterior(msgspec.Struct, frozen=True, eq=False):
         z_loc: Means, float32, shape `(batch, z_dim)`.
         z_scale: Standard deviations, float32, positive, shape `(batch, z_dim)`.
         latent_space_id: The latent space that they lie in.
-        upper: A hierarchy's levels above z, the lowest first, each given a draw or the mean of the one below it; see
-            `Model.encode`. Empty for the other latents.
-        component_probs: q(c|x) of a mixture's components, float32, shape `(batch, components)`: the best one beside
+        upper: The levels of a hierarchy above z, the lowest first. Each depends on a draw, or on the mean, of the level
+            below; see `Model.encode`. Empty for the other latents.
+        component_probs: q(c|x) of a mixture's components, float32, shape `(batch, components)`: the optimum for this
             q(z|x), proportional to p(c) exp E_q(z|x)[log p(z|c)]. `None` for the other latents.
     """
 
@@ -206,7 +206,7 @@ def draw_lower_noise(
 
 
 def zero_noise(model: ModelSpec, batch: int) -> dict[str, NDArray[np.float32]]:
-    """Return no noise, for each level."""
+    """Return zeros as the noise of each level."""
     names = level_names("eps", len(model.z_dims))
     return {name: np.zeros((batch, size), np.float32) for name, size in zip(names, model.z_dims, strict=True)}
 

@@ -1,4 +1,4 @@
-"""What is done to values before a model sees them: in training, and in the runtime likewise."""
+"""Preprocessing of the data, the same in training and in the runtime."""
 
 import math
 from typing import Any
@@ -12,17 +12,17 @@ FloatArray = NDArray[np.float32]
 
 
 class Preprocessing(Record, frozen=True):
-    """What was done to the training data, and is done to what callers hand in.
+    """What was done to the training data, and is done to the observations that callers pass.
 
     Without a scale, uint8 is divided by 255 unless `divide_uint8` says otherwise; other numbers are taken as they are.
 
     Args:
-        scale: `(low, high)`: numbers of any kind, uint8 too, are given in this range and become [0, 1]. What a model
-            returns stays in [0, 1]; `raw` makes it values in the range.
+        scale: `(low, high)`: numbers of any kind, uint8 too, are given in this range and become [0, 1]. A model's
+            outputs stay in [0, 1]; `raw` scales them back.
         resize: `(height, width)` to which image files are resized, with Pillow's bilinear filter.
         grey: Whether image files in colour are made grey, as Pillow does (ITU-R 601-2 luma).
-        channels_last: Whether observations may also be images with the channels behind height and width.
-        divide_uint8: Whether uint8 without a scale are pixels, divided by 255; where not, they are numbers like any.
+        channels_last: Whether observations may also be images of shape `(height, width, channels)`.
+        divide_uint8: Whether uint8 without a scale is divided by 255, as pixels are.
 
     Raises:
         ValueError: `scale` is no range in float32, or `resize` no size.
@@ -47,21 +47,21 @@ class Preprocessing(Record, frozen=True):
                 )
 
     def scaled(self, values: FloatArray) -> FloatArray:
-        """Return values in the model's range, for values as callers give them; float32 both."""
+        """Scale values as callers give them to the model's range; float32 both."""
         if self.scale is None:
             return values
         low, span = _ends(self.scale)
         return (values - low) / span
 
     def raw(self, values: FloatArray) -> FloatArray:
-        """Return values as callers give them, for values in the model's range; float32 both, kept within the scale."""
+        """Scale values in the model's range back to those that callers give, clipped to the scale; float32 both."""
         if self.scale is None:
             return values
         low, span = _ends(self.scale)
         return np.clip(low + values * span, low, np.float32(self.scale[1]))
 
     def channels_first(self, array: NDArray[Any], data_shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return images with the channels first, where they may have them last and do; otherwise the array itself."""
+        """Move the channels of images first if they may come last, and do; return any other array as it is."""
         if self.channels_last and len(data_shape) == 3 and array.shape[1:] == (*data_shape[1:], data_shape[0]):
             return np.moveaxis(array, -1, 1)
         return array
@@ -91,7 +91,7 @@ def values_text(model: ModelSpec, preprocessing: Preprocessing | None) -> str:
 
 
 def _ends(scale: tuple[float, float]) -> tuple[np.float32, np.float32]:
-    """The lower end, and the distance to the upper one, in the precision in which values are scaled."""
+    """Return the lower end and the width of a scale in float32, in which values are scaled."""
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = np.float32(scale[0]), np.float32(scale[1])
         return low, np.float32(high - low)

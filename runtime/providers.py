@@ -1,8 +1,8 @@
 """ONNX Runtime: its import, its wheels, and the execution providers and threads that sessions run on.
 
-ONNX Runtime only logs when a provider cannot be had, and falls back to the CPU: what it lists as available says what it
-was built with, and only a session's own `get_providers()` says what it runs on. A session may even have a provider and
-run no node on it; newer versions report where each node runs.
+If a provider does not work, ONNX Runtime only logs it, and falls back to the CPU. The providers that it lists as
+available are those that it was built with; a session's own `get_providers()` says which were loaded. A session can
+have a provider and run no node on it; newer versions report where each node runs.
 """
 
 from __future__ import annotations
@@ -110,10 +110,10 @@ class Execution(msgspec.Struct, frozen=True):
     """Where and how sessions run.
 
     Args:
-        providers: ONNX Runtime's names with their options, in the order of preference; `None` for CUDA where it truly
-            works, else the CPU.
+        providers: ONNX Runtime's names with their options, in order of preference; `None` for CUDA if it works here,
+            else the CPU.
         threads: Threads of a call.
-        session_options: An `onnxruntime.SessionOptions` in the place of our own; `threads` goes unread then.
+        session_options: An `onnxruntime.SessionOptions` instead of our own; `threads` is not used then.
     """
 
     providers: tuple[tuple[str, Mapping[str, Any]], ...] | None
@@ -124,7 +124,7 @@ class Execution(msgspec.Struct, frozen=True):
     def of(
         cls, provider: str, threads: int, providers: Sequence[ProviderOptions] | None, session_options: Any
     ) -> Execution:
-        """Return the execution that a caller asks for.
+        """Check what a caller asks for.
 
         Args:
             provider: `auto`, or a provider's short name, like `cpu`.
@@ -164,14 +164,14 @@ class Execution(msgspec.Struct, frozen=True):
         return cls(pairs, threads, session_options)
 
     def on(self, provider: str) -> Execution:
-        """Return the same with the provider that was chosen, where none was asked for."""
+        """Return the same on a provider that was chosen, if the caller asked for none."""
         if self.providers is not None:
             return self
         return msgspec.structs.replace(self, providers=((_AUTO_CHOICES[provider], {}),))
 
 
 def short_name(name: str) -> str:
-    """Return our word for one of ONNX Runtime's providers: `cuda` for `CUDAExecutionProvider`."""
+    """Return the short name of one of ONNX Runtime's providers: `cuda` for `CUDAExecutionProvider`."""
     return name.removesuffix(_SUFFIX).lower()
 
 
@@ -184,7 +184,7 @@ def _with_options(entry: ProviderOptions) -> tuple[str, Mapping[str, Any]]:
 
 
 def create_session(graph: bytes, file: str, execution: Execution) -> tuple[Any, str]:
-    """Return an `onnxruntime.InferenceSession` of an ONNX graph, and the short name of the provider it truly runs on.
+    """Return an `onnxruntime.InferenceSession` of an ONNX graph, and the short name of the provider that runs it.
 
     Args:
         graph: The content of the `.onnx` file.
@@ -206,11 +206,11 @@ def create_session(graph: bytes, file: str, execution: Execution) -> tuple[Any, 
 
 
 def check_runs(session: Any, provider: str, file: str) -> None:
-    """Refuse a provider that a session has and that runs none of its graph's nodes, where ONNX Runtime tells.
+    """Refuse a provider that runs none of a graph's nodes, if ONNX Runtime reports where they run.
 
     Args:
         session: An `onnxruntime.InferenceSession`.
-        provider: Our word for the provider.
+        provider: The provider's short name.
         file: The graph's file, for messages.
 
     Raises:
@@ -230,7 +230,9 @@ def check_runs(session: Any, provider: str, file: str) -> None:
 
 
 def has_own_threads(session: Any, execution: Execution) -> bool:
-    """Whether a session has threads of its own, as many as we say: neither the application's nor of its options.
+    """Return whether a session has its own threads, as many as we asked for.
+
+    Other sessions share the application's threads, or have as many as the caller's session options say.
 
     Args:
         session: An `onnxruntime.InferenceSession`.
@@ -243,8 +245,8 @@ def has_own_threads(session: Any, execution: Execution) -> bool:
 def new_session(graph: bytes, options: Any, *, own: bool = True, **providers: Any) -> Any:
     """Return an `onnxruntime.InferenceSession` that runs on the providers it was made for, or fails.
 
-    An application may have given all sessions of its process the same threads (`set_global_thread_pool_sizes`). ONNX
-    Runtime allows no others then, and cannot be asked: these threads are taken where it refuses.
+    If the application made one thread pool for all sessions (`set_global_thread_pool_sizes`), ONNX Runtime refuses
+    sessions with their own threads, and there is no way to ask beforehand. The shared threads are used then.
 
     Args:
         graph: The content of the `.onnx` file.
@@ -259,18 +261,18 @@ def new_session(graph: bytes, options: Any, *, own: bool = True, **providers: An
         if not own or _SHARED_THREADS_ONLY not in str(error):
             raise
         options.use_per_session_threads = False
-        options.intra_op_num_threads = 0  # else it warns that it does not look at the number
+        options.intra_op_num_threads = 0  # else ONNX Runtime warns that it ignores the number
         session = make()
     session.disable_fallback()  # older versions do not take it from the argument
     return session
 
 
 def usable_cpus(cgroups: str = _CGROUPS, own_cgroups: str = _OWN_CGROUPS) -> int:
-    """Return the number of CPUs that affinity and the quota of a container leave to this process, at least 1.
+    """Return the number of CPUs that affinity and the container's quota allow this process, at least 1.
 
     Args:
         cgroups: Where Linux mounts the control groups.
-        own_cgroups: The file in which it lists those of this process.
+        own_cgroups: The file that lists those of this process.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _cgroup_folders(Path(cgroups), Path(own_cgroups)) if (quota := _quota(folder))]
@@ -278,7 +280,7 @@ def usable_cpus(cgroups: str = _CGROUPS, own_cgroups: str = _OWN_CGROUPS) -> int
 
 
 def _cgroup_folders(cgroups: Path, own_cgroups: Path) -> list[Path]:
-    """Return the process's control groups and those above them, in version 2 and in version 1 of Linux's."""
+    """Return the folders of the process's control groups and their parents, of cgroups version 1 and 2."""
     try:
         lines = own_cgroups.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -338,7 +340,7 @@ def _error(name: str, obstacle: str) -> ProviderError:
 
 
 def obstacle_of(onnxruntime: ModuleType, name: str) -> str | None:
-    """Return what keeps a provider from working, as far as can be told without a session; `None` for nothing."""
+    """Return why a provider cannot work, as far as that is known without a session; `None` if nothing is known."""
     available = onnxruntime.get_available_providers()
     if name not in available:
         has = ", ".join(short_name(other) for other in available)
@@ -361,7 +363,7 @@ def _session(onnxruntime: ModuleType, graph: bytes, execution: Execution) -> Any
     if options is None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = execution.threads
-        options.log_severity_level = _LOG_FATAL  # what goes wrong is raised, not logged
+        options.log_severity_level = _LOG_FATAL  # errors are raised, not logged
         options.add_session_config_entry(_SPIN_DURATION, _SPIN_US)
         if any(short_name(name) != CPU for name, _ in execution.providers or ()):
             options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
@@ -378,15 +380,15 @@ def _session(onnxruntime: ModuleType, graph: bytes, execution: Execution) -> Any
 
 @contextlib.contextmanager
 def _quiet_loading(onnxruntime: ModuleType, providers: Sequence[str]) -> Iterator[None]:
-    """Load the CUDA libraries of pip packages, and keep ONNX Runtime from writing to the terminal meanwhile.
+    """Load the CUDA libraries of pip packages, and silence ONNX Runtime's logger in the block.
 
-    Its default logger has no getter: afterwards it is back at ONNX Runtime's own default.
+    The logger's level cannot be read, so it is set to ONNX Runtime's default afterwards.
     """
     if set(providers) <= {CPU}:
         yield
         return
     if not set(providers).isdisjoint(_NEED_CUDA) and hasattr(onnxruntime, "preload_dlls"):
-        with _PRELOADING, contextlib.redirect_stdout(io.StringIO()):  # which is the whole process's
+        with _PRELOADING, contextlib.redirect_stdout(io.StringIO()):  # the lock, because stdout is the process's
             _preload(onnxruntime)
     onnxruntime.set_default_logger_severity(_LOG_FATAL)
     try:

@@ -29,13 +29,13 @@ _ROWS = 512
 class Score(msgspec.Struct, frozen=True, eq=False):
     """How well a model explains each observation, in nats, shape `(batch,)` each.
 
-    NaN where float32 does not hold the model's numbers for a row: one that is far from what the model was fitted to,
-    where the likelihood takes any range.
+    NaN if float32 cannot hold the model's numbers for a row: one far from the training data, if the likelihood takes
+    any range.
 
     Args:
-        elbo: Estimated E_q[log p(x|z)] - KL(q(z|x) ‖ p(z)); the higher, the more usual.
-        reconstruction: Its first part, E_q[log p(x|z)].
-        kl: Its second part, KL(q(z|x) ‖ p(z)), estimated from the same draws; a hierarchy's is of all levels.
+        elbo: Estimate of E_q[log p(x|z)] - KL(q(z|x) ‖ p(z)); lower is more unusual.
+        reconstruction: Its first term, E_q[log p(x|z)].
+        kl: Its second term, KL(q(z|x) ‖ p(z)), from the same draws; for a hierarchy over all levels.
     """
 
     elbo: Nats
@@ -50,12 +50,12 @@ class Score(msgspec.Struct, frozen=True, eq=False):
         }
 
     def below(self, threshold: float) -> NDArray[np.bool_]:
-        """Return which rows' ELBO is not at least `threshold` nats, shape `(batch,)`: also those that have none."""
+        """Return which rows have an ELBO below `threshold` nats, or NaN; shape `(batch,)`."""
         return ~(self.elbo >= threshold)
 
 
 class Terms(NamedTuple):
-    """Of one draw of z, in nats, shape `(batch,)` each."""
+    """Terms of the ELBO for one draw of z, in nats, shape `(batch,)` each."""
 
     log_px_z: NDArray[np.float64]
     kl: NDArray[np.float64]
@@ -75,10 +75,10 @@ def particles(
     """Yield log_px_z, and log_qz_x - log_pz, particle by particle.
 
     Args:
-        graphs: The model's.
+        graphs: The model's graphs.
         model: Its choices and sizes.
         given: `x` and, where there are labels, `y`.
-        noise: Of each particle, see `particle_noise`.
+        noise: The noise of each particle, as `particle_noise` returns it.
     """
     batch = len(given["x"])
     slices = [slice(start, start + _ROWS) for start in range(0, max(batch, 1), _ROWS)]
@@ -95,14 +95,14 @@ def particle_noise(
     seed: int | Noise | None,
     eps: ArrayLike | Sequence[ArrayLike] | None,
 ) -> Iterator[list[NDArray[np.float32]]]:
-    """Return the noise of each particle, that of each level, shape `(batch, size of the level)`.
+    """Return for each particle the noise of each level, shape `(batch, size of the level)`.
 
     Args:
         model: Choices and sizes.
         batch: Number of observations.
         num_particles: How many, at least 1.
         seed: Noise stream; a particle draws each level's noise for the whole batch, as Pyro's guide does.
-        eps: The noise itself, shape `(num_particles, batch, z_dim)`; of a hierarchy a list of such, one a level.
+        eps: The noise itself, shape `(num_particles, batch, z_dim)`; for a hierarchy a list, one for each level.
 
     Raises:
         InputError: An argument is out of range, or not one of `seed` and `eps` was given.

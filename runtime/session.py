@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import threading
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .errors import BundleError, EdgeVAEError, InputError, ProviderError
-from .manifest import MODEL_PROPERTY, FileEntry, GraphName, Manifest, Precision, TensorSpec, part_of
+from .manifest import MODEL_PROPERTY, FileEntry, GraphName, Manifest, Precision, part_of
 from .providers import CPU, Execution, check_runs, create_session, has_own_threads
 from .untrusted import check_graph
 
@@ -31,7 +30,6 @@ MAX_ROWS = 4096
 MAX_ROWS_A_THREAD = 256
 """Likewise on the CPU: keeps activations in L2."""
 
-_SHAPES_KEPT = 16
 _ONNX_TYPE = {"float32": "float", "int64": "int64"}
 _WITH_NETWORKS: tuple[GraphName, ...] = ("reconstruct", "encoder", "decoder")
 """The first of these that a bundle has shows whether a provider works."""
@@ -51,7 +49,7 @@ class Workers:
     def run(self, work: Callable[[int], None], parts: Sequence[int]) -> None:
         """Call `work` with each part, in any order.
 
-        An error of any part stops the call: no other part is begun, and it is raised once none is running any more.
+        After an error in a part, no other part is begun; the error is raised when none is running any more.
         """
         left = deque(parts)
 
@@ -69,7 +67,7 @@ class Workers:
 
         helpers: list[Future[None]] = []
         if self._pool is not None:
-            # Closed, the interpreter is ending, or no thread is to be had: the caller works alone.
+            # The caller works alone if the pool is closed, the interpreter is ending, or no thread can start.
             with contextlib.suppress(RuntimeError):
                 while len(helpers) < min(self.count, len(parts)) - 1:
                     helpers.append(self._pool.submit(work_off))
@@ -83,7 +81,7 @@ class Workers:
             helper.result()
 
     def close(self) -> None:
-        """End the threads when they are done; later calls work alone."""
+        """End the threads when they have finished; in later calls the caller works alone."""
         if self._pool is not None:
             self._pool.shutdown(wait=False)
 
@@ -118,6 +116,7 @@ class Graph:
         self._check_session(bundle.manifest)
         self.inputs = [tensor.name for tensor in self.spec.inputs]
         self.outputs = [tensor.name for tensor in self.spec.outputs]
+        self._row_shapes = [(tensor.name, tensor.row_shape) for tensor in self.spec.outputs]
         on_cpu = self.provider == CPU
         self._max_rows = min(MAX_ROWS, MAX_ROWS_A_THREAD * execution.threads) if on_cpu else MAX_ROWS
         self._workers = workers if on_cpu and workers.count > 1 and has_own_threads(self._session, execution) else None
@@ -125,7 +124,6 @@ class Graph:
         self._single_session: Any = None
         single = msgspec.structs.replace(execution.on(self.provider), threads=1)
         self._make_single_session: Callable[[], Any] = lambda: create_session(bundle.read(entry), entry.file, single)[0]
-        self._output_shapes = functools.lru_cache(_SHAPES_KEPT)(functools.partial(_shapes, self.spec.outputs))
 
     def _check_session(self, manifest: Manifest) -> None:
         """Refuse a graph whose inputs, outputs or choices of the model are not the manifest's."""
@@ -176,8 +174,8 @@ class Graph:
             return self._run(self._session, inputs, batch)
         given = out or {}
         outputs = {
-            name: given[name] if name in given else np.empty(shape, np.float32)
-            for name, shape in self._output_shapes(batch)
+            name: given[name] if name in given else np.empty((batch, *row_shape), np.float32)
+            for name, row_shape in self._row_shapes
         }
         self._run_in_parts(inputs, outputs, batch)
         return outputs
@@ -249,18 +247,14 @@ class Graph:
         except Exception as error:
             raise EdgeVAEError(f"{self.provider} failed in {self.file}: {error}") from error
         outputs = {}
-        for index, (name, shape) in enumerate(self._output_shapes(batch)):
+        for index, (name, row_shape) in enumerate(self._row_shapes):
             value = outputs[name] = values[index]
-            if value.shape != shape:  # ONNX Runtime does not check the shapes that a graph declares
+            if value.shape != (batch, *row_shape):  # ONNX Runtime does not check the shapes that a graph declares
                 raise BundleError(
-                    f"{self.file} does not fit its manifest: {name} must have shape {shape}, got {value.shape}; "
-                    "export the model again"
+                    f"{self.file} does not fit its manifest: {name} must have shape {(batch, *row_shape)}, "
+                    f"got {value.shape}; export the model again"
                 )
         return outputs
-
-
-def _shapes(outputs: tuple[TensorSpec, ...], batch: int) -> list[tuple[str, tuple[int, ...]]]:
-    return [(tensor.name, (batch, *tensor.row_shape)) for tensor in outputs]
 
 
 class Graphs(Mapping[GraphName, Graph]):
@@ -354,13 +348,13 @@ class Graphs(Mapping[GraphName, Graph]):
     __eq__ = object.__eq__
 
     def close(self) -> None:
-        """Let go of all sessions; those that are running finish first."""
+        """Release all sessions; those that are running finish first."""
         self._is_closed = True
         self._workers.close()
         self._loaded.clear()
 
     def abandon(self) -> None:
-        """In a forked process, leak the sessions: ending one joins threads that the fork did not copy, and crashes."""
+        """Leak the sessions in a forked process: ending one would wait for threads that the fork did not copy."""
         import ctypes
 
         self._is_forked = True

@@ -50,7 +50,7 @@ def row_batches(name: str, stream: NDArray[Any] | Iterable[ArrayLike], batch_siz
         check: Brings rows into one dtype and shape, or raises.
 
     Raises:
-        InputError: It is neither, or a check fails; raised when its turn comes.
+        InputError: It is neither; or a check fails, which is raised when its batch is reached.
     """
     if not isinstance(stream, np.ndarray):
         return _joined(_parts(name, stream), batch_size, check)
@@ -68,10 +68,10 @@ def paired(observations: Iterator[Rows], labels: Iterator[Rows]) -> Iterator[tup
     for observed in observations:
         label = next(labels, None)
         if label is None or len(label) != len(observed):
-            raise InputError("x and y must have as many rows, and y has fewer")
+            raise InputError("x and y must have the same number of rows, and y has fewer")
         yield observed, label
     if next(labels, None) is not None:
-        raise InputError("x and y must have as many rows, and y has more")
+        raise InputError("x and y must have the same number of rows, and y has more")
 
 
 def _joined(parts: Iterable[Rows], batch_size: int, check: Check) -> Iterator[Rows]:

@@ -1,4 +1,4 @@
-"""Verification: a model's outputs beside what Pyro computed, which `reference.npz` holds, noise included."""
+"""Verification: a model's outputs are compared with Pyro's for the same inputs and noise, from `reference.npz`."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _IN_DATA_UNITS = ("decoder", "reconstruct", "observation")
 
 
 class Reference(msgspec.Struct, frozen=True, eq=False):
-    """The inputs of all graphs and Pyro's outputs for them, by their names; a row each.
+    """Inputs of all graphs, and Pyro's outputs for them.
 
     Args:
         case: What each row is: `sample`, `zeros` or `ones`; shape `(rows,)`.
-        arrays: float32 or int64, shape `(rows, ...)` each: all that goes in and out of the graphs, by the names there;
-            `z` = z_loc + z_scale * eps, and `log_px_z`, `log_pz` and `log_qz_x` of Pyro's own traces, in nats.
+        arrays: Inputs and outputs by name, float32 or int64, shape `(rows, ...)` each; `z` = z_loc + z_scale * eps, and
+            `log_px_z`, `log_pz` and `log_qz_x` from Pyro's own traces, in nats.
     """
 
     case: NDArray[np.str_]
@@ -82,7 +82,7 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
         reference = bundle.manifest.reference
         row_bytes = sum(_TEXT_BYTES + math.prod(spec.row_shape) * _VALUE_BYTES for spec in tensors.values())
         if tensors and reference.size_bytes > _MAX_ROWS * row_bytes + _OVERHEAD_BYTES:
-            raise _damaged(f"it has {reference.size_bytes} bytes, more than what goes in and out of the graphs")
+            raise _damaged(f"it has {reference.size_bytes} bytes, more than the inputs and outputs of the graphs")
         return Reference.decode(bundle.read(reference), tensors)
 
     @staticmethod
@@ -91,8 +91,8 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
 
         Args:
             content: The file.
-            tensors: What goes in and out of the graphs, by name: there may be nothing else. Without it, and where it is
-                empty, there may be anything.
+            tensors: The graphs' inputs and outputs by name; anything else is refused. If it is `None` or empty, any
+                arrays are allowed.
 
         Raises:
             BundleError: It is damaged.
@@ -148,9 +148,9 @@ class Check(msgspec.Struct, frozen=True):
     Args:
         graph: Which graph, or `model` for what takes several.
         output: The output's name, or the quantity in nats.
-        max_abs_diff: The largest absolute difference from Pyro, of the values out of tolerance where there are any; NaN
-            where an output is NaN. Where no value is out of tolerance and only their mean is, that of the mean.
-        tolerance: What is allowed where it occurs.
+        max_abs_diff: The largest absolute difference from Pyro, or from the values out of tolerance if there are any;
+            NaN if an output is NaN. If only the mean of the differences is out of tolerance, that mean.
+        tolerance: The tolerance where it occurs.
         worst: The row, index and batch size where it occurs.
         passed: Whether all values are finite and within tolerance, and their mean within 3 % of it.
     """
@@ -196,7 +196,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class RunnableGraph(Protocol):
-    """A function of a bundle, whatever runs it."""
+    """A graph of a bundle, in any format that can be run."""
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -204,10 +204,10 @@ class RunnableGraph(Protocol):
 
     @property
     def outputs(self) -> Sequence[str]:
-        """Names of what it returns, in order."""
+        """Names of its outputs, in order."""
 
     def __call__(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, FloatArray]:
-        """Run it on its inputs, picked from `arrays` by name, shape `(batch, ...)` each; return its outputs by name."""
+        """Run it on its inputs, taken from `arrays` by name, shape `(batch, ...)` each; return its outputs by name."""
 
 
 def verify_graphs(
@@ -241,7 +241,8 @@ def verify_graphs(
         checks.append(_check_nats(reference, f"KL(q_pyro ‖ q_{format_name}) nats", kl_allowed, kl))
         if "decoder" in graphs:
             chain = (graphs["decoder"], elbo or graphs["elbo"])
-            drift = [_drift(reference, size, here, *chain) for size, here in zip(BATCH_SIZES, encoded, strict=True)]
+            elbos = [_elbo(reference, size, here, *chain) for size, here in zip(BATCH_SIZES, encoded, strict=True)]
+            drift = [np.abs(elbo_here - reference.elbo) for elbo_here in elbos]
             elbo_allowed = tolerances.elbo_nats + _ROUNDING * np.abs(reference.elbo)
             checks.append(_check_nats(reference, "ELBO drift nats", elbo_allowed, drift))
     return Report(format_name, len(reference.case), tuple(checks))
@@ -266,7 +267,10 @@ def verify_reduced(bundle: Bundle, precision: ReducedPrecision, graphs: Mapping[
         for output in graphs[name].outputs
     ]
     samples = reference.case == "sample"
-    losses = [float((reference.elbo - _elbo(reference, graphs, size))[samples].mean()) for size in BATCH_SIZES]
+    losses = []
+    for size in BATCH_SIZES:
+        here = _elbo(reference, size, _encoded(reference, size, graphs["encoder"]), graphs["decoder"], graphs["elbo"])
+        losses.append(float((reference.elbo - here)[samples].mean()))
     # The size at which the most is lost; where a loss is NaN, that one.
     size, worst = max(zip(BATCH_SIZES, losses, strict=True), key=lambda pair: np.nan_to_num(pair[1], nan=np.inf))
     passed = all(loss <= spec.limit_nats for loss in losses)
@@ -286,7 +290,7 @@ def run_rows(graph: RunnableGraph, arrays: Mapping[str, NDArray[Any]], batch_siz
 
 
 def _encoded(reference: Reference, batch_size: int, encoder: RunnableGraph) -> dict[str, NDArray[Any]]:
-    """Return what a caller has once the encoder has run: the inputs, and q(z|x)."""
+    """Return the inputs of the model, and q(z|x) from the encoder."""
     here = {name: array for name, array in reference.arrays.items() if name in {"x", "y"} or name.startswith("eps")}
     return {**here, **run_rows(encoder, here, batch_size)}
 
@@ -299,20 +303,20 @@ def _kl(reference: Reference, here: Mapping[str, NDArray[Any]]) -> NDArray[np.fl
     return np.sum(kls, axis=0)
 
 
-def _drift(
+def _elbo(
     reference: Reference,
     batch_size: int,
     here: Mapping[str, NDArray[Any]],
     decoder: RunnableGraph,
     elbo: RunnableGraph,
 ) -> NDArray[np.float64]:
-    """Return how far the ELBO of each row is from Pyro's, the graphs fed from one another as in use."""
+    """Return the ELBO of each row with the reference's noise; each graph gets the outputs of those before it."""
     with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
         arrays = {**here, "z": here["z_loc"] + here["z_scale"] * reference["eps"]}
         arrays.update(run_rows(decoder, arrays, batch_size))
         terms = run_rows(elbo, arrays, batch_size)
-        drift = terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"] - reference.elbo
-    return np.abs(drift)
+        elbo_here: NDArray[np.float64] = terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"]
+    return elbo_here
 
 
 def _check_output(
@@ -353,7 +357,7 @@ def _units(reference: Reference, graph: str, shape: tuple[int, ...]) -> NDArray[
 
 
 def _summands(reference: Reference, output: str) -> int:
-    """Return how many values an output is the sum of; each of them may be off by `atol`."""
+    """Return the number of values that an output sums; each of them may be off by `atol`."""
     if output == "log_px_z":
         return int(reference["x"].shape[1])
     if output in {"log_pz", "log_qz_x"}:
@@ -387,22 +391,8 @@ def _check(
     )
 
 
-def _elbo(reference: Reference, graphs: Mapping[GraphName, RunnableGraph], batch_size: int) -> NDArray[np.float64]:
-    """Return the ELBO of each row with the reference's noise, the graphs fed from one another as in use."""
-    arrays: dict[str, NDArray[Any]] = {
-        name: array for name, array in reference.arrays.items() if name in {"x", "y"} or name.startswith("eps")
-    }
-    with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
-        arrays |= run_rows(graphs["encoder"], arrays, batch_size)
-        arrays["z"] = arrays["z_loc"] + arrays["z_scale"] * arrays["eps"]
-        arrays |= run_rows(graphs["decoder"], arrays, batch_size)
-        terms = run_rows(graphs["elbo"], arrays, batch_size)
-        elbo: NDArray[np.float64] = terms["log_px_z"].astype(np.float64) + terms["log_pz"] - terms["log_qz_x"]
-    return elbo
-
-
 def _difference(reference: Reference, graph: str, output: str, found: NDArray[np.float32]) -> Check:
-    """Say how far an output is from Pyro's; any distance will do that is finite."""
+    """Compare an output with Pyro's; it passes if it is finite."""
     diff = np.abs(found.astype(np.float64) - reference[output])
     row, *value = (int(axis) for axis in np.unravel_index(np.argmax(np.nan_to_num(diff, nan=np.inf)), diff.shape))
     place = f"{reference.case[row]} row {row}{f' {value}' if value else ''}, batch {BATCH_SIZES[-1]}"

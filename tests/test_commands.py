@@ -113,6 +113,15 @@ def test_export_writes_what_the_encoding_of_its_output_has(
     assert "Wrote bundle->\\xe9" in text
 
 
+def test_the_list_of_runs_is_written_with_what_the_encoding_of_its_output_has(
+    folder: Path, trained: subprocess.CompletedProcess[bytes]
+) -> None:
+    assert trained.returncode == 0, trained.stderr
+    done = call(folder, "edgevae.train.runs", "list", ".", encoding="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert b"run->" in done.stdout
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii:strict", "utf-8"])
 def test_vae_run_writes_what_the_encoding_of_its_output_has(tmp_path: Path, encoding: str) -> None:
     name = encoding.partition(":")[0]

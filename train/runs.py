@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 # Absolute imports: in `python -m train.runs`, relative ones would load the package again under the name `train`.
+from edgevae.cli.sections import SafeGroup
 from edgevae.train.config import ModelConfig
 from edgevae.train.errors import RunError
 from edgevae.train.evaluation import Evaluation
@@ -162,7 +163,9 @@ def in_order(runs: Sequence[RunSummary], order: Order) -> list[RunSummary]:
 
 
 @click.group(
-    context_settings={"show_default": True, "help_option_names": ["-h", "--help"]}, invoke_without_command=True
+    cls=SafeGroup,
+    context_settings={"show_default": True, "help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
 )
 @click.pass_context
 def main(ctx: click.Context) -> None:

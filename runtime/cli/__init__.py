@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from .. import __version__
 from .inference import decode, encode, generate, interpolate, reconstruct, score, traverse
 from .inspection import bench, completion, doctor, info, verify
-from .terminal import make_output_safe
+from .sections import SafeGroup
 
 
-class _Program(click.Group):
-    """A group that lists its commands in the order in which a newcomer needs them."""
-
-    def list_commands(self, _ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def main(self, *args: Any, **settings: Any) -> Any:
-        make_output_safe()
-        return super().main(*args, **settings)
-
-
-@click.group(cls=_Program, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
+@click.group(cls=SafeGroup, context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vae-run")
 def main() -> None:
     """Run an exported VAE, without PyTorch.
@@ -41,18 +28,6 @@ def main() -> None:
     """
 
 
-for _command in (
-    info,
-    verify,
-    encode,
-    decode,
-    reconstruct,
-    score,
-    generate,
-    interpolate,
-    traverse,
-    bench,
-    doctor,
-    completion,
-):
+_WITH_MODEL = (encode, decode, reconstruct, score, generate, interpolate, traverse)
+for _command in (info, verify, *_WITH_MODEL, bench, doctor, completion):
     main.add_command(_command)

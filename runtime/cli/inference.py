@@ -73,7 +73,7 @@ def encode(
       vae-run encode models/digits-mlp models/digits-mlp/reference.npz --out posterior.npz
       vae-run encode models/mnist-conditional models/mnist-conditional/reference.npz --y 3 --out posterior.csv
     """
-    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
+    rows = open_observations(inputs, model.manifest, y, labels)
     others = {"latent_space_id": np.array(model.manifest.latent_space_id)}
     with rows_file(out, rows.count, others) as append, progress(rows.count, "encoding") as advance:
         for (x, y_of_x), files in zip(rows.batches(batch_size), rows.file_column(batch_size), strict=True):
@@ -163,7 +163,7 @@ def reconstruct(
       vae-run reconstruct models/digits-mlp models/digits-mlp/reference.npz --out reconstructions.png
       vae-run reconstruct models/digits-mlp models/digits-mlp/reference.npz --seed 0 --out loc_img.npy
     """
-    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
+    rows = open_observations(inputs, model.manifest, y, labels)
     batches = _reconstructions(model, rows, seed, batch_size)
     count = rows.count
     if out.suffix.lower() == ".png":
@@ -185,7 +185,7 @@ def _count_text(count: int, total: int, what: str = "rows") -> str:
 
 
 def _columns(posterior: Posterior, y: NDArray[np.int64] | None) -> dict[str, NDArray[Any]]:
-    """The arrays of a posterior by name, shape `(rows, ...)` each; z_loc first."""
+    """Return the arrays of a posterior by name, shape `(rows, ...)` each; z_loc first."""
     locs, scales = (level_names(name, len(posterior.levels)) for name in ("z_loc", "z_scale"))
     columns: dict[str, NDArray[Any]] = {}
     for loc, scale, level in zip(locs, scales, posterior.levels, strict=True):
@@ -255,7 +255,7 @@ def score(
     if has_quantiles and rate is None:
         rate = _DEFAULT_RATE
     threshold = None if rate is None else model.threshold(rate)
-    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
+    rows = open_observations(inputs, model.manifest, y, labels)
     parts = list(_scores(model, rows, seed, threshold))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if out is not None:
@@ -373,7 +373,7 @@ def interpolate(
       vae-run interpolate models/digits-mlp models/digits-mlp/reference.npz --out lines.png
       vae-run interpolate models/digits-mlp models/digits-mlp/reference.npz --steps 5 --out lines.npy
     """
-    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
+    rows = open_observations(inputs, model.manifest, y, labels)
     if rows.count % 2:
         raise InputError(f"interpolate takes pairs, so an even number of rows, got {rows.count}")
     if rows.y is not None and not np.array_equal(rows.y[::2], rows.y[1::2]):
@@ -437,7 +437,7 @@ def traverse(
       vae-run traverse models/digits-mlp models/digits-mlp/reference.npz --dim 23 --span -2,2 --steps 5 --out dims.npz
     """
     values = _values(span, steps)
-    rows = open_observations(inputs, model.manifest.model, y, labels, model.manifest.preprocessing)
+    rows = open_observations(inputs, model.manifest, y, labels)
     chosen = dims or _default_dims(model, rows)
 
     def lines(x: FloatArray, labels_of_x: NDArray[np.int64] | None) -> FloatArray:
@@ -494,7 +494,7 @@ def _values(span: str, steps: int) -> FloatArray:
 
 
 def _default_dims(model: Model, rows: Rows) -> tuple[int, ...]:
-    """The dimensions that `traverse` varies without --dim."""
+    """Return the dimensions that `traverse` varies without --dim."""
     x, y = rows.first(rows.count)
     if rows.count == 1:
         narrowest = np.argsort(model.encode(x, y=y).z_scale[0], kind="stable")[:_DEFAULT_DIMS_OF_ONE_ROW]

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import InputError, Latents, ModelSpec, Preprocessing
+from .. import InputError, Latents, Manifest, ModelSpec, Preprocessing
 from .. import inputs as _inputs
 from ..arrays import is_idx_name, open_idx, open_npy, open_npz
 from ..inputs import Observations
@@ -33,7 +33,7 @@ class Source(msgspec.Struct, frozen=True, eq=False):
         y: Labels in the file, in the file's dtype.
         images: Where each row is an image file: those files.
         latent_space_id: The latent space that the file names.
-        is_reference: Whether the file is a bundle's `reference.npz`, whose `x` is already preprocessed.
+        is_reference: Whether the file is a bundle's `reference.npz`, whose `x` was preprocessed at export.
     """
 
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class Rows:
 
     Args:
         sources: Paths and what was opened there, at least one.
-        convert: Checks rows of a file and returns them as float32.
+        convert: Checks rows of a file, and returns them as float32.
         model: Choices and sizes of the model.
         y: Label of every row; `None` to take the labels from elsewhere.
         labels: File with a label a row; `None` to take the labels in the input files.
@@ -152,13 +152,7 @@ class Rows:
         return np.concatenate(found)
 
 
-def open_observations(
-    paths: Sequence[Path],
-    model: ModelSpec,
-    y: int | None,
-    labels: Path | None,
-    preprocessing: Preprocessing | None = None,
-) -> Rows:
+def open_observations(paths: Sequence[Path], manifest: Manifest, y: int | None, labels: Path | None) -> Rows:
     """Open files and folders as observations, shape `(rows, data_dim)`, with labels for a conditional model.
 
     The values stay as `Model` takes them, before preprocessing; `Model.observations` returns what its graphs take.
@@ -168,6 +162,7 @@ def open_observations(
         InstallError: One is an image, and Pillow is not installed.
         OSError: One cannot be read.
     """
+    model, preprocessing = manifest.model, manifest.preprocessing
     sources = []
     for path in paths:
         with _naming(path):
@@ -250,14 +245,14 @@ def _in_memory(array: NDArray[Any]) -> Source:
 
 
 def _mapped(open_map: Callable[[], NDArray[Any]]) -> Source:
-    """Rows of a memory-mapped file, mapped anew for each batch: pages already read do not stay in memory."""
+    """Return rows of a memory-mapped file, mapped again for each batch, so that pages do not stay in memory."""
     return msgspec.structs.replace(_in_memory(open_map()), read=lambda start, stop: open_map()[start:stop])
 
 
 def _open_images(
     files: Sequence[Path], data_shape: tuple[int, ...], preprocessing: Preprocessing | None, *, in_folder: bool
 ) -> Source:
-    """Open image files, one a row, as float32: 8-bit and 16-bit images may stand side by side."""
+    """Open image files, one per row, as float32: 8-bit and 16-bit images may be mixed."""
     from ..images import read_image  # needs Pillow
 
     resize = preprocessing is not None and preprocessing.resize is not None
@@ -298,7 +293,7 @@ def _joined(arrays: list[FloatArray]) -> FloatArray:
 
 @contextlib.contextmanager
 def _naming(path: Path, start: int = 0, remedy: str = "") -> Iterator[None]:
-    """Name the file in an error, and the row of it that is row 0 in the message."""
+    """Put the file into the message of an error, and the row of the file at which the batch starts."""
     try:
         yield
     except InputError as error:

@@ -217,7 +217,7 @@ def _parsed_sizes(texts: tuple[str, ...]) -> list[int]:
 
 
 def _calls(model: Model, size: int) -> list[tuple[str, Callable[[], object]]]:
-    """The methods whose graphs the bundle has, with calls of them on random rows."""
+    """Return calls on random rows, of the methods whose graphs the bundle has."""
     noise = Noise(0)
     x = noise.uniform(size * model.manifest.model.data_dim).reshape(size, -1)
     if model.manifest.preprocessing is not None:

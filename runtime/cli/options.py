@@ -21,7 +21,7 @@ COMPUTED, OUTPUT, LABELS, EXECUTION = "What to compute", "Output", "Labels", "Ex
 """Headings of the options in `--help`."""
 
 BLOCK_ROWS = 1024
-"""Noise is drawn for this many rows at a time; so many also run at a time, unless `--batch-size` says otherwise."""
+"""Noise is drawn for this many rows at a time. It is also the default of `--batch-size`."""
 
 _COMMON_PROVIDERS = ("auto", "cpu", "cuda")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -1,4 +1,4 @@
-"""Commands whose `--help` lists the options under headings, and whose output is safe everywhere."""
+"""Commands and groups for click: help with options under headings, and output that is safe everywhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ import click
 from .terminal import make_output_safe
 
 OTHER = "Other"
+
+
+class SafeGroup(click.Group):
+    """A group of commands with safe output, whose `--help` lists them in the order in which they were added."""
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run a command from the command line."""
+        make_output_safe()
+        return super().main(*args, **settings)
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
 
 
 class SectionOption(click.Option):
@@ -27,8 +40,7 @@ class SectionedCommand(click.Command):
     """A command whose `--help` lists its options by section, in the order in which the sections first appear.
 
     Options without a section (`--help` and `--version` among them) come last, under "Other".
-    A command whose options have no section lists them all under "Options".
-    Standard output and error are made safe before anything else happens.
+    A command whose options have no section lists them all under "Options". Its output is safe, see `make_output_safe`.
     """
 
     def main(self, *args: Any, **settings: Any) -> Any:

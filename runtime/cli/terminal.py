@@ -58,12 +58,12 @@ _STAND_IN_HANDLER = "edgevae.stand_in"
 
 
 def make_output_safe() -> None:
-    """Let standard output and error take any text, and let them lose their reader.
+    """Let standard output and error take any text, and survive a closed pipe.
 
     Characters that the encoding lacks are written in ASCII: `->` for an arrow and the like, else a backslash escape.
-    Once the reader of a pipe has gone (`| head`), the rest of the output is dropped, and the command does its work.
+    When the reader of a pipe has gone (`| head`), the rest of the output is dropped, and the command finishes.
 
-    Streams that a program put in the place of the process's own (a notebook, a test) stay as they are.
+    Streams that replaced the process's own, as in a notebook or a test, stay as they are.
     """
     codecs.register_error(_STAND_IN_HANDLER, _stand_in)
     for name in ("stdout", "stderr"):
@@ -73,7 +73,7 @@ def make_output_safe() -> None:
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
-    """Write in ASCII what an encoding lacks; a handler of errors for `codecs.register_error`."""
+    """Replace what an encoding lacks by ASCII; an error handler for `codecs.register_error`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = "".join(
@@ -107,7 +107,7 @@ class _SafeStream(io.TextIOWrapper):
 
     @contextlib.contextmanager
     def _without_reader(self) -> Iterator[None]:
-        """Send what follows nowhere, once nobody reads it."""
+        """Send the rest of the output to the null device once the pipe is closed."""
         try:
             yield
         except OSError as error:

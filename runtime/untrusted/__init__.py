@@ -1,8 +1,8 @@
-"""What a graph from a stranger may be.
+"""Checks of ONNX graphs from an untrusted source.
 
-An ONNX graph is a program. `check_graph` reads its bytes before ONNX Runtime does, and refuses what is no deterministic
-computation on finite numbers in one file; then it has ONNX Runtime infer the sizes of all values, with nothing computed
-but shapes, and refuses a graph that would need too much memory.
+An ONNX graph is a program. `check_graph` reads its bytes before ONNX Runtime does. It refuses a graph that is not
+deterministic, may not terminate, has numbers that are not finite, or needs other files. Then ONNX Runtime infers the
+sizes of all values, computing only shapes, and a graph that needs too much memory is refused.
 """
 
 from .graph import GraphVersions, check_graph

@@ -1,8 +1,4 @@
-"""`check_graph`: refuses an ONNX graph by its bytes, before ONNX Runtime reads them.
-
-The graphs of the exporter are deterministic, terminate, and stand in one file. Whether that holds for a graph from
-anywhere else is checked here, from its bytes. Only then does ONNX Runtime infer the sizes of its values (`growth`).
-"""
+"""`check_graph`: checks the bytes of an ONNX graph before ONNX Runtime reads them."""
 
 from __future__ import annotations
 
@@ -32,7 +28,7 @@ _SIZE_ATTRIBUTES = {
 }
 """Attributes that are sizes."""
 _STANDARD_DOMAINS = {"", "ai.onnx"}
-_ORT_MARK = slice(4, 8), b"ORTM"  # of ONNX Runtime's own format, which it would read without a look at this one
+_ORT_MARK = slice(4, 8), b"ORTM"  # ONNX Runtime would read a file with this mark in its own format
 
 _SPARSE = "holds sparse tensors, which no exported graph does"
 _SUBGRAPH = "holds graphs within the graph; write out what they compute"
@@ -88,7 +84,7 @@ _ATTRIBUTE = {
 
 
 class GraphVersions(NamedTuple):
-    """What a graph says of its format.
+    """The versions that a graph states.
 
     Args:
         ir_version: Version of ONNX's format.
@@ -118,10 +114,7 @@ def check_graph(content: bytes, file: str) -> GraphVersions:
     try:
         versions, outline = _Check(message).model(len(content))
         check_growth(outline)
-    except (
-        IndexError,
-        UnicodeDecodeError,
-    ) as error:  # a field is cut off; a name is no UTF-8
+    except (IndexError, UnicodeDecodeError) as error:  # a field is cut off; a name is not UTF-8
         raise message.damaged() from error
     return versions
 
@@ -135,7 +128,7 @@ class _Check:
         self.weights: list[Value] = []
         self.nodes: list[Node] = []
         self._integers: dict[bytes, list[int]] = {}
-        """The values that nodes may take so far: the numbers of constants of a few integers, nothing of others."""
+        """Values that are computed so far, by name: the numbers of small integer constants, nothing for others."""
 
     def model(self, end: int) -> tuple[GraphVersions, Outline]:
         """Check a `ModelProto`."""
@@ -177,7 +170,7 @@ class _Check:
         for node in nodes:
             self.node(node)
         for field in _of(fields, _OUTPUTS, _VALUES):
-            self.value(field)  # ONNX Runtime believes what they state
+            self.value(field)  # ONNX Runtime trusts the sizes that these state
 
     def value(self, field: Field) -> Value | None:
         """Check a `ValueInfoProto`; return it if it is a tensor whose number of axes is known."""
@@ -255,10 +248,10 @@ class _Check:
 
 
 def _size(factors: Iterable[float]) -> float:
-    """The product of factors, where a factor of a half counts like one of 2."""
+    """Return the product of factors, where a factor of a half counts like one of 2."""
     return math.prod(max(abs(float(factor)), 1 / abs(float(factor))) for factor in factors if factor)
 
 
 def _of(fields: Mapping[int, list[Field]], *numbers: int) -> Iterator[Field]:
-    """The fields of these numbers."""
+    """Return the fields with these numbers."""
     return itertools.chain.from_iterable(fields.get(number, ()) for number in numbers)

@@ -22,16 +22,16 @@ from .protobuf import bytes_field, integer_field, shown
 
 Shape: TypeAlias = "tuple[int, ...]"
 Integers: TypeAlias = "dict[bytes, NDArray[Any]]"
-"""Values of integers that are known, by name."""
+"""Integer values that are known, by name."""
 
 SIZED = {
     *("AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand", "HammingWindow"),
     *("HannWindow", "MaxUnpool", "MelWeightMatrix", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"),
 }
-"""Operators one of whose inputs is a size."""
-MAX_SIZE = 2**40  # of such an input: sums of them must not overflow 64 bits
+"""Operators with a size among their inputs."""
+MAX_SIZE = 2**40  # limit for such an input: sums of sizes must not overflow 64 bits
 MAX_SHAPE_VALUES = 64
-"""How many numbers a value may have to count as a shape, or as arithmetic on shapes."""
+"""A value of more numbers than this is not taken for a shape, or for arithmetic on shapes."""
 
 _SMALL_BATCH, _LARGE_BATCH = 2, 1024
 _MAX_VALUES_PER_ROW = 2**27
@@ -68,9 +68,9 @@ class Node(msgspec.Struct, frozen=True):
     Args:
         operator: Its type.
         inputs: Names; empty for one that is left out.
-        outputs: Names, likewise.
-        content: The fields of the `NodeProto` that say what it computes.
-        axes: Of `Shape`, which axes.
+        outputs: Names; empty for one that is left out.
+        content: The fields of the `NodeProto` that define its computation.
+        axes: For `Shape`, which axes.
     """
 
     operator: str
@@ -90,8 +90,8 @@ class Outline(msgspec.Struct, frozen=True):
 
     Args:
         file: Its name in messages.
-        versions: The fields of the `ModelProto` that say its versions.
-        inputs: What it takes.
+        versions: The fields of the `ModelProto` with its versions.
+        inputs: Its inputs.
         weights: Its constants.
         nodes: In order.
     """
@@ -104,7 +104,7 @@ class Outline(msgspec.Struct, frozen=True):
 
 
 def check_growth(outline: Outline) -> None:
-    """Refuse a graph that needs too many values for a row, grows faster than the batch, or has unforeseeable sizes.
+    """Refuse a graph that needs too many values for a row, grows faster than the batch, or has data-dependent sizes.
 
     Raises:
         BundleError: It is one; or ONNX Runtime cannot load it.
@@ -129,7 +129,7 @@ def check_growth(outline: Outline) -> None:
 
 
 def _for_both_batches(outline: Outline) -> tuple[Outline, list[int]]:
-    """Return the graph once for each batch, side by side, and the batch of each node, 0 for what depends on none."""
+    """Return one graph with a copy of the nodes for each batch, and each node's rows: 0 if it depends on no input."""
     dependent = {value.name for value in outline.inputs}
     constant_nodes, nodes = [], []
     for node in outline.nodes:
@@ -252,7 +252,7 @@ def _session(outline: Outline, nodes: Sequence[Node], inputs: Iterable[bytes], i
     options.log_severity_level = _LOG_FATAL
     try:
         return new_session(outline.versions + bytes_field(7, graph), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # likewise
+    except Exception as error:  # of any class, as above
         raise _refused(outline, error) from error
 
 

@@ -1,7 +1,7 @@
 """The wire format of protocol buffers: finds the fields of a message in its bytes, without copies.
 
-See https://protobuf.dev/programming-guides/encoding. Stricter than other parsers, which skip unknown fields and let a
-later value replace an earlier one: nothing may pass that was not checked.
+See https://protobuf.dev/programming-guides/encoding. Other parsers skip unknown fields, and let a later value replace
+an earlier one. This one refuses both, so that nothing passes unchecked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BundleError
 
 Schema: TypeAlias = "Mapping[int, Literal[True, False] | str]"
-"""By tag, `number << 3 | wire type`: whether the field may occur several times, or the reason why it must not occur."""
+"""By tag, `number << 3 | wire type`: whether the field may be repeated, or a text that says why it is refused."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MAX_FIELDS = 500_000  # of a whole graph; real networks have far fewer
@@ -160,12 +160,12 @@ class Message:
 
 
 def bytes_field(number: int, content: bytes) -> bytes:
-    """Return a field that holds bytes, as they are written."""
+    """Encode a field that holds bytes."""
     return _written(number << 3 | BYTES) + _written(len(content)) + content
 
 
 def integer_field(number: int, value: int) -> bytes:
-    """Return a field that holds an integer from 0 on, as it is written."""
+    """Encode a field that holds an integer, at least 0."""
     return _written(number << 3 | VARINT) + _written(value)
 
 
@@ -175,12 +175,12 @@ def shown(text: bytes) -> str:
 
 
 def signed(value: int) -> int:
-    """Return the int64 that a varint holds."""
+    """Return the value of a varint as an int64."""
     return value - 2**64 if value >= 2**63 else value
 
 
 def _written(value: int) -> bytes:
-    """Return a varint."""
+    """Encode a varint."""
     parts = []
     while value > 127:
         parts.append(value & 127 | 128)

@@ -1,4 +1,4 @@
-"""The constants of an ONNX graph: complete, in the file itself, finite, and as many as their shape says."""
+"""Checks that the constants of an ONNX graph are complete, finite, and in the file itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .growth import MAX_SHAPE_VALUES
 from .protobuf import BYTES, VARINT, Field, Message, Schema, shown
 
 _MAX_AXES = 64
-_CHUNK_VALUES = 2**15  # checked in one step: they stay in the CPU's cache
+_CHUNK_VALUES = 2**15  # checked at a time, to stay in the CPU's cache
 
 _DIMS, _TYPE, _TEXT, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 14
 _FLOATS, _INT32S, _INT64S, _DOUBLES, _UINT64S = 4, 5, 7, 10, 11
@@ -54,8 +54,8 @@ class Weight:
         tensor: The tensor in it.
 
     Raises:
-        BundleError: It is damaged, lies in another file, has no numeric type, or holds NaN; or infinity, except as a
-            single number, which is an absent limit.
+        BundleError: It is damaged, lies in another file, has no numeric type, or holds NaN or infinity; a single number
+            may be infinite, as the limit of a clip is.
     """
 
     def __init__(self, message: Message, tensor: Field) -> None:
@@ -97,7 +97,7 @@ class Weight:
         return values
 
     def _stored(self) -> int:
-        """How many numbers are stored; -1 where they are in a field of another type."""
+        """Return how many numbers are stored; -1 if they are in a field of another type."""
         if self._store is None:
             return 0
         tag, start, end = self._store
@@ -109,7 +109,7 @@ class Weight:
         return -1 if rest else count
 
     def _is_finite(self) -> bool:
-        """Whether there is no NaN, and no infinity except a single number."""
+        """Return whether there is no NaN, and no infinity except in a single number."""
         if self._store is None or (self._dtype.kind != "f" and self.onnx_type not in _INFINITY):
             return True
         for first in range(0, self.count, _CHUNK_VALUES):

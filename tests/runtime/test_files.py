@@ -27,7 +27,7 @@ def idx(array: NDArray[np.uint8]) -> bytes:
 
 
 def opened(model: Model, *paths: Path, y: int | None = None, labels: Path | None = None) -> Rows:
-    return open_observations(paths, model.manifest.model, y, labels)
+    return open_observations(paths, model.manifest, y, labels)
 
 
 def all_of(rows: Rows) -> NDArray[np.float32]:

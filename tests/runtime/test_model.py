@@ -232,7 +232,7 @@ def test_invalid_paths_and_traversals_are_refused(model: Model, digits: Dataset)
     x = digits.test[:3].numpy()
     with pytest.raises(InputError, match="steps must be at least 2, got 1"):
         model.interpolate(x, x, 1)
-    with pytest.raises(InputError, match="x_a and x_b must have as many rows, got 3 and 2"):
+    with pytest.raises(InputError, match="x_a and x_b must have the same number of rows, got 3 and 2"):
         model.interpolate(x, x[:2], 4)
     with pytest.raises(InputError, match="dim must be from 0 to 4, got 5"):
         model.traverse(x, 5, [0.0])

@@ -89,7 +89,7 @@ def as_it_is(rows: NDArray[Any]) -> NDArray[Any]:
 def test_labels_must_be_as_many_as_rows(x: NDArray[np.float32]) -> None:
     batches = functools.partial(row_batches, batch_size=10, check=as_it_is)
     for count, word in ((10, "fewer"), (30, "more")):
-        with pytest.raises(InputError, match=f"as many rows, and y has {word}"):
+        with pytest.raises(InputError, match=f"the same number of rows, and y has {word}"):
             list(paired(batches("x", x[:20]), batches("y", np.zeros(count, np.int64))))
     pairs = list(paired(batches("x", [x[:7], x[7:20]]), batches("y", np.arange(20))))
     assert [label.tolist() for _, label in pairs] == [list(range(10)), list(range(10, 20))]

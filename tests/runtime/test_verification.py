@@ -220,7 +220,7 @@ def test_a_log_density_near_zero_is_judged_by_the_values_that_it_sums(digits: Da
 def test_a_reference_with_a_shape_that_no_array_can_have_is_damaged() -> None:
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 0, 999999999, 999999999, 999999999), }\n"
     impossible = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
-    with pytest.raises(BundleError, match=r"reference\.npz is damaged: x: .*too big"):
+    with pytest.raises(BundleError, match=r"reference\.npz is damaged: cannot be read: 'x': .*too big"):
         Reference.decode(npz(case=npy(np.array(["sample"])), x=impossible))
 
 
