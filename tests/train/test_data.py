@@ -697,7 +697,7 @@ def test_validation_images_of_a_known_data_set_come_from_its_training_images() -
 
 
 def test_a_set_too_small_to_be_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"x\.npy has 1 rows, of which 1 would be for testing"):
+    with pytest.raises(DatasetError, match=r"x\.npy has 1 rows, of which 1 would be kept"):
         load_data(DataConfig(data=numbered(tmp_path / "x.npy", 1)), labels=False)
 
 
