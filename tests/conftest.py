@@ -81,3 +81,9 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", f"{REPOSITORY}[cpu]"], check=True)
     return python
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip flushes to the disk: they matter when the power fails, not when a process is killed."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)

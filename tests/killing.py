@@ -76,6 +76,21 @@ def in_fork(program: Callable[[], str]) -> str:
     return text
 
 
+def error_without_permission(program: Callable[[], object]) -> str:
+    """Call a program in a fork that is not root, and return the message of its error."""
+
+    def run() -> str:
+        if os.geteuid() == 0:  # permissions do not bind root
+            os.setuid(65534)
+        try:
+            program()
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            return str(error)
+        return DONE
+
+    return in_fork(run)
+
+
 def fork(program: Callable[[], object]) -> int:
     """Start a program in a fork of this process, and return its id."""
     with warnings.catch_warnings():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,18 +15,20 @@ import pytest
 from edgevae import BundleError, Manifest, Report, load
 from edgevae.export import ExportError, Source, bundle_writer, export_bundle
 from edgevae.export.files import bundle_folder, write_file
-from tests.killing import DONE, contents, fork, in_fork, killed_at_each_step, refused_at_each_step, wait
+from tests.killing import (
+    DONE,
+    contents,
+    error_without_permission,
+    fork,
+    killed_at_each_step,
+    refused_at_each_step,
+    wait,
+)
 
 BUNDLE = Path(__file__).parents[2] / "models" / "digits-mlp"
 
 
 Export = Callable[..., object]
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that need not turn: what is killed here is a process, not the power."""
-    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_after_a_kill_at_any_step_a_bundle_is_old_or_new_or_the_next_export_restores_the_old_one(
-    tmp_path: Path, files: dict[str, bytes], prepared: Export, quick: None, is_there: bool
+    tmp_path: Path, files: dict[str, bytes], prepared: Export, no_fsync: None, is_there: bool
 ) -> None:
     out, found = tmp_path / "small", []
     if is_there:
@@ -107,7 +108,7 @@ def test_a_real_export_is_killed_at_every_step(source: Source, tmp_path: Path) -
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_full_disk_is_an_error_and_leaves_only_the_old_bundle(
-    tmp_path: Path, files: dict[str, bytes], prepared: Export, quick: None, is_there: bool
+    tmp_path: Path, files: dict[str, bytes], prepared: Export, no_fsync: None, is_there: bool
 ) -> None:
     out, outcomes, moved = tmp_path / "small", [], 0
     if is_there:
@@ -133,7 +134,7 @@ def test_a_full_disk_is_an_error_and_leaves_only_the_old_bundle(
     assert moved == int(is_there)
 
 
-def test_a_wheel_is_old_or_new_after_a_kill_at_any_step(tmp_path: Path, quick: None) -> None:
+def test_a_wheel_is_old_or_new_after_a_kill_at_any_step(tmp_path: Path, no_fsync: None) -> None:
     wheel = tmp_path / "small.whl"
     wheel.write_bytes(b"old")
     found = {wheel.read_bytes() for _ in killed_at_each_step(lambda: write_file(wheel, b"new"), tmp_path)}
@@ -145,17 +146,8 @@ def test_a_folder_that_may_not_be_written_to_is_named(prepared: Export) -> None:
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
         out = Path(folder) / "small"
-
-        def write() -> str:
-            if os.geteuid() == 0:  # whom no permission binds
-                os.setuid(65534)
-            try:
-                prepared(out, "new")
-            except ExportError as error:
-                return str(error)
-            return "written"
-
-        assert in_fork(write).startswith(f"{out} could not be written: [Errno 13] Permission denied: ")
+        error = error_without_permission(lambda: prepared(out, "new"))
+        assert error.startswith(f"{out} could not be written: [Errno 13] Permission denied: ")
         assert names(Path(folder)) == []
 
 
@@ -187,7 +179,7 @@ def test_the_second_of_two_concurrent_exports_is_refused_and_the_first_is_comple
 
 
 def test_of_concurrent_exports_one_wins_completely(
-    tmp_path: Path, files: dict[str, bytes], prepared: Export, quick: None
+    tmp_path: Path, files: dict[str, bytes], prepared: Export, no_fsync: None
 ) -> None:
     out = tmp_path / "small"
     prepared(out, "first")

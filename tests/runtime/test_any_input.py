@@ -365,10 +365,6 @@ numbers_or_text = st.one_of(
 def test_latents_of_any_kind_come_back_from_a_file_as_they_were(value: Array, space: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Latents.of(value, space).save(Path(folder) / "z.npz")
-        if value.dtype.kind in "mM":  # the reader takes numbers and text
-            with pytest.raises(InputError, match="is no array of numbers or text"):
-                Latents.load(Path(folder) / "z.npz")
-            return
         found = Latents.load(Path(folder) / "z.npz")
     assert found.latent_space_id == space
     assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes())

@@ -54,7 +54,10 @@ def record_of(result: Result) -> Any:
         (["info", "{tmp}"], "is not a bundle"),
         (["generate", "{bundle}", "--out", "{tmp}/g.gif"], "must end in .png, .npy or .npz, got"),
         (["generate", "{bundle}", "--out", "{tmp}/none/g.png"], "none does not exist; make it first"),
-        (["encode", "{bundle}", "{tmp}/bad.npy", "--out", "{tmp}/z.npz"], "bad.npy: cannot be read: it is named .npy but begins with"),
+        (
+            ["encode", "{bundle}", "{tmp}/bad.npy", "--out", "{tmp}/z.npz"],
+            "bad.npy: cannot be read: it is named .npy but begins with",
+        ),
         (["encode", "{bundle}", "{tmp}/short.npy", "--out", "{tmp}/z.npz"], "short.npy: cannot be read"),
         (["encode", "{bundle}", "{tmp}/empty.npz", "--out", "{tmp}/z.npz"], "must hold an array x, got y"),
         (["encode", "{bundle}", "{tmp}/wrong.npy", "--out", "{tmp}/z.npz"], "wrong.npy: x must have shape"),

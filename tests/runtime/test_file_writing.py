@@ -20,7 +20,16 @@ from edgevae import Latents
 from edgevae.cli import main
 from edgevae.cli.outputs import save_picture, save_rows
 from edgevae.files import BusyError, replace_file, replace_folder, write_file
-from tests.killing import DONE, contents, fork, in_fork, killed_at_each_step, refused_at_each_step, wait
+from tests.killing import (
+    DONE,
+    contents,
+    error_without_permission,
+    fork,
+    in_fork,
+    killed_at_each_step,
+    refused_at_each_step,
+    wait,
+)
 
 BUNDLE = Path(__file__).parents[2] / "models" / "digits-mlp"
 ROWS = np.linspace(0, 1, 20, dtype=np.float32).reshape(5, 4)
@@ -131,17 +140,8 @@ def test_a_folder_that_may_not_be_written_to_is_named() -> None:
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
         out = Path(folder) / "x.npy"
-
-        def write() -> str:
-            if os.geteuid() == 0:  # whom no permission binds
-                os.setuid(65534)
-            try:
-                WRITERS[".npy"](out)
-            except OSError as error:
-                return str(error)
-            return "written"
-
-        assert in_fork(write).startswith(f"{out} could not be written, and is as it was: Permission denied; make room")
+        error = error_without_permission(lambda: WRITERS[".npy"](out))
+        assert error.startswith(f"{out} could not be written, and is as it was: Permission denied; make room")
         assert names(Path(folder)) == []
 
 
@@ -182,12 +182,6 @@ def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that need not turn: what is killed here is a process, not the power."""
-    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
-
-
 def write_folder(out: Path, content: bytes, *, replace: bool = True) -> None:
     with replace_folder(out, replace=replace) as folder:
         for name in ("a", "b"):
@@ -200,7 +194,9 @@ def fill(out: Path, content: bytes) -> None:
         (out / name).write_bytes(content)
 
 
-def test_a_new_folder_is_there_completely_or_not_at_all_after_a_kill_at_any_step(tmp_path: Path, quick: None) -> None:
+def test_a_new_folder_is_there_completely_or_not_at_all_after_a_kill_at_any_step(
+    tmp_path: Path, no_fsync: None
+) -> None:
     out, found = tmp_path / "out", []
     for _ in killed_at_each_step(lambda: write_folder(out, b"new"), tmp_path):
         found.append(contents(out))
@@ -211,7 +207,7 @@ def test_a_new_folder_is_there_completely_or_not_at_all_after_a_kill_at_any_step
     assert [state for state in found if state not in ({}, NEW)] == []
 
 
-def test_a_replaced_folder_is_old_or_new_after_a_kill_at_any_step_but_one(tmp_path: Path, quick: None) -> None:
+def test_a_replaced_folder_is_old_or_new_after_a_kill_at_any_step_but_one(tmp_path: Path, no_fsync: None) -> None:
     out, found = tmp_path / "out", []
     fill(out, b"old")
     for _ in killed_at_each_step(lambda: write_folder(out, b"new"), tmp_path):
@@ -224,7 +220,7 @@ def test_a_replaced_folder_is_old_or_new_after_a_kill_at_any_step_but_one(tmp_pa
 
 
 def test_a_kill_between_the_two_renames_leaves_the_old_folder_for_the_next_one_to_put_back(
-    tmp_path: Path, quick: None
+    tmp_path: Path, no_fsync: None
 ) -> None:
     out, missing = tmp_path / "out", 0
     fill(out, b"old")
@@ -242,7 +238,7 @@ def test_a_kill_between_the_two_renames_leaves_the_old_folder_for_the_next_one_t
 
 @pytest.mark.parametrize("is_there", [False, True])
 def test_a_folder_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
-    tmp_path: Path, quick: None, is_there: bool
+    tmp_path: Path, no_fsync: None, is_there: bool
 ) -> None:
     out = tmp_path / "out"
     if is_there:

@@ -113,12 +113,6 @@ SAMPLES = torch.zeros(4, 1, 2, 2)
 EPOCHS = 2
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that need not turn: what is killed here is a process, not the power."""
-    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
-
-
 def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
@@ -165,7 +159,7 @@ def what_is_there(path: Path) -> tuple[int, int] | str:
         return str(error)
 
 
-def test_a_new_run_is_there_from_its_first_checkpoint_on_and_goes_on(tmp_path: Path, quick: None) -> None:
+def test_a_new_run_is_there_from_its_first_checkpoint_on_and_goes_on(tmp_path: Path, no_fsync: None) -> None:
     path, seen = tmp_path / "run", []
     for _ in killed_at_each_step(lambda: train(path, 1), tmp_path):
         assert path.exists() == (path / "checkpoint.safetensors").exists()
@@ -180,7 +174,7 @@ def test_a_new_run_is_there_from_its_first_checkpoint_on_and_goes_on(tmp_path: P
     assert {found for found in seen if not isinstance(found, str)} == {(1, 1), (1, 2)}
 
 
-def test_a_run_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path, quick: None) -> None:
+def test_a_run_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path, no_fsync: None) -> None:
     path, seen, missing = tmp_path / "run", [], 0
     train(tmp_path / "old", 1)
     (tmp_path / "old" / "tensorboard").mkdir()
@@ -206,7 +200,7 @@ def test_a_run_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path, qu
 
 
 @pytest.mark.slow
-def test_beside_other_files_a_run_is_replaced_without_ever_being_mixed(tmp_path: Path, quick: None) -> None:
+def test_beside_other_files_a_run_is_replaced_without_ever_being_mixed(tmp_path: Path, no_fsync: None) -> None:
     path, seen = tmp_path / "run", []
     train(path, 1)
     (path / "notes.txt").write_text("precious")
@@ -230,7 +224,7 @@ def put(path: Path, files: dict[str, bytes]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_be_written_says_so_and_the_old_one_stays(tmp_path: Path, quick: None) -> None:
+def test_a_run_that_cannot_be_written_says_so_and_the_old_one_stays(tmp_path: Path, no_fsync: None) -> None:
     path = tmp_path / "run"
     train(path, 1)
     old, outcomes, moved = contents(path), [], 0

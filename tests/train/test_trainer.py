@@ -549,7 +549,7 @@ def test_pausing_changes_nothing(digits: Dataset) -> None:
 def test_an_epoch_ends_with_the_images_that_it_began_with(digits: Dataset) -> None:
     trainer = Trainer(MODEL, TrainingConfig(batch_size=100), CPU)
     trainer.fit_epoch(digits.train, should_stop=lambda: True)
-    with pytest.raises(DatasetError, match="begun with 1437 images, got 500"):
+    with pytest.raises(DatasetError, match="began with 1437 images, got 500"):
         trainer.fit_epoch(digits.train[:500])
 
 
