@@ -99,7 +99,7 @@ def without_noise() -> None:
     def zeros(shape: Any, dtype: Any, device: Any) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
 
-    torch.distributions.normal._standard_normal = zeros  # type: ignore[attr-defined]  # it is private, and has no type
+    torch.distributions.normal._standard_normal = zeros  # type: ignore[attr-defined]  # noqa: SLF001 - PyTorch has no public name
 
 
 def step_of(
