@@ -187,7 +187,7 @@ def test_the_packages_are_imported_beside_a_users_own_modules(folder: Path) -> N
 @pytest.mark.parametrize(
     ("names", "architecture"),
     [
-        pytest.param(list(COMMANDS), "my_nets:Encoder,Decoder"),
+        pytest.param(list(COMMANDS), "my_nets:Encoder,Decoder", marks=pytest.mark.slow),
         pytest.param(list(COMMANDS), "mlp", marks=pytest.mark.slow),
         pytest.param(list(COMMANDS.values()), "my_nets:Encoder,Decoder", marks=pytest.mark.slow),
         pytest.param(list(COMMANDS.values()), "mlp", marks=pytest.mark.slow),

@@ -350,7 +350,7 @@ class _Position:
         if self._order is None:
             self._order = self._processes.from_first(lambda: self._draw_order(num_images))
         if len(self._order) != num_images:
-            raise DatasetError(f"this epoch was begun with {len(self._order)} images, got {num_images}; give the same")
+            raise DatasetError(f"this epoch began with {len(self._order)} images, got {num_images}; give the same")
         return self._order
 
     def _draw_order(self, num_images: int) -> Tensor:
