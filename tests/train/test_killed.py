@@ -100,7 +100,7 @@ def test_a_signal_ends_a_training_with_a_checkpoint_of_that_moment(
     while process.poll() is None and steps_of(tmp_path / "run") == 0:
         time.sleep(0.02)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=200)
     assert process.returncode == exit_code, output
     assert "the checkpoint is saved. Go on with --resume." in output
     assert load_run(tmp_path / "run").metrics[-1].step == steps_of(tmp_path / "run")
@@ -287,7 +287,7 @@ def start_torchrun(out: Path, *torchrun: str) -> subprocess.Popen[str]:
 
 def finish_torchrun(process: subprocess.Popen[str]) -> str:
     try:
-        return process.communicate(timeout=120)[0]
+        return process.communicate(timeout=400)[0]
     except subprocess.TimeoutExpired:
         process.terminate()
         raise
