@@ -86,7 +86,7 @@ def together(function: Callable[..., Any], *arguments: Any, count: int = 2, join
     results: list[Any] = []
     for pipe, worker in zip(pipes, workers, strict=True):
         try:
-            results.append(pickle.loads(pipe.recv_bytes()) if pipe.poll(60) else "no answer")  # noqa: S301 - our own
+            results.append(pickle.loads(pipe.recv_bytes()) if pipe.poll(180) else "no answer")  # noqa: S301 - our own
         except EOFError:
             results.append("killed")
         if results[-1] == "no answer":
