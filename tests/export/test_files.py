@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,14 +97,20 @@ def test_a_real_export_is_killed_at_every_step(source: Source, tmp_path: Path) -
     (out / "README.md").write_text("old")
     old = contents(out)
     for _ in killed_at_each_step(export, tmp_path):
-        is_old = contents(out) == old
-        found.append(is_old)
-        assert is_old or load(out, provider="cpu").verify().passed
+        if not out.exists():
+            found.append("none")
+            assert contents(tmp_path / ".small.old") == old, "the next export renames it back"
+        elif contents(out) == old:
+            found.append("old")
+        else:
+            found.append("new")
+            assert load(out, provider="cpu").verify().passed
     export()
     assert names(tmp_path) == ["small"]
-    print(f"{len(found)} kills of a real export, {found.count(False)} of them with the new bundle in its place")  # noqa: T201 - shown by pytest -s
+    print(f"{len(found)} kills of a real export: {Counter(found)}")  # noqa: T201 - shown by pytest -s
     assert len(found) >= 20
-    assert set(found) == {True, False}
+    assert set(found) == {"old", "none", "new"}
+    assert found.count("none") <= 2, "between two renames; the next export has one more, which renames it back"
 
 
 @pytest.mark.parametrize("is_there", [False, True])
