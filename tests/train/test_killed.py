@@ -159,6 +159,7 @@ def what_is_there(path: Path) -> tuple[int, int] | str:
         return str(error)
 
 
+@pytest.mark.slow
 def test_a_new_run_is_there_from_its_first_checkpoint_on_and_goes_on(tmp_path: Path, no_fsync: None) -> None:
     path, seen = tmp_path / "run", []
     for _ in killed_at_each_step(lambda: train(path, 1), tmp_path):
@@ -174,6 +175,7 @@ def test_a_new_run_is_there_from_its_first_checkpoint_on_and_goes_on(tmp_path: P
     assert {found for found in seen if not isinstance(found, str)} == {(1, 1), (1, 2)}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_replaced_is_the_old_one_or_the_new_one(tmp_path: Path, no_fsync: None) -> None:
     path, seen, missing = tmp_path / "run", [], 0
     train(tmp_path / "old", 1)
