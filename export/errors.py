@@ -3,7 +3,7 @@
 ExportError
 ├── GraphError         a network cannot be exported as a graph that gives the same numbers everywhere
 ├── PrecisionError     a lower precision loses more of the ELBO than it may
-├── StateDictError     weights from elsewhere do not fit the model
+├── StateDictError     weights from elsewhere cannot be read, or do not fit the model
 └── VerificationError  the exported graphs do not give Pyro's numbers
 """
 
@@ -40,7 +40,7 @@ class PrecisionError(ExportError):
 
 
 class StateDictError(ExportError):
-    """Weights from elsewhere do not fit the model."""
+    """Weights from elsewhere cannot be read, or do not fit the model."""
 
 
 class VerificationError(ExportError):
