@@ -41,7 +41,11 @@ _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began befo
 _LEGACY_PICKLES = 4  # magic number, protocol, system, content
 _PROTOCOL = 2  # of the pickles that `weights_only` reads
 _MAX_SCANNED_BYTES = 2**26
-_PLAIN_MODULES = {"collections", "torch", "torch._tensor", "torch._utils", "torch.nn.parameter", "torch.storage"}
+_PLAIN_MODULES = {
+    *("collections", "torch", "torch._tensor", "torch._utils", "torch.nn.parameter", "torch.storage"),
+    *(torch_constraints.__name__, pyro_constraints.__name__),
+}
+_PLAIN_FUNCTIONS = {("__builtin__", "set"), ("builtins", "set"), ("_codecs", "encode")}
 _MODULE_PACKAGES = ("torch.nn.", "pyro.nn.")
 
 # What else a file may be, by its first bytes.
@@ -224,12 +228,12 @@ def _kind_of_file(head: bytes) -> str:
 def _why_not_weights(path: Path) -> str | None:
     """Say what stands in the way of reading a pickle of torch.save without running code; `None` if that is not it."""
     classes, protocol = _classes_in(path)
-    foreign = [f"{module}.{name}" for module, name in classes if module not in _PLAIN_MODULES]
+    foreign = [f"{module}.{name}" for module, name in classes]
     own = [name for name in foreign if not name.startswith(("torch.", "pyro."))] or foreign
     if any(name.startswith(_MODULE_PACKAGES) for name in foreign):
         return (
-            f"is a whole pickled module ({own[0]}), which is not read because that runs code; load it in the program "
-            f"that wrote it, and write its weights with {_SAVE}"
+            f"holds a whole pickled module ({own[0]}), which is not read because that runs code; load it in the "
+            f"program that wrote it, and write its weights with {_SAVE}"
         )
     if foreign:
         return (
@@ -242,7 +246,7 @@ def _why_not_weights(path: Path) -> str | None:
 
 
 def _classes_in(path: Path) -> tuple[list[tuple[str, str]], int]:
-    """Return the classes and functions that a pickle of torch.save names, by module and name, and its protocol."""
+    """Return what a pickle of torch.save names beside tensors and constraints, by module and name, and its protocol."""
     found: dict[tuple[str, str], None] = {}
     protocol, strings = 0, ["", ""]
     try:
@@ -258,8 +262,7 @@ def _classes_in(path: Path) -> tuple[list[tuple[str, str]], int]:
                 strings = [strings[-1], argument]
     except _READ_ERRORS:
         pass  # what was found until there is enough for a message
-    allowed = (torch_constraints.__name__, pyro_constraints.__name__)
-    return [each for each in found if each[0] not in allowed], protocol
+    return [each for each in found if each[0] not in _PLAIN_MODULES and each not in _PLAIN_FUNCTIONS], protocol
 
 
 def _opcodes(path: Path) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
