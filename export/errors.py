@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgevae import Report
+from edgevae.errors import printable
 
 
 class ExportError(Exception):
@@ -40,7 +41,14 @@ class PrecisionError(ExportError):
 
 
 class StateDictError(ExportError):
-    """Weights from elsewhere cannot be read, or do not fit the model."""
+    """Weights from elsewhere cannot be read, or do not fit the model.
+
+    Args:
+        message: What is wrong; names in it come from the file, and are shown as `printable` text.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class VerificationError(ExportError):

@@ -25,6 +25,8 @@ from torch.distributions import constraints as torch_constraints
 from torch.distributions import transform_to
 from torch.distributions.constraints import Constraint
 
+from edgevae.errors import printable
+
 from .errors import StateDictError
 
 _Path = tuple[str, ...]  # the keys that lead to a set of weights
@@ -133,7 +135,7 @@ def read_weights(path: Path, names: Collection[str] | None = None, key: str | No
     spelled = _spelled(list(plain), names)
     if spelled != list(plain):
         notes.append(f"names were shortened, {next(iter(plain))} to {spelled[0]}")
-    return Weights(path, dict(zip(spelled, plain.values(), strict=True)), store, tuple(notes))
+    return Weights(path, dict(zip(spelled, plain.values(), strict=True)), store, tuple(map(printable, notes)))
 
 
 def few(names: Collection[str]) -> str:

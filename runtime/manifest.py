@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from .errors import BundleError
+from .errors import BundleError, printable
 from .model_spec import MAX_VALUES, ModelSpec, Record, Size, Text
 from .preprocessing import Preprocessing
 
@@ -220,7 +220,7 @@ class Manifest(Record, frozen=True, kw_only=True):
             if _STRING.sub(b"", content).count(b":") != _count_names(msgspec.json.decode(content)):
                 raise BundleError(f"{MANIFEST_FILE} says something twice, under the same name; export the model again")
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            said = "".join(sign if sign.isprintable() else "?" for sign in str(error)[:_SHOWN])
+            said = printable(str(error)[:_SHOWN])
             raise BundleError(f"{MANIFEST_FILE} is not a valid manifest: {said}; export the model again") from error
         return manifest
 

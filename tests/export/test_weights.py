@@ -404,6 +404,25 @@ def test_a_double_that_is_too_large_is_refused_in_safetensors_too(tmp_path: Path
         read_weights(tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"\x1b[2J\nw": torch.tensor([float("nan")])}, r"\\x1b\[2J\\nw holds NaN"),
+        ({"\x1b[2J\n": 3}, r"got \\x1b\[2J\\n \(int\)"),
+        ({"\x1b[2J": state_of(), "model": state_of()}, r"several sets of weights: \\x1b\[2J \(4 tensors\), model"),
+    ],
+)
+def test_names_in_a_message_are_nothing_that_a_terminal_obeys(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises(StateDictError, match=message) as error:
+        read_weights(saved(tmp_path, content))
+    assert str(error.value).isprintable()
+
+
+def test_names_in_a_note_are_nothing_that_a_terminal_obeys(tmp_path: Path) -> None:
+    weights = read_weights(saved(tmp_path, {"\x1b[2J": state_of()}))
+    assert weights.notes == ("taken from \\x1b[2J",)
+
+
 # Files that are refused
 
 
