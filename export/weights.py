@@ -127,7 +127,7 @@ def read_weights(path: Path, names: Collection[str] | None = None, key: str | No
         notes.append("read as Pyro's parameter store")
     else:
         tensors = {name: _checked(path, name, tensor, rounded) for name, tensor in state.items()}
-    notes += [f"{count} tensors of {dtype} became float32" for dtype, count in rounded.items()]
+    notes += [f"{count} tensor{'s' * (count > 1)} of {dtype} became float32" for dtype, count in rounded.items()]
     plain = {normalize_param_name(name): tensor for name, tensor in tensors.items()}
     if len(plain) < len(tensors):
         twice = [name for name in tensors if name != normalize_param_name(name) in tensors]
@@ -318,22 +318,22 @@ def _chosen(
     """Return one of the sets of weights, and where it stands, empty for the file itself."""
     sets = {".".join(keys): state for keys, state in found.items()}
     if key is not None:
-        if key not in sets:
+        below = {where: state for where, state in sets.items() if f"{where}.".startswith(f"{key}.")}
+        if not below:
             raise StateDictError(f"{path} holds no weights under {key}; it has {_listed(sets)}")
-        return key, sets[key]
-    if len(sets) == 1:
-        (only,) = sets.items()
-        joined = None if _fits(only[1], names) else _joined(found, names)
-        return only if joined is None else joined
-    fitting = [(where, state) for where, state in sets.items() if _fits(state, names)]
-    if len(fitting) == 1:
-        return fitting[0]
-    joined = None if fitting else _joined(found, names)
-    if joined is None:
+        found = {keys: state for keys, state in found.items() if ".".join(keys) in below}
+        sets = below
+    fitting = {where: state for where, state in sets.items() if _fits(state, names)}
+    if not fitting:
+        joined = _joined(found, names)
+        if joined is not None:
+            return joined
+    (first, *others) = (fitting or sets).items()
+    if others:
         raise StateDictError(
-            f"{path} holds several sets of weights: {_listed(dict(fitting) or sets)}; choose one with --weights-key"
+            f"{path} holds several sets of weights: {_listed(fitting or sets)}; choose one with --weights-key"
         )
-    return joined
+    return first
 
 
 def _listed(sets: Mapping[str, _State]) -> str:
@@ -488,7 +488,14 @@ def _described(content: object) -> str:
         return f"a single {type(content).__name__}"
     if not content:
         return "nothing"
+    mixed = next((each for each in content.items() if _has_tensors(each[1])), None)
+    if mixed is not None:
+        return f"{_described(mixed[1])} under {mixed[0]}"
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Tensor)]
     if others and len(others) < len(content):
         return f"also {few(others)} among the tensors"
     return few(others) if others else f"names of type {type(next(iter(content))).__name__}"
+
+
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(each, Tensor) and each.ndim for each in value.values())

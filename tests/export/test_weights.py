@@ -195,6 +195,10 @@ def test_of_several_sets_one_must_be_chosen(tmp_path: Path) -> None:
             read_weights(path, names)
     assert same(read_weights(path, key="ema"), state_of(2.0))
     assert same(read_weights(path, NAMES, "model"), state_of())
+    nested = saved(tmp_path, {"model": state_of(), "ema": {"state_dict": state_of(2.0), "decay": 0.9}})
+    for key in ("ema", "ema.state_dict"):
+        assert same(read_weights(nested, key=key), state_of(2.0))
+    path = saved(tmp_path, {"model": state_of(), "ema": state_of(2.0)})
     with pytest.raises(StateDictError, match=r"no weights under swa; it has ema \(4 tensors\), model \(4 tensors\)"):
         read_weights(path, key="swa")
 
@@ -327,11 +331,11 @@ def test_a_store_in_double_precision_becomes_float32(tmp_path: Path, param_store
     assert weights.notes == (
         "taken from pyro",
         "read as Pyro's parameter store",
-        "1 tensors of float64 became float32",
+        "1 tensor of float64 became float32",
     )
 
 
-class OwnConstraint(constraints.Constraint):  # type: ignore[misc]  # Pyro has no types
+class OwnConstraint(constraints.Constraint):
     """A constraint that only its own program knows."""
 
 
@@ -446,6 +450,7 @@ def bytes_of(content: object, **options: Any) -> bytes:
         ({0: torch.zeros(3)}, "got names of type int"),
         ({"epoch": 3, "lr": 0.1}, r"got epoch \(int\), lr \(float\)"),
         ({**state_of(), "epoch": 3}, r"got also epoch \(int\) among the tensors"),
+        ({"state_dict": {**state_of(), "x": None}}, r"got also x \(NoneType\) among the tensors under state_dict"),
         ({"a": {"b": {"c": {"d": state_of()}}}}, r"got a \(dict\)"),
     ],
 )
