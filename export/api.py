@@ -10,14 +10,16 @@ from .precision import LIMITS_NATS
 from .reference import make_reference
 from .sign import SigningKey
 from .source import Source
-from .state_dict import load_state_dict
+from .state_dict import REFERENCE_NAMES, reference_vae
 from .to_onnx import DEFAULT_OPSET
+from .weights import Weights, read_weights
 from .wheel import build_wheel
 
 __all__ = [
     "DEFAULT_OPSET",
     "FORMATS",
     "LIMITS_NATS",
+    "REFERENCE_NAMES",
     "ExportError",
     "Format",
     "GraphError",
@@ -26,10 +28,12 @@ __all__ = [
     "Source",
     "StateDictError",
     "VerificationError",
+    "Weights",
     "build_wheel",
     "export_bundle",
     "latent_space_id",
-    "load_state_dict",
     "make_reference",
+    "read_weights",
+    "reference_vae",
     "renew_card",
 ]

@@ -26,6 +26,7 @@ _SPAN = 3.0  # standard deviations of a dimension over the samples, to either si
 _SEED = 0
 _ACTIVE_VARIANCE = 0.01  # as in `Model.active_units`
 _VISIBLE = 0.25  # a unit is drawn if its largest change is at least this share of the strongest unit's
+_TRAINED_ELSEWHERE = "| trained on | not known: exported from a state_dict |"
 _BINARIZED = {
     "none": "",
     "threshold": ", binarized at one half",
@@ -289,13 +290,16 @@ def _kilobytes(spec: PrecisionSpec) -> str:
 def _dataset_lines(manifest: Manifest) -> list[str]:
     dataset = manifest.dataset
     if dataset is None:
-        return ["| trained on | not known: exported from a state_dict |"]
+        return [_TRAINED_ELSEWHERE]
     draws = f"{dataset.num_particles} particle{'s' * (dataset.num_particles > 1)}"
     bound = ", a bound on log p(x given y)" if manifest.model.num_classes else ""
+    tested = f"{dataset.num_test} images{'' if dataset.num_train else f' of {dataset.name}'}"
     options = ", ".join(f"{name} {value}" for name, value in manifest.training.items())
     return [
-        f"| trained on | {dataset.name}, {dataset.num_train} images{_BINARIZED[dataset.binarize]} |",
-        f"| test ELBO | {dataset.test_elbo_nats:.2f} nats an image{bound}, {dataset.num_test} images, {draws} |",
+        f"| trained on | {dataset.name}, {dataset.num_train} images{_BINARIZED[dataset.binarize]} |"
+        if dataset.num_train
+        else _TRAINED_ELSEWHERE,
+        f"| test ELBO | {dataset.test_elbo_nats:.2f} nats an image{bound}, {tested}, {draws} |",
         *([f"| training | {options} |"] if options else []),
     ]
 

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,17 +19,18 @@ import onnx
 
 from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
 from edgevae.cli.sections import SectionedCommand, SectionOption
-from edgevae.train import DATASET_NAMES, DatasetName, TrainError, newest_run
-from edgevae.train.cli import Sizes
+from edgevae.train import DATASET_NAMES, ConfigError, DataConfig, TrainError, newest_run
+from edgevae.train.cli import Numbers, Sizes
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
 from .files import check_writable
 from .precision import LIMITS_NATS
 from .sign import SigningKey
-from .source import source_of_run, source_of_state_dict
-from .state_dict import load_state_dict
+from .source import source_of_run, source_of_weights
+from .state_dict import REFERENCE_NAMES
 from .to_onnx import DEFAULT_OPSET
+from .weights import Weights, read_weights
 from .wheel import build_wheel, check_license, check_version, wheel_file
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -111,8 +112,15 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
 @_option(
     "Weights trained elsewhere",
     "--state-dict",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Export the weights of Pyro's VAE example (torch.save or safetensors) instead of a run.",
+    type=click.Path(exists=True, path_type=Path),
+    help="Export weights of Pyro's VAE example instead of a run: a state_dict, a checkpoint with one inside, "
+    "safetensors, or what pyro.get_param_store().save() wrote.",
+)
+@_option(
+    "Weights trained elsewhere",
+    "--weights-key",
+    metavar="KEY",
+    help="Which weights of a checkpoint to take, where it holds several, like ema or callbacks.ema.",
 )
 @_option(
     "Weights trained elsewhere", "--data-shape", type=Sizes("1,28,28"), help="Shape of an observation, like 1,28,28."
@@ -121,8 +129,14 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     "Weights trained elsewhere",
     "--dataset",
     type=click.Choice(DATASET_NAMES),
-    help="Data set whose test images to verify with, and whose training images to calibrate int8 with. Without it, "
-    "samples of the prior are used to verify.",
+    help="Data set whose test images give the threshold for anomalies and verify the bundle, and whose training images "
+    "calibrate int8. Without data, samples of the prior verify it, and there is no threshold.",
+)
+@_option(
+    "Weights trained elsewhere",
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    help="Own data instead of --dataset, all rows for all three: .npy, .npz with x, IDX, or a folder of images.",
 )
 @_option(
     "Weights trained elsewhere",
@@ -130,6 +144,19 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with the IDX files of --dataset.",
 )
+@_option(
+    "Weights trained elsewhere",
+    "--scale",
+    type=Numbers("0,16", count=2),
+    help="LOW,HIGH: values of --data that become 0 and 1.",
+)
+@_option(
+    "Weights trained elsewhere",
+    "--resize",
+    type=Sizes("28,28", count=2),
+    help="HEIGHT,WIDTH to which the image files of --data are resized.",
+)
+@_option("Weights trained elsewhere", "--grey", is_flag=True, help="Convert colour images of --data to grey.")
 @click.version_option(package_name="edgevae", prog_name="vae-export")
 def main(
     run: Path | None,
@@ -147,9 +174,9 @@ def main(
     atol: float,
     rtol: float,
     state_dict: Path | None,
+    weights_key: str | None,
     data_shape: tuple[int, ...] | None,
-    dataset: DatasetName | None,
-    data_dir: Path | None,
+    **data_options: Any,
 ) -> None:
     """Export a trained RUN, by default the newest in runs/, to a verified bundle.
 
@@ -165,10 +192,12 @@ def main(
       vae-export runs/mnist-mlp --graphs encoder --out models/mnist-encoder
       vae-export runs/mnist-mlp --sign key.pem
       vae-export --state-dict vae.pt --dataset mnist --data-dir ~/mnist
+      vae-export --state-dict checkpoint.ckpt --weights-key ema --data images.npy
     """
-    if run is not None and state_dict is not None:
-        raise click.UsageError("RUN and --state-dict were both given; give one of them")
-    _check_usage(atol, rtol, state_dict, data_shape, dataset, data_dir)
+    if not (math.isfinite(atol) and math.isfinite(rtol)):
+        raise click.UsageError(f"--atol and --rtol must be finite, got {atol} and {rtol}")
+    _check_origin(run, state_dict, {"weights_key": weights_key, "data_shape": data_shape, **data_options})
+    data = _data_of(**data_options)
     try:
         model_version, license_ = check_version(model_version), check_license(license_) if license_ else ""
         origin = state_dict or run or newest_run(_RUNS)
@@ -179,13 +208,13 @@ def main(
         if state_dict is None:
             source = source_of_run(origin, out.name)
         else:
-            source = source_of_state_dict(load_state_dict(origin, data_shape), out.name, dataset, data_dir)
+            source = source_of_weights(_weights_of(origin, weights_key), out.name, data_shape, data)
         click.echo(f"{origin}: verified with {source.samples_note}")
         if "int8" in precisions and source.train_samples is None:
             click.echo(
                 f"{origin}: no training data to calibrate int8 with: weights are rounded to the nearest integers, and "
-                "convolutions and products of the latent stay in float32. Train the run again, or give --dataset "
-                "with --state-dict"
+                "convolutions and products of the latent stay in float32. Train the run again, or give "
+                "--dataset or --data with --state-dict"
             )
         reports = export_bundle(
             dataclasses.replace(source, version=model_version, license=license_),
@@ -218,20 +247,37 @@ def main(
         click.echo(f"Wrote {shown.parent / wheel.name}. Try it with: pip install {shown.parent / wheel.name}")
 
 
-def _check_usage(
-    atol: float,
-    rtol: float,
-    state_dict: Path | None,
-    data_shape: tuple[int, ...] | None,
-    dataset: DatasetName | None,
-    data_dir: Path | None,
-) -> None:
-    if state_dict is None and (data_shape is not None or dataset is not None):
-        raise click.UsageError("--data-shape and --dataset go with --state-dict; a run knows its own data")
-    if not (math.isfinite(atol) and math.isfinite(rtol)):
-        raise click.UsageError(f"--atol and --rtol must be finite, got {atol} and {rtol}")
-    if data_dir is not None and dataset is None:
-        raise click.UsageError("--data-dir goes with --dataset")
+def _check_origin(run: Path | None, state_dict: Path | None, options: Mapping[str, Any]) -> None:
+    """Check that there is a run or weights, and that options about weights and data go with weights."""
+    if run is not None and state_dict is not None:
+        raise click.UsageError("RUN and --state-dict were both given; give one of them")
+    for name, value in options.items():
+        if value and state_dict is None:
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} goes with --state-dict; a run knows its own weights and data")
+
+
+def _weights_of(path: Path, key: str | None) -> Weights:
+    """Read weights, and print what was done to them."""
+    weights = read_weights(path, REFERENCE_NAMES, key)
+    for note in weights.notes:
+        click.echo(f"{path}: {note}")
+    return weights
+
+
+def _data_of(**options: Any) -> DataConfig | None:
+    """Return which data to measure weights with; `None` for none."""
+    if options["dataset"] is None and options["data"] is None:
+        if options["data_dir"] is not None:
+            raise click.UsageError("--data-dir goes with --dataset")
+        for name in ("scale", "resize", "grey"):
+            if options[name]:
+                raise click.UsageError(f"--{name} goes with --data")
+        return None
+    try:
+        return DataConfig(**options)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def passphrase_of_signing_key() -> str:

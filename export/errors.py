@@ -3,7 +3,7 @@
 ExportError
 ├── GraphError         a network cannot be exported as a graph that gives the same numbers everywhere
 ├── PrecisionError     a lower precision loses more of the ELBO than it may
-├── StateDictError     weights from elsewhere do not fit the model
+├── StateDictError     weights from elsewhere cannot be read, or do not fit the model
 └── VerificationError  the exported graphs do not give Pyro's numbers
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgevae import Report
+from edgevae.errors import printable
 
 
 class ExportError(Exception):
@@ -40,7 +41,14 @@ class PrecisionError(ExportError):
 
 
 class StateDictError(ExportError):
-    """Weights from elsewhere do not fit the model."""
+    """Weights from elsewhere cannot be read, or do not fit the model.
+
+    Args:
+        message: What is wrong; names in it come from the file, and are shown as `printable` text.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class VerificationError(ExportError):

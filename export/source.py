@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from edgevae import DatasetSpec, Preprocessing
-from edgevae.train import VAE, DatasetName, load_dataset, load_run
+from edgevae.train import VAE, DataConfig, Dataset, Images, check_range, load_data, load_run
+from edgevae.train.data import evenly_spaced, open_source
+from edgevae.train.elbo import evaluate_each
 from edgevae.train.evaluation import collapse_advice
+from edgevae.train.fitting import FINAL_PARTICLES
+from edgevae.train.run import NUM_SAMPLES
 
 from .errors import ExportError
+from .state_dict import reference_vae
+from .weights import Weights
 
 _PRIOR_DRAWS = 254
 _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
@@ -29,7 +35,7 @@ class Source:
         samples: Observations to verify with, shape `(num_samples, *data_shape)`; at least one.
         labels: Their classes, shape `(num_samples,)`; `None` where the model is not conditional.
         samples_note: What they are, for the model card, like `test images of mnist`.
-        dataset: What the model was trained on; `None` where that is not known.
+        dataset: What the model was trained on and tested with; `None` where neither is known.
         training: The options of the training, by name; empty where they are not known.
         version: The model's version, in the form of Python packages (PEP 440).
         license: The model's license, an SPDX expression; empty if none is stated.
@@ -88,35 +94,81 @@ def source_of_run(path: Path, name: str) -> Source:
     )
 
 
-def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:
+def _quantiles(elbos: Tensor | None) -> tuple[tuple[float, float], ...]:
     if elbos is None:
         return ()
-    values = torch.quantile(elbos, torch.tensor(_PROBABILITIES))
+    values = torch.quantile(elbos, torch.tensor(_PROBABILITIES, dtype=elbos.dtype))
     return tuple(zip(_PROBABILITIES, values.tolist(), strict=True))
 
 
-def source_of_state_dict(vae: VAE, name: str, dataset: DatasetName | None, data_dir: Path | None) -> Source:
-    """Return a model that was trained elsewhere, with images of a data set or samples of its own prior.
+def source_of_weights(
+    weights: Weights, name: str, data_shape: tuple[int, ...] | None = None, data: DataConfig | None = None
+) -> Source:
+    """Return the VAE of Pyro's example with weights that were trained elsewhere.
+
+    With data, its ELBO is measured as that of a run is: on the test images of a known set, or on all rows of own data.
+    Without data there is no threshold for anomalies, and samples of its own prior serve to verify it.
 
     Args:
-        vae: The model.
-        name: Its name.
-        dataset: The data set; `None` for samples of the prior.
-        data_dir: Folder with its files; `None` to download them.
+        weights: Of `read_weights(path, REFERENCE_NAMES)`.
+        name: The model's name.
+        data_shape: Shape of an observation; by default that of the data, and without data as for `reference_vae`.
+        data: What to measure, verify and calibrate with; splits and test data in it are not used.
 
     Raises:
-        DatasetError: The data set cannot be loaded.
-        ExportError: Its images do not have the model's shape.
+        DatasetError: The data cannot be loaded, or their values are out of range.
+        ExportError: The data do not have the model's shape, or the ELBO of an observation is not finite.
+        StateDictError: The weights are not those of the example.
     """
-    if dataset is not None:
-        images = load_dataset(dataset, data_dir)
-        if images.data_shape != vae.config.data_shape:
-            raise ExportError(
-                f"the images of {dataset} have shape {images.data_shape}, the state_dict's {vae.config.data_shape}"
-            )
-        return Source(name, vae, images.test, f"test images of {dataset}", None, train_samples=images.train)
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        z = torch.randn((_PRIOR_DRAWS, vae.config.z_dim), generator=generator)
-        images = vae.decoder(z).reshape(-1, *vae.config.data_shape)
-    return Source(name, vae, images, "images drawn from the model's own prior (no data set was given)", None)
+    if data is None:
+        vae = reference_vae(weights, data_shape)
+        with torch.no_grad():
+            z = torch.randn((_PRIOR_DRAWS, vae.config.z_dim), generator=torch.Generator().manual_seed(0))
+            images = vae.decoder(z).reshape(-1, *vae.config.data_shape)
+        return Source(name, vae, images, "images drawn from the model's own prior (no data set was given)", None)
+    dataset = _dataset_of(data)
+    vae = reference_vae(weights, data_shape or dataset.data_shape)
+    if dataset.data_shape != vae.config.data_shape:
+        raise ExportError(
+            f"the observations of {dataset.name} have shape {dataset.data_shape}, got data shape {data_shape}; leave "
+            "that out, or give data of that shape"
+        )
+    check_range(dataset.test, vae.decoder.likelihood.unit_interval, trained=True)
+    return Source(
+        name,
+        vae,
+        dataset.test[:NUM_SAMPLES],
+        f"test images of {dataset.name}",
+        _measured(vae, dataset),
+        preprocessing=None if dataset.preprocessing == Preprocessing() else dataset.preprocessing,
+        train_samples=dataset.train[evenly_spaced(len(dataset.train), NUM_SAMPLES)],
+    )
+
+
+def _dataset_of(data: DataConfig) -> Dataset[Images]:
+    """Return a known set; or own data, all of whose rows are both training and test rows."""
+    if data.data is None:
+        return load_data(data, labels=False)
+    rows = open_source(data.data, data, labels=False).rows
+    return Dataset[Images](data.name, rows, rows, preprocessing=rows.preprocessing)
+
+
+def _measured(vae: VAE, dataset: Dataset[Images]) -> DatasetSpec:
+    """Return the ELBO of the test images: its mean and its quantiles."""
+    elbos = evaluate_each(vae, dataset.test, num_particles=FINAL_PARTICLES).elbo
+    broken = (~torch.isfinite(elbos)).nonzero()
+    if len(broken):
+        row = int(broken[0])
+        raise ExportError(
+            f"the ELBO of row {row} (counted from 0) of {dataset.name} is {float(elbos[row])}: the model was not "
+            "trained on such data; look at their values and --scale, or leave the row out"
+        )
+    return DatasetSpec(
+        name=dataset.name,
+        num_train=0,
+        num_test=len(dataset.test),
+        test_elbo_nats=float(elbos.mean()),
+        num_particles=FINAL_PARTICLES,
+        binarize="none",
+        elbo_quantiles=_quantiles(elbos),
+    )

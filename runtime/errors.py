@@ -1,6 +1,11 @@
 """The errors of the runtime."""
 
 
+def printable(text: str) -> str:
+    """Return text of a stranger in one line that no terminal obeys: what cannot be printed becomes its escape."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 class EdgeVAEError(Exception):
     """Base of everything that the runtime raises on purpose."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
-from .errors import BundleError
+from .errors import BundleError, printable
 from .model_spec import MAX_VALUES, ModelSpec, Record, Size, Text
 from .preprocessing import Preprocessing
 
@@ -23,6 +23,7 @@ MODEL_PROPERTY = "edgevae.model"
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.!+]+\Z", max_length=100)]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=200)]
+RowCount = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 FileSize = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 """Bytes of a file; no protobuf, and so no ONNX graph, may have more."""
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -117,11 +118,12 @@ class Tolerances(Record, frozen=True, kw_only=True):
 
 
 class DatasetSpec(Record, frozen=True, kw_only=True):
-    """What the model was trained on.
+    """What the model was trained on and tested with.
 
     Args:
         name: The data set.
-        num_train: Number of training images.
+        num_train: Number of training images; 0 where they are not known: weights from elsewhere, which were only tested
+            with the data set.
         num_test: Number of test images.
         test_elbo_nats: Mean ELBO of the whole test set, nats per image.
         num_particles: Draws of z per image with which the ELBO is estimated.
@@ -133,7 +135,7 @@ class DatasetSpec(Record, frozen=True, kw_only=True):
     """
 
     name: Text
-    num_train: Size
+    num_train: RowCount
     num_test: Size
     test_elbo_nats: float
     num_particles: Size
@@ -164,7 +166,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         reference: Pyro's own numbers, for verification on the device.
         tolerances: How far the bundle's numbers may be from them.
         preprocessing: What is done to values before a graph gets them, if anything.
-        dataset: What the model was trained on; `None` if the exporter was not told.
+        dataset: What the model was trained on and tested with; `None` if the exporter was not told.
         training: How it was trained, by the names of the options; empty if the exporter was not told.
         producers: Versions of the packages that made the bundle.
     """
@@ -218,7 +220,7 @@ class Manifest(Record, frozen=True, kw_only=True):
             if _STRING.sub(b"", content).count(b":") != _count_names(msgspec.json.decode(content)):
                 raise BundleError(f"{MANIFEST_FILE} says something twice, under the same name; export the model again")
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            said = "".join(sign if sign.isprintable() else "?" for sign in str(error)[:_SHOWN])
+            said = printable(str(error)[:_SHOWN])
             raise BundleError(f"{MANIFEST_FILE} is not a valid manifest: {said}; export the model again") from error
         return manifest
 

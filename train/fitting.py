@@ -29,7 +29,8 @@ from .vae import VAE
 
 _CPU = torch.device("cpu")
 
-_FINAL_PARTICLES = 10  # draws of z an image in the final evaluation
+FINAL_PARTICLES = 10
+"""Draws of z an image in the final evaluation."""
 _NUM_TRAINING = 10_000  # the first training images, for the final evaluation
 
 
@@ -347,7 +348,7 @@ def _final_evaluations(
     Returns:
         The evaluations by the name of the set, and the ELBO of each test image, in nats, shape `(num_test,)`.
     """
-    each = evaluate_each(vae, dataset.test, dataset.test_labels, _FINAL_PARTICLES)
+    each = evaluate_each(vae, dataset.test, dataset.test_labels, FINAL_PARTICLES)
     bounds = None
     if iw_particles:
         bounds = importance_weighted_bound(vae, dataset.test, dataset.test_labels, iw_particles, on_bound)
@@ -355,10 +356,10 @@ def _final_evaluations(
     labels = None if dataset.train_labels is None else dataset.train_labels[:_NUM_TRAINING]
     found = {
         "test": Evaluation.of(each, bounds, iw_particles),
-        "train": evaluate(vae, some, labels, _FINAL_PARTICLES),
+        "train": evaluate(vae, some, labels, FINAL_PARTICLES),
     }
     if dataset.validation is not None:
-        found["validation"] = evaluate(vae, dataset.validation, dataset.validation_labels, _FINAL_PARTICLES)
+        found["validation"] = evaluate(vae, dataset.validation, dataset.validation_labels, FINAL_PARTICLES)
     if len(some) < len(dataset.train):
         found["train"] = dataclasses.replace(found["train"], num_in_set=len(dataset.train))
     return {name: dataclasses.replace(part, binarize=binarize) for name, part in found.items()}, each.elbo

@@ -30,13 +30,14 @@ from torch import Tensor
 from edgevae.files import WriteError, replace_folder, write_file
 
 from .config import ModelConfig, TrainingConfig
-from .data import Dataset, Images, Preprocessing, binarize_once, digest_of
+from .data import Dataset, Images, Preprocessing, binarize_once, digest_of, evenly_spaced
 from .errors import RunError
 from .evaluation import Evaluation
 from .vae import VAE
 
 SCHEMA_VERSION = 1
-_NUM_SAMPLES = 256
+NUM_SAMPLES = 256
+"""How many observations are kept, to verify and to calibrate an export with."""
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -393,11 +394,10 @@ class RunWriter:
         self.metrics: list[EpochMetrics] = []
         self._config, self._overwrite = config, overwrite
         self._samples: dict[str, Tensor] = {}
-        self._keep((_IMAGES, _LABELS), samples, labels, slice(_NUM_SAMPLES))
+        self._keep((_IMAGES, _LABELS), samples, labels, slice(NUM_SAMPLES))
         if train_samples is not None:
-            count = min(_NUM_SAMPLES, len(train_samples))
-            spread = torch.arange(count) * len(train_samples) // count  # the first may all be of one class
-            self._keep((_TRAIN_IMAGES, _TRAIN_LABELS), train_samples, train_labels, spread)
+            picked = evenly_spaced(len(train_samples), NUM_SAMPLES)
+            self._keep((_TRAIN_IMAGES, _TRAIN_LABELS), train_samples, train_labels, picked)
         if resume and (path / CHECKPOINT_FILE).exists():
             self.checkpoint = Checkpoint.read(path / CHECKPOINT_FILE)
             self._config = _config_to_resume(path, config)

@@ -21,6 +21,7 @@ from rich.text import Text
 
 # Absolute imports: in `python -m train.runs`, relative ones would load the package again under the name `train`.
 from edgevae.cli.sections import SafeGroup
+from edgevae.errors import printable
 from edgevae.train.config import ModelConfig
 from edgevae.train.errors import RunError
 from edgevae.train.evaluation import Evaluation
@@ -263,11 +264,11 @@ def _show(runs: Sequence[RunSummary]) -> None:
             _size(run.size_bytes),
             run.state,
         ]
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
     for run in runs:
         if run.fault:
-            click.echo("\n" + _printable(f"{run.name} is damaged: {run.fault}"))
+            click.echo("\n" + printable(f"{run.name} is damaged: {run.fault}"))
 
 
 def _described(model: ModelConfig) -> str:
@@ -286,11 +287,6 @@ def _size(size_bytes: int) -> str:
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
     return f"{size_bytes} B"
-
-
-def _printable(text: str) -> str:
-    """Return text with control characters, such as a line end in a folder's name, as escapes."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _read_config(path: Path) -> RunConfig:

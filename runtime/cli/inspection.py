@@ -106,11 +106,12 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         facts.append(("labels", f"y, integers from 0 to {model.num_classes - 1}{names}"))
     facts += [
         ("latent", f"{model.latent_text}, space {manifest.latent_space_id[:16]}"),
-        ("trained on", "unknown" if dataset is None else f"{dataset.name}, {dataset.num_train} {rows}"),
+        ("trained on", f"{dataset.name}, {dataset.num_train} {rows}" if dataset and dataset.num_train else "unknown"),
     ]
     if dataset is not None:
         bound = ", a bound on log p(x given y)" if model.num_classes else ""
-        facts.append(("test ELBO", f"{dataset.test_elbo_nats:.2f} nats {row}{bound}, {dataset.num_test} {rows}"))
+        tested = f"{dataset.num_test} {rows}{'' if dataset.num_train else f' of {dataset.name}'}"
+        facts.append(("test ELBO", f"{dataset.test_elbo_nats:.2f} nats {row}{bound}, {tested}"))
     for name, graph in manifest.graphs.items():
         inputs = ", ".join(tensor.name for tensor in graph.inputs)
         outputs = ", ".join(tensor.name for tensor in graph.outputs)

@@ -526,6 +526,19 @@ def test_values_in_range_are_taken(tmp_path: Path, array: np.ndarray, scale: tup
     check_range(images_of(tmp_path / "x.npy", array, scale), True)
 
 
+@pytest.mark.parametrize("scale", [None, (0, 1)])
+def test_another_likelihood_is_a_way_out_only_before_the_training(
+    tmp_path: Path, scale: tuple[float, float] | None
+) -> None:
+    table = np.full((20, 2), 1.5, np.float32)
+    for images in (images_of(tmp_path / "x.npy", table, scale), torch.from_numpy(table)):
+        with pytest.raises(DatasetError, match="take --likelihood normal"):
+            check_range(images, True)
+        with pytest.raises(DatasetError) as error:
+            check_range(images, True, trained=True)
+        assert "--likelihood" not in str(error.value)
+
+
 def test_a_value_out_of_range_is_named_by_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "VALUES_AT_ONCE", 6)
     table = np.full((90, 2), 0.5, np.float32)

@@ -3,8 +3,8 @@
 from edgevae import Preprocessing
 
 from .datasets import DATASET_NAMES, Dataset, DatasetName, digest_of, load_dataset
-from .loading import DataConfig, load_data
-from .rows import Images, Rows, binarize, binarize_once, check_range, standardisation_of
+from .loading import DataConfig, load_data, open_source
+from .rows import Images, Rows, binarize, binarize_once, check_range, evenly_spaced, standardisation_of
 
 __all__ = [
     "DATASET_NAMES",
@@ -18,7 +18,9 @@ __all__ = [
     "binarize_once",
     "check_range",
     "digest_of",
+    "evenly_spaced",
     "load_data",
     "load_dataset",
+    "open_source",
     "standardisation_of",
 ]

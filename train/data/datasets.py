@@ -19,7 +19,7 @@ from edgevae import InputError, Preprocessing
 from edgevae.arrays import open_idx
 
 from ..errors import DatasetError
-from .rows import Images, Rows
+from .rows import Images, Rows, evenly_spaced
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits"]
 DATASET_NAMES: tuple[DatasetName, ...] = get_args(DatasetName)
@@ -123,8 +123,7 @@ def digest_of(dataset: Dataset[Images]) -> str:
     ):
         if images is None:
             continue
-        count = min(_DIGEST_ROWS, len(images))
-        picked = torch.arange(count) * len(images) // count
+        picked = evenly_spaced(len(images), _DIGEST_ROWS)
         digest.update(f"{tuple(images.shape)}\n".encode())
         digest.update(images[picked.to(images.device)].cpu().contiguous().numpy().tobytes())
         if labels is not None:

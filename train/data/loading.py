@@ -81,6 +81,16 @@ class DataConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
+    @property
+    def name(self) -> str:
+        """Name of the data: that of the known set, or of the file or folder without its ending."""
+        if self.data is None:
+            return str(self.dataset)
+        name = self.data.resolve().name
+        for suffix in _SUFFIXES:
+            name = name.removesuffix(suffix)
+        return name
+
 
 def load_data(config: DataConfig, *, labels: bool) -> Dataset[Images]:
     """Return the data of a training.
@@ -111,7 +121,7 @@ def load_data(config: DataConfig, *, labels: bool) -> Dataset[Images]:
     if train.labels is not None:
         _check_classes(train, [test] if validation is None else [test, validation])
     return Dataset[Images](
-        name=_name(config.data),
+        name=config.name,
         train=train.rows,
         test=test.rows,
         train_labels=train.labels,
@@ -214,13 +224,6 @@ def _check_classes(train: Source, others: list[Source]) -> None:
             f"{train.path} has no training row of class {missing}{name}; classes are numbered from 0 to {count - 1}, "
             "and each needs a row: add some, renumber the labels, or split in another way (another split seed)"
         )
-
-
-def _name(path: Path) -> str:
-    name = path.resolve().name
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
 
 
 def split(count: int, fractions: tuple[float, ...], seed: int, path: Path | str) -> tuple[Tensor, ...]:

@@ -137,6 +137,12 @@ def preprocess(stored: Tensor, preprocessing: Preprocessing) -> Tensor:
     return values
 
 
+def evenly_spaced(num_rows: int, count: int) -> Tensor:
+    """Return the numbers of up to `count` rows of `num_rows`, evenly spaced: the first may all be of one class."""
+    count = min(count, num_rows)
+    return torch.arange(count) * num_rows // count
+
+
 def binarize(images: Tensor, how: Binarize) -> Tensor:
     """Binarize images.
 
@@ -177,12 +183,13 @@ def value_range(stored: Tensor, path: Path) -> tuple[float, float]:
     return low, high
 
 
-def check_range(images: Images, unit_interval: bool) -> None:
-    """Check that values lie where a likelihood needs them, before a training begins.
+def check_range(images: Images, unit_interval: bool, *, trained: bool = False) -> None:
+    """Check that values lie where a likelihood needs them, before a training or an evaluation begins.
 
     Args:
         images: Observations. The range of `Rows` is known since they were opened; tensors are read.
         unit_interval: Whether they must lie in [0, 1]: the likelihood's `unit_interval`.
+        trained: Whether the model is trained already, so that another likelihood is no remedy.
 
     Raises:
         DatasetError: They do not; the message names the range and the remedies.
@@ -190,19 +197,19 @@ def check_range(images: Images, unit_interval: bool) -> None:
     if not unit_interval:
         return
     if isinstance(images, Rows) and images.value_range is not None:
-        _check_stored_range(images, *images.value_range)
+        _check_stored_range(images, *images.value_range, trained)
         return
     ends = torch.stack([torch.stack(part.aminmax()) for _, part in _parts(images)])  # NaN stays NaN
     low, high = (float(end) for end in ends.aminmax())
+    other = "" if trained else ", or take --likelihood normal"
     if not 0 <= low <= high <= 1:
         raise DatasetError(
             f"images must be in [0, 1] for this likelihood, got values from {low:g} to {high:g}, first in row "
-            f"{_first_outside(images, 0, 1)} (counted from 0); divide pixels of 0 to "
-            "255 by 255, or take --likelihood normal"
+            f"{_first_outside(images, 0, 1)} (counted from 0); divide pixels of 0 to 255 by 255{other}"
         )
 
 
-def _check_stored_range(rows: Rows, low: float, high: float) -> None:
+def _check_stored_range(rows: Rows, low: float, high: float, trained: bool) -> None:
     scale = rows.preprocessing.scale
     if scale is None and rows.dtype == torch.uint8:
         return
@@ -215,13 +222,15 @@ def _check_stored_range(rows: Rows, low: float, high: float) -> None:
     if not inside:
         got += f", first in row {_first_outside(rows.stored, lowest, highest)} (counted from 0)"
     if scale is not None:
+        other = "" if trained else ", or leave it out and take --likelihood normal"
         raise DatasetError(
             f"{rows.name} must hold values in [{scale[0]:g}, {scale[1]:g}], as --scale says, {got}; "
-            f"give --scale {low:g},{high:g}, or leave it out and take --likelihood normal"
+            f"give --scale {low:g},{high:g}{other}"
         )
+    other = "" if trained else ", or take --likelihood normal"
     raise DatasetError(
         f"{rows.name} must hold floats in [0, 1] or uint8 for this likelihood, {got}; say with --scale LOW,HIGH "
-        f"which values become 0 and 1, like --scale {low:g},{high:g}, or take --likelihood normal"
+        f"which values become 0 and 1, like --scale {low:g},{high:g}{other}"
     )
 
 
