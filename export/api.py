@@ -7,6 +7,7 @@ from .bundle_writer import FORMATS, Format, export_bundle, latent_space_id
 from .card import renew_card
 from .errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
 from .precision import LIMITS_NATS
+from .program_check import ProgramReport, check_program
 from .reference import make_reference
 from .sign import SigningKey
 from .source import Source
@@ -24,12 +25,14 @@ __all__ = [
     "Format",
     "GraphError",
     "PrecisionError",
+    "ProgramReport",
     "SigningKey",
     "Source",
     "StateDictError",
     "VerificationError",
     "Weights",
     "build_wheel",
+    "check_program",
     "export_bundle",
     "latent_space_id",
     "make_reference",

@@ -176,12 +176,13 @@ _LIBRARIES = tuple(
     str(Path(file).parent) + os.sep
     for file in (torch.__file__, pyro.__file__, np.__file__, opt_einsum.__file__, __file__)
 )
+_OWN = tuple(str(Path(__file__).resolve().parents[1] / name) + os.sep for name in ("train", "export"))
 _STANDARD = sysconfig.get_path("stdlib") + os.sep
 
 
 def _is_library(file: str) -> bool:
     standard = file.startswith(_STANDARD) and not {"site-packages", "dist-packages"} & {*Path(file).parts}
-    return standard or file.startswith(("<", *_LIBRARIES))
+    return standard or file.startswith(("<", *_LIBRARIES)) or os.path.realpath(file).startswith(_OWN)
 
 
 def _explained(error: Exception, sizes: Sequence[tuple[Any, Line | None]]) -> TraceError:
@@ -218,7 +219,10 @@ def _tracing() -> Iterator[None]:
         pyro.validation_enabled(False),  # validation looks at values, and a trace has none
         torch.backends.opt_einsum.flags(enabled=False),  # the search for the best order compares sizes
         contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
     ):
+        # Recurrent layers and flows keep tensors of their last call; PyTorch puts the former ones back.
+        warnings.filterwarnings("ignore", "The tensor attributes? ", UserWarning)
         yield
 
 

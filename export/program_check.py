@@ -1,0 +1,117 @@
+"""What a Pyro program consists of, and what stands in the way of its export: `check_program`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from edgevae.train.errors import TraceError
+from edgevae.train.tracing import line_of_error
+
+from .errors import GraphError
+from .graphs import derive
+from .program import Draw, PyroProgram, Site
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramReport:
+    """A Pyro program, as the export sees it; `str(report)` is a table.
+
+    Args:
+        arguments: Shape of a row of each argument, by name.
+        sites: The sample statements.
+        draws: The noise that guide and model take, in order.
+        functions: Inputs and outputs of each function that a bundle would hold, by name.
+        notes: What a reader should know, a sentence each.
+        problems: What stands in the way of the export; empty if nothing does.
+    """
+
+    arguments: Mapping[str, tuple[int, ...]]
+    sites: tuple[Site, ...] = ()
+    draws: tuple[Draw, ...] = ()
+    functions: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing stands in the way."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        lines = [f"argument {name}: rows of {_shape(shape)}" for name, shape in self.arguments.items()]
+        if self.sites:
+            rows = [("site", "role", "distribution", "row", "parameters")]
+            for site in self.sites:
+                parameters = ", ".join(f"{name} {_shape(shape)}" for name, shape in site.parameters.items())
+                rows.append((site.name, site.role, site.distribution, _shape(site.row_shape), parameters))
+            widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+            lines += [
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+            ]
+        lines += [
+            f"{name}: {', '.join(inputs)} -> {', '.join(outputs)}" for name, (inputs, outputs) in self.functions.items()
+        ]
+        lines += [f"note: {note}" for note in self.notes] + [f"problem: {problem}" for problem in self.problems]
+        return "\n".join(
+            [*lines, "All functions can be derived." if self.passed else "Not all functions can be derived."]
+        )
+
+
+def check_program(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    example: Mapping[str, ArrayLike | Tensor],
+    *,
+    static: Collection[str] = (),
+) -> ProgramReport:
+    """Say what a Pyro program consists of, and what stands in the way of its export.
+
+    It runs the program on a few rows of the example and traces it; nothing is trained, changed or written. Call it in
+    your tests, and before a long training.
+
+    Args:
+        model: The model.
+        guide: The guide, which takes the same arguments.
+        example: Arguments by the names that the model gives them, the batch first, at least one row; of the dtype that
+            the program takes. Numbers in double precision become float32.
+        static: Names of arguments that have no batch axis.
+
+    Returns:
+        The sites, the functions that can be derived, and the problems. An error of the program itself is a problem too.
+    """
+    tensors = {name: _tensor(value) for name, value in example.items()}
+    report = ProgramReport({name: tuple(tensor.shape[1:]) for name, tensor in tensors.items() if name not in static})
+    try:
+        program = PyroProgram(model, guide, tensors, static)
+    except GraphError as error:
+        return dataclasses.replace(report, problems=(str(error),))
+    except Exception as error:  # noqa: BLE001 - a stranger's program raises anything
+        where = line_of_error(error) or "the program"
+        said = str(error).strip().partition("\n")[0]
+        problem = f"{where} fails on {', '.join(tensors)}: {type(error).__name__}" + (f": {said}" if said else "")
+        return dataclasses.replace(report, problems=(problem,))
+    report = dataclasses.replace(
+        report, sites=program.sites, draws=program.draws["posterior"], notes=tuple(program.notes)
+    )
+    try:
+        functions = derive(program)
+    except (GraphError, TraceError) as error:
+        return dataclasses.replace(report, problems=(str(error),))
+    return dataclasses.replace(
+        report, functions={name: (function.inputs, function.outputs) for name, function in functions.items()}
+    )
+
+
+def _tensor(value: ArrayLike | Tensor) -> Tensor:
+    tensor = torch.as_tensor(value)
+    return tensor.float() if tensor.dtype == torch.float64 else tensor
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "one number"
