@@ -76,6 +76,7 @@ def use(python: Path, folder: Path, *arguments: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_an_empty_environment_needs_nothing_but_the_wheel(installed: Path, released: Path, tmp_path: Path) -> None:
     loaded = use(installed, tmp_path, "my_model")
     assert loaded >= {"my_model", "numpy", "onnxruntime", "msgspec"}
@@ -85,6 +86,7 @@ def test_an_empty_environment_needs_nothing_but_the_wheel(installed: Path, relea
     np.testing.assert_allclose(np.load(tmp_path / "images.npy"), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_runtime_works_under_another_name_where_edgevae_is_not_installed(
     installed: Path, released: Path, tmp_path: Path
 ) -> None:
