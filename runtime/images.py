@@ -93,9 +93,9 @@ def read_image(
             raise InputError(_unknown_mode(image))
         if not resize and (header.width, header.height) != (width, height):
             _refuse_size((header.width, header.height), width, height)
-        upright = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image is as large
         mode = "F" if header.is_16_bit else "L" if channels == 1 else "RGB"
-        plain = upright if upright.mode == mode else upright.convert(mode)  # a copy of a large image is as large
+        plain = image if image.mode == mode else image.convert(mode)
         if resize:
             plain = plain.resize((width, height), _RESIZE_FILTER)
         pixels = np.asarray(plain)
