@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -93,8 +93,8 @@ class Decision:
     """A number that the program took out of a tensor, by `if`, `int()`, `.item()` and the like.
 
     Args:
-        file: The file of the line that did.
-        line: Its number, from 1.
+        file: The file of the line that did; for a number of a statement itself, what it is, like `scale of z`.
+        line: Its number, from 1; 0 for a number of a statement itself.
         value: The number.
     """
 
@@ -205,7 +205,7 @@ class _Sites(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         self._draws.site = ""
-        if not isinstance(msg["fn"], _Subsample):
+        if not site_is_subsample(msg):
             msg["scale"] = self._draws.scale_of(msg)
             # At once, while transforms still keep the base's value for this one: an inverse may be slow or missing.
             msg["unscaled_log_prob"] = msg["fn"].log_prob(msg["value"])

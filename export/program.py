@@ -31,7 +31,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
+from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -381,9 +381,9 @@ class PyroProgram(nn.Module):
         for name, node in _statements(model, deterministic=True):
             if name in guide.nodes and not node["is_observed"]:
                 continue
-            if not _is_factor(node):
+            if not site_is_factor(node):
                 tensors[name] = node["value"]
-            if node["is_observed"] and not (_is_factor(node) or _is_deterministic(node)):
+            if node["is_observed"] and not (site_is_factor(node) or _is_deterministic(node)):
                 tensors |= {**_named(name, parameters_of(node["fn"])), **_named(name, _mean_of(node["fn"]))}
                 if (kind := type(unwrapped(node["fn"])).__name__) in _DRAWN_OUTSIDE:
                     draws.outside[name] = kind.lower()
@@ -448,7 +448,7 @@ class PyroProgram(nn.Module):
         """Find sites, draws and layouts from runs of two batch sizes."""
         try:
             small, large = self._run_both("posterior")
-        except Exception:
+        except Exception:  # raised again unless the program may need all values of its discrete sites at once
             self.needs_all_values = True
             small, large = self._run_both("posterior")
             if not any(_is_enumerated(node) for _, node in _unobserved(large.guide)):
@@ -477,7 +477,7 @@ class PyroProgram(nn.Module):
                         node["value"].dtype,
                     )
                     for name, node in _statements(enumerated[1].model)
-                    if node["is_observed"] and not _is_factor(node)
+                    if node["is_observed"] and not site_is_factor(node)
                 )
         if not self.needs_all_values:
             self._compare("prior", *self._run_both("prior"))
@@ -536,7 +536,7 @@ class PyroProgram(nn.Module):
         latent = dict(_unobserved(found.guide))
         sites = []
         for name, node in {**dict(_statements(found.model, deterministic=True)), **latent}.items():
-            if _is_factor(node):
+            if site_is_factor(node):
                 continue
             role: Role = "latent"
             if _is_deterministic(node):
@@ -657,7 +657,7 @@ def parameters_of(distribution: Distribution) -> Tensors:
 
 def _holders(distribution: Any) -> list[Any]:
     """Return the distribution, and the one that it is made of, like the categorical of a one-hot categorical."""
-    names = ("_categorical", "_bernoulli", "_gamma")
+    names = ("_categorical", "_bernoulli")  # PyTorch has no public way to what a distribution was made with
     return [distribution, *(getattr(distribution, name) for name in names if hasattr(distribution, name))]
 
 
@@ -675,7 +675,7 @@ def _mean_of(distribution: Distribution) -> Tensors:
     """Return the mean of a distribution as `mean`, or nothing where it has none."""
     try:
         mean = distribution.mean
-    except NotImplementedError:
+    except NotImplementedError:  # so say transformed distributions, for one
         return {}
     return {} if type(unwrapped(distribution)).__name__ in _WITHOUT_MEAN else {"mean": mean}
 
@@ -689,9 +689,7 @@ def _statements(trace: poutine.Trace, *, deterministic: bool = False) -> list[tu
     return [
         (name, node)
         for name, node in trace.nodes.items()
-        if node["type"] == "sample"
-        and not isinstance(node["fn"], _Subsample)
-        and (deterministic or not _is_deterministic(node))
+        if node["type"] == "sample" and not site_is_subsample(node) and (deterministic or not _is_deterministic(node))
     ]
 
 
@@ -701,10 +699,6 @@ def _unobserved(trace: poutine.Trace) -> list[tuple[str, Any]]:
 
 def _is_deterministic(node: Any) -> bool:
     return bool((node["infer"] or {}).get("_deterministic"))
-
-
-def _is_factor(node: Any) -> bool:
-    return type(unwrapped(node["fn"])).__name__ == "Unit"
 
 
 def _is_enumerated(node: Any) -> bool:
@@ -773,5 +767,5 @@ def _quietly() -> Iterator[None]:
     """Run Pyro without gradients, without checks of values, and without touching its parameter store."""
     store = pyro.get_param_store()
     with torch.no_grad(), pyro.validation_enabled(False), store.scope(store.get_state()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # the program's own were shown when it was trained
         yield
