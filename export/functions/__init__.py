@@ -1,9 +1,10 @@
-"""Functions that ONNX has no operator for, or that engines compute badly, as sums and products of standard operators."""
+"""Functions that ONNX has no operator for, or that engines compute badly, written with standard operators."""
 
 from __future__ import annotations
 
 from torch.export import ExportedProgram
 
+from .sums import join_lgammas
 from .table import DECOMPOSITIONS
 
 __all__ = ["decompose"]
@@ -16,7 +17,10 @@ def decompose(exported_program: ExportedProgram) -> ExportedProgram:
         exported_program: A traced program. It is not changed.
 
     Raises:
-        GraphError: A function is used that has no form of standard operators: a Cholesky factor or a triangular system of
+        GraphError: A function is used that has no form of standard operators: a Cholesky factor or a triangular system
+        of
             more than 8 rows, or polygamma of order 2 and higher.
     """
-    return exported_program.run_decompositions(DECOMPOSITIONS)
+    functional = exported_program.run_decompositions({})
+    join_lgammas(functional)
+    return functional.run_decompositions(DECOMPOSITIONS)

@@ -2,8 +2,8 @@
 
 Bounds hold in float32 against the exact value of the same float32 argument, in PyTorch and in ONNX Runtime.
 
-The polynomials are our own: relative minimax fits, by Lawson's iteration (least squares, weighted anew by the error) at 600
-Chebyshev nodes against mpmath with 40 digits. Every fit's own error is below 3e-8.
+The polynomials are our own: relative minimax fits, by Lawson's iteration (least squares, weighted anew by the error) at
+600 Chebyshev nodes against mpmath with 40 digits. Every fit's own error is below 3e-8.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _EXPM1_OF_SMALL = (0.500000012, 0.166666655, 0.0416657959, 0.00833345231, 0.0013
 def log1p(x: Tensor) -> Tensor:
     """Return log(1 + x) with a relative error of at most 5e-7; -inf at -1, NaN below.
 
-    For |x| < 0.3, log(1 + x) = 2 artanh(d/2) with d = x / (1 + x/2) (Abramowitz and Stegun 4.1.27 and 4.6.22), as d times
-    a polynomial in d².
+    For |x| < 0.3, log(1 + x) = 2 artanh(d/2) with d = x / (1 + x/2) (Abramowitz and Stegun 4.1.27 and 4.6.22), as d
+    times a polynomial in d².
     """
     small = _twice_artanh_of_half(x, _LOG1P_OF_SMALL)
-    return torch.where(x.abs() < 0.3, small, (1 + x).log())  # noqa: PLR2004 - the end of the fit
+    return torch.where(x.abs() < 0.3, small, (1 + x).log())
 
 
 def expm1(x: Tensor) -> Tensor:
     """Return exp(x) - 1 with a relative error of at most 5e-7: x + x² times a polynomial where |x| < 1/2."""
     small = x + x * x * polynomial(x, _EXPM1_OF_SMALL)
-    return torch.where(x.abs() < 0.5, small, x.exp() - 1)  # noqa: PLR2004 - the end of the fit
+    return torch.where(x.abs() < 0.5, small, x.exp() - 1)
 
 
 def log_sigmoid(x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def logit(x: Tensor, eps: float | None = None) -> Tensor:
     if eps is not None:
         x = x.clamp(eps, 1 - eps)
     centre = log1p((2 * x - 1) / (1 - x))
-    return torch.where((x - 0.5).abs() < 0.25, centre, (x / (1 - x)).log())  # noqa: PLR2004 - either form is exact there
+    return torch.where((x - 0.5).abs() < 0.25, centre, (x / (1 - x)).log())
 
 
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
@@ -96,10 +96,12 @@ def logaddexp2(x: Tensor, y: Tensor) -> Tensor:
 
 
 def logsumexp(x: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
-    """Return log(sum(exp(x))) = m + log(sum(exp(x - m))), m = max(x), with an error of at most 1e-6 max(|m|, 1) + log's.
+    """Return log(sum(exp(x))) = m + log(sum(exp(x - m))), where m = max(x).
 
-    Rows of -inf give -inf; a row with inf gives inf. ONNX's ReduceLogSumExp is not used: some engines compute it wrongly
-    for more than one row.
+    The error is at most 1e-6 (1 + |result| + |m|).
+
+    Rows of -inf give -inf; a row with inf gives inf. ONNX's ReduceLogSumExp is not used: some engines compute it
+    wrongly for more than one row.
 
     Args:
         x: Values.

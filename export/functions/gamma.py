@@ -2,9 +2,9 @@
 
 Bounds hold in float32 against the exact value of the same float32 argument, in PyTorch and in ONNX Runtime.
 
-The rational functions and polynomials are our own: relative minimax fits, by Lawson's iteration (least squares, weighted
-anew by the error; a rational function linearised at its last denominator) at 600 Chebyshev nodes against mpmath with 40
-digits. Every fit's own error is below 5e-8, or that of a small term.
+The rational functions and polynomials are our own: relative minimax fits, by Lawson's iteration (least squares,
+weighted anew by the error; a rational function linearised at its last denominator) at 600 Chebyshev nodes against
+mpmath with 40 digits. Every fit's own error is below 5e-8, or that of a small term.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..errors import GraphError
-
 from .exponentials import log1p
 from .polynomials import polynomial
 
@@ -59,17 +58,20 @@ def lgamma(x: Tensor) -> Tensor:
     """Return log |Γ(x)|; inf at 0 and the negative integers.
 
     For x > 0, the relative error is at most 1e-6, also at the zeros 1 and 2. For x < 0, the error is at most
-    1e-6 (1 + lgamma(1 - x)).
+    1e-6 (1 + lgamma(1 - x) + |lgamma(x)|).
 
-    From 4 on, it is Stirling's series (Abramowitz and Stegun 6.1.40), below (x - 1)(x - 2) times a rational function, below
-    1 by lgamma(x) = lgamma(x + 1) - log(x), below 0 by reflection, lgamma(x) = log(π / |sin(πx)|) - lgamma(1 - x).
+    From 4 on, it is Stirling's series (Abramowitz and Stegun 6.1.40), below (x - 1)(x - 2) times a rational function,
+    below 1 by lgamma(x) = lgamma(x + 1) - log(x), below 0 by reflection, lgamma(x) = log(π / |sin(πx)|) - lgamma(1 -
+    x), where sin takes x less the nearest integer.
     """
     negative = x < 0
     y = torch.where(negative, 1 - x, x)
     near, log = y < 1, y.log()
     first = torch.where(near, y, y - 1)  # y + 1 would be rounded
     second = torch.where(near, y - 1, y - 2)
-    low = first * second * _rational(torch.where(near, y + 1, y), _LGAMMA) - torch.where(near, log, torch.zeros_like(log))
+    low = first * second * _rational(torch.where(near, y + 1, y), _LGAMMA) - torch.where(
+        near, log, torch.zeros_like(log)
+    )
     high = (y - 0.5) * (log - 1) + _stirling(y) + (_HALF_LOG_2PI - 0.5)
     positive = torch.where(y < _FAR, low, high)
     r = _to_nearest_integer(x)
@@ -90,8 +92,8 @@ def digamma(x: Tensor) -> Tensor:
     For x > 0, the relative error is at most 1e-6, also at the zero 1.46. For x < 0, the error is at most
     2e-6 (|digamma(1 - x)| + |π / tan(πx)|).
 
-    From 4 on, it is the asymptotic series (Abramowitz and Stegun 6.3.18), below (x - 1.46)/x times a rational function, below
-    0 by reflection, digamma(x) = digamma(1 - x) - π / tan(πx).
+    From 4 on, it is the asymptotic series (Abramowitz and Stegun 6.3.18), below (x - 1.46)/x times a rational function,
+    below 0 by reflection, digamma(x) = digamma(1 - x) - π / tan(πx).
     """
     negative = x < 0
     y = torch.where(negative, 1 - x, x)
@@ -132,21 +134,23 @@ def polygamma(n: int, x: Tensor) -> Tensor:
         GraphError: n is larger.
     """
     if n > 1:
-        raise GraphError(f"polygamma of order {n} has no ONNX form here, only orders 0 and 1; leave it out of the program")
+        raise GraphError(
+            f"polygamma of order {n} has no ONNX form here, only orders 0 and 1; leave it out of the program"
+        )
     return trigamma(x) if n else digamma(x)
 
 
 def lgamma_difference(x: Tensor, n: Tensor | float) -> Tensor:
     """Return lgamma(x + n) - lgamma(x), for positive x and x + n.
 
-    The error is at most 1e-6 (1 + |n| (1 + |log(x + n)|)): that of the result, where the two terms alone would leave that of
-    lgamma(x).
+    The error is at most 1e-6 (1 + |n| (1 + |log(x + n)|)): that of the result, where the two terms alone would leave that
+    of lgamma(x).
 
     Where both are 4 or more, Stirling's series gives (x - 1/2) log(1 + n/x) + n (log(x + n) - 1), and its small terms.
     """
     y = x + n
-    far = (x - 0.5) * log1p(n / x) + n * (y.log() - 1) + (_stirling(y) - _stirling(x))
-    return torch.where(torch.minimum(x, y) < _FAR, lgamma(y) - lgamma(x), far)
+    both = torch.stack(torch.broadcast_tensors(x, y))  # one lgamma of both is half the graph
+    return _difference(n, both, lgamma(both), _stirling(both))
 
 
 def log_beta(a: Tensor, b: Tensor) -> Tensor:
@@ -157,8 +161,8 @@ def log_beta(a: Tensor, b: Tensor) -> Tensor:
 def log_binomial(a: Tensor, b: Tensor) -> Tensor:
     """Return log(Γ(a + b - 1) / (Γ(a) Γ(b))), with an error of at most 1e-6 (1 + |result|), for positive a and b.
 
-    It is the logarithm of the binomial coefficient "n over k" for a = k + 1 and b = n - k + 1, and of "v + t - 1 over v" for
-    a = v + 1 and b = t. It is 0 where a or b is 1.
+    It is the logarithm of the binomial coefficient "n over k" for a = k + 1 and b = n - k + 1, and of "v + t - 1 over v"
+    for a = v + 1 and b = t. It is 0 where a or b is 1.
     """
     return -_log_beta(a, b, -1)
 
@@ -169,16 +173,27 @@ def _log_beta(a: Tensor, b: Tensor, shift: int) -> Tensor:
     Where both are 4 or more, Stirling's series gives a sum without cancellation: all its large terms are negative.
     """
     small, large = torch.minimum(a, b), torch.maximum(a, b)
+    n = small + shift
+    values = torch.stack([small, large, large + n])
+    of_gamma, of_stirling = lgamma(values), _stirling(values)
+    near = of_gamma[0] - _difference(n, values[1:], of_gamma[1:], of_stirling[1:])
     total = a + b
     far = (
         (0.5 - large) * log1p(small / large)
         - small * log1p(large / small)
         - 0.5 * small.log()
-        + (_stirling(small) + _stirling(large) - _stirling(total) + _HALF_LOG_2PI)
+        + (of_stirling[0] + of_stirling[1] - _stirling(total) + _HALF_LOG_2PI)
     )
     if shift:
         far = far + (total - 1).log()
-    return torch.where(small < _FAR, lgamma(small) - lgamma_difference(large, small + shift), far)
+    return torch.where(small < _FAR, near, far)
+
+
+def _difference(n: Tensor | float, values: Tensor, of_gamma: Tensor, of_stirling: Tensor) -> Tensor:
+    """lgamma(x + n) - lgamma(x), from x and x + n, their lgamma and their remainders of Stirling's formula."""
+    x, y = values[0], values[1]
+    far = (x - 0.5) * log1p(n / x) + n * (y.log() - 1) + (of_stirling[1] - of_stirling[0])
+    return torch.where(torch.minimum(x, y) < _FAR, of_gamma[1] - of_gamma[0], far)
 
 
 def _rational(x: Tensor, coefficients: tuple[Sequence[float], Sequence[float]]) -> Tensor:
@@ -193,6 +208,6 @@ def _stirling(x: Tensor) -> Tensor:
 
 
 def _to_nearest_integer(x: Tensor) -> Tensor:
-    """x less the nearest integer, exactly. Below -2²⁴ every float32 number is an integer."""
+    """X less the nearest integer, exactly. Below -2²⁴ every float32 number is an integer."""
     x = x.clamp(min=-(2.0**24))
     return x - x.round()

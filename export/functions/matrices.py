@@ -1,7 +1,7 @@
 """Cholesky factors and triangular systems of small matrices, written out row by row.
 
-The sizes of the matrices are known while the program is traced; the axes before them may be dynamic. A matrix of n rows takes
-about 6 n operators, so the size is limited.
+The sizes of the matrices are known while the program is traced; the axes before them may be dynamic. A matrix of n rows
+takes about 6 n operators, so the size is limited.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def cholesky_solve(right: Tensor, factor: Tensor, upper: bool = False) -> Tensor
 def log_determinant(matrix: Tensor) -> Tensor:
     """Return the logarithm of the determinant of symmetric positive definite matrices, shape `(..., n, n)`.
 
-    It is twice the sum of the logarithms on the diagonal of the Cholesky factor, which neither overflows nor underflows.
+    It is twice the sum of the logarithms on the diagonal of the Cholesky factor, which neither overflows nor
+    underflows.
     """
     return 2 * cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum(-1)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from . import exponentials, gamma, matrices, normal
+from . import exponentials, gamma, masks, matrices, normal
 
 
-def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a function compute in float32 what comes as float16 or bfloat16, and as PyTorch's own does what comes as integers."""
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function take float16 and bfloat16, computed in float32, and integers, which give PyTorch's default."""
 
     @functools.wraps(function)
     def computed(*arguments: Any, **options: Any) -> Any:
@@ -72,6 +72,7 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[OpOverload, ...]] = {
 }
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    operator: _in_float32(function) for function, operators in _FUNCTIONS.items() for operator in operators
+    **{operator: in_float32(function) for function, operators in _FUNCTIONS.items() for operator in operators},
+    _aten.index_put.default: masks.index_put,
 }
 """PyTorch's operators, and what computes them."""
