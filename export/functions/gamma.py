@@ -103,8 +103,8 @@ def digamma(x: Tensor) -> Tensor:
     high = y.log() - 0.5 * inverse - square * polynomial(square, _DIGAMMA_FAR)
     positive = torch.where(y < _FAR, low, high)
     r = _to_nearest_integer(x)
-    reflected = positive - (1 - 4 * r * r) * _rational(r * r, _COTANGENT) / r
-    reflected = torch.where(r == 0, torch.full_like(r, math.nan), reflected)
+    # r / r is NaN at the poles; a constant NaN would be taken for a damaged weight
+    reflected = positive - (r / r) * (1 - 4 * r * r) * _rational(r * r, _COTANGENT) / r
     return torch.where(negative, reflected, positive)
 
 
@@ -174,7 +174,7 @@ def _log_beta(a: Tensor, b: Tensor, shift: int) -> Tensor:
     """
     small, large = torch.minimum(a, b), torch.maximum(a, b)
     n = small + shift
-    values = torch.stack([small, large, large + n])
+    values = torch.stack([small, large, (large + shift) + small])  # so that a or b of 1 gives exactly 0
     of_gamma, of_stirling = lgamma(values), _stirling(values)
     near = of_gamma[0] - _difference(n, values[1:], of_gamma[1:], of_stirling[1:])
     total = a + b

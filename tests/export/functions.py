@@ -1,4 +1,4 @@
-"""A function through the export: traced, decomposed, ONNX, rewritten, ONNX Runtime."""
+"""A function through the export: traced, decomposed, ONNX, rewritten, checked as by the runtime, ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from onnxscript import ir
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from edgevae import check_graph
 from edgevae.export.functions import decompose
 from edgevae.export.rewrites import rewrite_graph
 from tests.export.graphs import run
@@ -51,6 +52,7 @@ def exported(function: Callable[..., Tensor | tuple[Tensor, ...]], *example: Ten
     assert program is not None
     model: onnx.ModelProto = ir.to_proto(rewrite_graph(program.model))
     onnx.checker.check_model(model, full_check=True)
+    check_graph(model.SerializeToString(), "function")
     return model
 
 
