@@ -143,8 +143,8 @@ def polygamma(n: int, x: Tensor) -> Tensor:
 def lgamma_difference(x: Tensor, n: Tensor | float) -> Tensor:
     """Return lgamma(x + n) - lgamma(x), for positive x and x + n.
 
-    The error is at most 1e-6 (1 + |n| (1 + |log(x + n)|)): that of the result, where the two terms alone would leave that
-    of lgamma(x).
+    The error is at most 1e-6 (1 + |n| (1 + |log(x + n)|)): that of the result, where the two terms alone would leave
+    that of lgamma(x).
 
     Where both are 4 or more, Stirling's series gives (x - 1/2) log(1 + n/x) + n (log(x + n) - 1), and its small terms.
     """
@@ -161,8 +161,8 @@ def log_beta(a: Tensor, b: Tensor) -> Tensor:
 def log_binomial(a: Tensor, b: Tensor) -> Tensor:
     """Return log(Γ(a + b - 1) / (Γ(a) Γ(b))), with an error of at most 1e-6 (1 + |result|), for positive a and b.
 
-    It is the logarithm of the binomial coefficient "n over k" for a = k + 1 and b = n - k + 1, and of "v + t - 1 over v"
-    for a = v + 1 and b = t. It is 0 where a or b is 1.
+    It is the logarithm of the binomial coefficient "n over k" for a = k + 1 and b = n - k + 1, and of "v + t - 1 over
+    v" for a = v + 1 and b = t. It is 0 where a or b is 1.
     """
     return -_log_beta(a, b, -1)
 
