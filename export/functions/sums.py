@@ -2,8 +2,8 @@
 
 Densities of counts and of heavy tails hold sums such as lgamma(t + v) - lgamma(t) - lgamma(v + 1). For large t, each
 term is rounded to a unit that may be larger than the sum. Here the terms that belong together are found in a traced
-program, by symbolic differences of their arguments, and become functions of `gamma` that do not cancel. An expression that a program
-writes twice counts as two different ones.
+program, by symbolic differences of their arguments, and become functions of `gamma` that do not cancel. An expression
+that a program writes twice counts as two different ones.
 """
 
 from __future__ import annotations
