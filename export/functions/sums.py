@@ -38,9 +38,8 @@ def join_lgammas(program: ExportedProgram) -> None:
     """Replace, in place, sums of lgamma that cancel.
 
     Args:
-        program: Without operators that work in place, as `run_decompositions` returns it. The new nodes call functions
-        of
-            Python, which the next `run_decompositions` traces.
+        program: Without operators that work in place, as `run_decompositions` returns it. The new nodes call Python
+            functions, which the next `run_decompositions` traces.
     """
     graph = program.graph
     inner: set[Node] = set()
@@ -104,7 +103,8 @@ def _joined(graph: Graph, terms: list[_Term]) -> list[_Term]:
 
 
 def _sum_of(graph: Graph, terms: list[_Term]) -> Node:
-    first, *others = sorted(terms, key=lambda term: (-term.sign, not isinstance(term.value, Node)))
+    # the first argument of an operator must be a node
+    first, *others = sorted(terms, key=lambda term: (not isinstance(term.value, Node), -term.sign))
     total = first.value if first.sign > 0 else graph.call_function(_aten.neg.default, (first.value,))
     for term in others:
         operator = _aten.add.Tensor if term.sign > 0 else _aten.sub.Tensor

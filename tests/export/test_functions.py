@@ -285,6 +285,7 @@ def of_a_column(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
     [
         lambda x, n: torch.lgamma(x + n) - torch.lgamma(x),
         lambda x, n: n - torch.lgamma(x) + (torch.special.gammaln(n + x) + 2.0),
+        lambda x, n: 1 - torch.lgamma(x + n) + torch.lgamma(x),
         lambda x, _: torch.lgamma((x + 1) / 2) - torch.lgamma(0.5 * x),
         lambda x, n: torch.lgamma(x + n) - torch.lgamma(x) - torch.lgamma(n),
         lambda x, n: -(torch.lgamma(1 + n) + torch.lgamma(x) - torch.lgamma(x + n)),
