@@ -16,6 +16,7 @@ _VECTOR = 16  # float32 values in 64 bytes, the widest vector registers
 _LOWEST_THRESHOLD = 17.0  # below, x and softplus(x) differ in float32
 _BEND, _SLOPE = 0.9555124, 0.09048172  # least maximum error of CoarseSoftplus
 _PRODUCTS = {"Gemm", "MatMul"}
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
 
 
 def matched(condition: bool) -> MatchResult:
@@ -120,17 +121,22 @@ def _padded(op: Any, x: ir.Value, value: float) -> Any:
 
 
 class FastSoftplus(pattern.RewriteRuleClassBase):
-    """Softplus(x) → Relu(x) - Log(Sigmoid(Abs(x))), equal to 1e-6.
+    """Softplus(x) → Relu(x) - Log(Sigmoid(Abs(x))), equal to 1e-6, in hidden layers.
 
     log(1 + exp(x)) = max(x, 0) - log(sigmoid(|x|)). ONNX Runtime's Softplus on the CPU is scalar code; Sigmoid and Log
-    are vectorized, and the approximation of Sigmoid is accurate on [1/2, 1].
+    are vectorized, and the approximation of Sigmoid is accurate on [1/2, 1]. The error is absolute: a small softplus,
+    such as a scale whose logarithm is taken, would be lost.
     """
 
     def pattern(self, op: Any, x: Any) -> Any:
         """Match `Softplus(x)`."""
-        return op.Softplus(x)
+        return op.Softplus(x, _outputs=["softplus"])
 
-    def rewrite(self, op: Any, x: ir.Value) -> Any:
+    def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
+        """Require that only products with constant weights read it."""
+        return matched(_is_hidden(bound["softplus"], _PRODUCTS | _CONVOLUTIONS))
+
+    def rewrite(self, op: Any, x: ir.Value, **_bound: Any) -> Any:
         """Return `Relu(x) - Log(Sigmoid(Abs(x)))`."""
         return _fast_softplus(op, x)
 
@@ -144,12 +150,13 @@ class FastTorchSoftplus(pattern.RewriteRuleClassBase):
 
     def pattern(self, op: Any, x: Any, threshold: Any) -> Any:
         """Match `Where(Greater(x, threshold), x, Softplus(x))`."""
-        return op.Where(op.Greater(x, threshold), x, op.Softplus(x))
+        return op.Where(op.Greater(x, threshold), x, op.Softplus(x), _outputs=["softplus"])
 
     def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
-        """Require a threshold above which x and softplus(x) agree in float32."""
+        """Require a hidden layer, and a threshold above which x and softplus(x) agree in float32."""
         value = ir.convenience.get_const_tensor(bound["threshold"])
-        return matched(value is not None and value.size == 1 and float(value.numpy()) >= _LOWEST_THRESHOLD)
+        agrees = value is not None and value.size == 1 and float(value.numpy()) >= _LOWEST_THRESHOLD
+        return matched(agrees and _is_hidden(bound["softplus"], _PRODUCTS | _CONVOLUTIONS))
 
     def rewrite(self, op: Any, x: ir.Value, **_bound: Any) -> Any:
         """Return `Relu(x) - Log(Sigmoid(Abs(x)))`."""
@@ -169,14 +176,7 @@ class CoarseSoftplus(pattern.RewriteRuleClassBase):
 
     def check(self, op: Any, *_values: Any, **bound: Any) -> MatchResult:  # noqa: ARG002 - op is the rule's
         """Require that only products with constant weights read it: elsewhere, as in a scale, the error would count."""
-        softplus = bound["softplus"]
-        hidden = all(
-            use.node.op_type in _PRODUCTS
-            and use.idx == 0
-            and ir.convenience.get_const_tensor(use.node.inputs[1]) is not None
-            for use in softplus.uses()
-        )
-        return matched(hidden and not softplus.is_graph_output())
+        return matched(_is_hidden(bound["softplus"], _PRODUCTS))
 
     def rewrite(self, op: Any, x: ir.Value, **_bound: Any) -> Any:
         """Return `Relu(x) + HardSigmoid(Abs(x))⁸`."""
@@ -184,6 +184,16 @@ class CoarseSoftplus(pattern.RewriteRuleClassBase):
         for _ in range(3):
             power = op.Mul(power, power)
         return op.Add(op.Relu(x), power)
+
+
+def _is_hidden(value: ir.Value, products: set[str]) -> bool:
+    """Return whether only products with constant weights read a value."""
+    return not value.is_graph_output() and all(
+        use.node.op_type in products
+        and use.idx == 0
+        and ir.convenience.get_const_tensor(use.node.inputs[1]) is not None
+        for use in value.uses()
+    )
 
 
 def _fast_softplus(op: Any, x: ir.Value) -> Any:

@@ -1,0 +1,25 @@
+"""Functions that ONNX has no operator for, or that engines compute badly, written with standard operators."""
+
+from __future__ import annotations
+
+from torch.export import ExportedProgram
+
+from .sums import join_lgammas
+from .table import DECOMPOSITIONS
+
+__all__ = ["decompose"]
+
+
+def decompose(exported_program: ExportedProgram) -> ExportedProgram:
+    """Return the program with our functions in place of PyTorch's; all other operators stay as they are.
+
+    Args:
+        exported_program: A traced program. It is not changed.
+
+    Raises:
+        GraphError: A function has no form of standard operators: a Cholesky factor or a triangular system of more than
+            8 rows, or polygamma of order 2 and higher.
+    """
+    functional = exported_program.run_decompositions({})
+    join_lgammas(functional)
+    return functional.run_decompositions(DECOMPOSITIONS)
