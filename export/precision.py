@@ -74,7 +74,7 @@ def add_precisions(
         )
     calibration = None
     if "int8" in limits and source.train_samples is not None:
-        calibration = make_reference(source.vae, source.train_samples, source.train_labels)
+        calibration = make_reference(source.vae, source.train_samples, source.train_labels).samples()
     expected = _mean_elbo(folder, "fp32", source)
     for precision, limit in limits.items():
         files: dict[GraphName, FileEntry] = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgevae import DatasetSpec, Preprocessing
 from edgevae.train import VAE, DatasetName, load_dataset, load_run
+from edgevae.train.elbo import comparable
 from edgevae.train.evaluation import collapse_advice
 
 from .errors import ExportError
@@ -38,6 +39,9 @@ class Source:
         train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, to calibrate int8
             with; without them convolutions, and products of the latent, stay in float32.
         train_labels: Their classes, for a conditional model.
+        outliers: The most extreme observations, shape `(num_outliers, *data_shape)`, at least one, to verify with too;
+            `None` for the samples with the lowest ELBO.
+        outlier_labels: Their classes, for a conditional model.
         collapse_advice: A sentence for the card where the posterior has collapsed; else empty.
     """
 
@@ -53,6 +57,8 @@ class Source:
     preprocessing: Preprocessing | None = None
     train_samples: Tensor | None = None
     train_labels: Tensor | None = None
+    outliers: Tensor | None = None
+    outlier_labels: Tensor | None = None
     collapse_advice: str = ""
 
 
@@ -84,6 +90,8 @@ def source_of_run(path: Path, name: str) -> Source:
         preprocessing=None if info.preprocessing == Preprocessing() else info.preprocessing,
         train_samples=run.train_samples,
         train_labels=run.train_labels,
+        outliers=run.outliers,
+        outlier_labels=run.outlier_labels,
         collapse_advice=advice or "",
     )
 
@@ -91,7 +99,9 @@ def source_of_run(path: Path, name: str) -> Source:
 def _quantiles(elbos: torch.Tensor | None) -> tuple[tuple[float, float], ...]:
     if elbos is None:
         return ()
-    values = torch.quantile(elbos, torch.tensor(_PROBABILITIES))
+    # JSON has no infinity: where a quantile is not finite, only rows whose ELBO is not finite lie below it.
+    lowest = torch.finfo(elbos.dtype).min
+    values = torch.quantile(comparable(elbos).clamp(min=lowest), torch.tensor(_PROBABILITIES))
     return tuple(zip(_PROBABILITIES, values.tolist(), strict=True))
 
 

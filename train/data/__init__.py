@@ -4,7 +4,7 @@ from edgevae import Preprocessing
 
 from .datasets import DATASET_NAMES, Dataset, DatasetName, digest_of, load_dataset
 from .loading import DataConfig, load_data
-from .rows import Images, Rows, binarize, binarize_once, check_range, standardisation_of
+from .rows import Images, Rows, binarize, binarize_once, check_range, row_numbers, standardisation_of
 
 __all__ = [
     "DATASET_NAMES",
@@ -20,5 +20,6 @@ __all__ = [
     "digest_of",
     "load_data",
     "load_dataset",
+    "row_numbers",
     "standardisation_of",
 ]
