@@ -317,9 +317,7 @@ def verify_graphs(
     if "encoder" in graphs:
         encoded = [_encoded(reference, size, graphs["encoder"]) for size in BATCH_SIZES]
         kl = np.stack([reference.kl(here) for here in encoded])
-        kl[:, np.isnan(reference.kl(reference.arrays))] = (
-            0  # Pyro's own q overflows, which its outputs were judged by
-        )
+        kl[:, np.isnan(reference.kl(reference.arrays))] = 0  # Pyro's own q overflows, which its outputs were judged by
         # A KL grows with the square of the differences.
         kl_allowed = np.maximum(tolerances.kl_nats, _ROUNDINGS**2 * reference.rounding(KL_ROUNDING))
         checks.append(_check(reference, "model", f"KL(q_pyro ‖ q_{format_name}) nats", kl, kl_allowed))

@@ -30,9 +30,14 @@ class NotFinite:
     count: int
     rows: tuple[int, ...]
 
-    def __str__(self) -> str:
+    def sentence(self, name: str) -> str:
+        """Say how many and which observations of the set `name` these are, without a full stop."""
         more = f" and {self.count - len(self.rows):,} more" if self.count > len(self.rows) else ""
-        return f"{', '.join(map(str, self.rows))}{more}"
+        rows = f"{'row' if self.count == 1 else 'rows'} {', '.join(map(str, self.rows))}{more}"
+        return (
+            f"the ELBO of {self.count:,} of the {name} set is NaN or infinite, and left out of the means, because "
+            f"float32 overflows so far from the training data: {rows}, counted from 0"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -139,9 +139,12 @@ class ProgressDisplay(Observer):
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Show the epoch's ELBO, the speed and the time left."""
         rate = self._num_train / max(metrics.epoch_seconds, 1e-9)
-        elbo = f"test ELBO {metrics.test_elbo_nats:.2f}"
+        elbo = f"test ELBO {_elbo_text(metrics.test_elbo_nats, metrics.test_elbo_median_nats)}"
         if metrics.validation_elbo_nats is not None:
-            elbo = f"validation ELBO {metrics.validation_elbo_nats:.2f}  {elbo}"
+            validation = _elbo_text(metrics.validation_elbo_nats, metrics.validation_elbo_median_nats)
+            elbo = f"validation ELBO {validation}  {elbo}"
+        for name, not_finite in metrics.not_finite.items():
+            self._say(f"epoch {metrics.epoch}: {not_finite.sentence(name)}")
         if self._bar is not None:
             epoch = min(metrics.epoch + 1, self._epochs)
             self._bar.update(self._task, epoch=epoch, elbo=elbo, rate=rate)
@@ -162,8 +165,14 @@ class ProgressDisplay(Observer):
         elif now - self._last_shown >= _BOUND_INTERVAL_S:
             self._last_shown = now
             left_s = (now - self._bound_start) / (done - self._done_at_start) * (total - done)
-            line = f"importance-weighted bound of {done:,} of {total:,} {self._several}  left {left_s / 60:.1f} min"
-            click.echo(line) if self._bar is None else self._bar.console.print(line)
+            self._say(f"importance-weighted bound of {done:,} of {total:,} {self._several}  left {left_s / 60:.1f} min")
+
+    def _say(self, line: str) -> None:
+        click.echo(line) if self._bar is None else self._bar.console.print(line, highlight=False)
+
+
+def _elbo_text(mean: float, median: float | None) -> str:
+    return f"{mean:.2f}" if median is None else f"{mean:.2f} (median {median:.2f})"
 
 
 class TensorBoardLog(Observer):
@@ -237,7 +246,9 @@ def _log_numbers(writer: SummaryWriter, metrics: EpochMetrics) -> None:
     numbers = {
         "loss/train": metrics.train_loss_nats,
         "elbo/test": metrics.test_elbo_nats,
+        "elbo/test_median": metrics.test_elbo_median_nats,
         "elbo/validation": metrics.validation_elbo_nats,
+        "elbo/validation_median": metrics.validation_elbo_median_nats,
         "schedule/learning_rate": metrics.learning_rate,
         "schedule/beta": metrics.beta,
         "time/epoch_seconds": metrics.epoch_seconds,
@@ -278,6 +289,7 @@ class MlflowLog(Observer):
             self._start()
         numbers = dataclasses.asdict(metrics)
         epoch = numbers.pop("epoch")
+        numbers |= {f"{name}_not_finite": each["count"] for name, each in numbers.pop("not_finite").items()}
         found = {name: float(value) for name, value in numbers.items() if value is not None}
         self._mlflow.log_metrics(found, step=epoch)
 

@@ -106,13 +106,12 @@ class RunSummary:
 
     @property
     def _best(self) -> EpochMetrics | None:
-        """The epoch whose weights the run has: the best by validation ELBO, or without validation data the last."""
-        if not self.metrics or self.metrics[-1].validation_elbo_nats is None:
+        """The epoch whose weights the run has: the best by median validation ELBO, or without such data the last."""
+        if not self.metrics or self.metrics[-1].validation_elbo_median_nats is None:
             return self.metrics[-1] if self.metrics else None
         whole = [line for line in self.metrics if line.complete] or self.metrics
-        return max(
-            whole, key=lambda line: -math.inf if line.validation_elbo_nats is None else line.validation_elbo_nats
-        )
+        medians = [line.validation_elbo_median_nats for line in whole]
+        return whole[max(range(len(whole)), key=lambda index: -math.inf if (m := medians[index]) is None else m)]
 
 
 def read_runs(folder: Path) -> list[RunSummary]:
