@@ -112,7 +112,7 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     type=click.FloatRange(min=0),
     default=Tolerances().atol,
     help="Absolute tolerance of each output of a graph; of a sum, for each value summed; of data above 1, in "
-    "parts of the column's largest value. KL and ELBO have limits of their own, and no tolerance is below float32's rounding.",
+    "parts of the column's largest value. KL and ELBO have limits of their own; float32's rounding is always allowed.",
 )
 @_option(
     "Verification",

@@ -77,8 +77,9 @@ def make_reference(
     broken = [name for name, tensor in vae.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ExportError(f"the weights {', '.join(broken)} hold NaN or infinity; train again")
-    x = torch.cat([_taken(samples.flatten(1), _SAMPLES), _taken(outliers.flatten(1), _OUTLIERS)])
     given = torch.cat([samples.flatten(1), outliers.flatten(1)])
+    samples, labels = _others(samples, labels, outliers)
+    x = torch.cat([_taken(samples.flatten(1), _SAMPLES), _taken(outliers.flatten(1), _OUTLIERS)])
     x = torch.cat([x, given.amin(0, keepdim=True), given.amax(0, keepdim=True)])
     y = None
     if labels is not None and outlier_labels is not None:
@@ -87,16 +88,32 @@ def make_reference(
         )
     tensors = _outputs(vae, x, y)
     arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
-    reference = _with_roundings(vae, Reference(np.array(_CASES), arrays), x, y)
+    reference = _relabelled(Reference(np.array(_CASES), arrays))
+    return _relabelled(_with_roundings(vae, reference, x, y))
+
+
+def _relabelled(reference: Reference) -> Reference:
+    """Return the reference with samples that overflow float32 as outliers.
+
+    Raises:
+        ExportError: No sample is left.
+    """
     finite = [np.isfinite(array).reshape(_ROWS, -1).all(1) for array in reference.arrays.values()]
-    overflows = ~np.all(finite, axis=0) & reference.is_sample
-    case = np.where(overflows, "outlier", reference.case)
+    case = np.where(reference.is_sample & ~np.all(finite, axis=0), "outlier", reference.case)
     if SAMPLE not in case:
         raise ExportError(
             "Pyro's own numbers overflow float32 for each of the samples: the model has diverged; train again with a "
             "lower learning rate (--learning-rate)"
         )
     return Reference(case, reference.arrays)
+
+
+def _others(samples: Tensor, labels: Tensor | None, outliers: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the samples that are no outliers, and their labels; all if each is one."""
+    same = torch.stack([(samples == outlier).flatten(1).all(1) for outlier in outliers]).any(0)
+    if same.all():
+        return samples, labels
+    return samples[~same], None if labels is None else labels[~same]
 
 
 def _lowest(vae: VAE, samples: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .config import Binarize, ModelConfig, TrainingConfig
-from .data import Dataset, Images, binarize_once, check_range, standardisation_of
+from .data import Dataset, Images, Rows, binarize_once, check_range, standardisation_of
 from .elbo import NUM_OUTLIERS, elbo_of_each, evaluate_each, importance_weighted_bound, lowest
 from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
 from .evaluation import ElboSummary, Evaluation, collapse_advice
@@ -294,8 +294,9 @@ class _Fitting:
         outlier_labels = None if seen.test_labels is None else seen.test_labels[rows]
         self._writer.save_evaluations(evaluations, test_elbos, seen.test[rows], outlier_labels)
         if report:
-            labels, class_names = self.dataset.test_labels, self.dataset.class_names
-            write_report(self._writer.path, vae, seen.test, labels, run.metrics, evaluations, run.config, class_names)
+            images, labels = _finite(seen.test, self.dataset.test_labels, test_elbos)
+            class_names = self.dataset.class_names
+            write_report(self._writer.path, vae, images, labels, run.metrics, evaluations, run.config, class_names)
 
     def _save_epoch(self, checkpoint: Checkpoint, loss: float, seconds: float) -> list[EpochMetrics]:
         """Evaluate and save; return the metrics of all epochs."""
@@ -373,6 +374,16 @@ class _Fitting:
         if len(some) < len(seen.train):
             found["train"] = dataclasses.replace(found["train"], num_in_set=len(seen.train))
         return {name: dataclasses.replace(part, binarize=how) for name, part in found.items()}, each.elbo
+
+
+def _finite(images: Images, labels: Tensor | None, elbos: Tensor) -> tuple[Images, Tensor | None]:
+    """Return the images whose ELBO is finite, with their labels: those that can be drawn."""
+    finite = torch.isfinite(elbos).to(images.device)
+    if finite.all():
+        return images, labels
+    rows = finite.nonzero().flatten()
+    kept = images.take(rows) if isinstance(images, Rows) else images[rows]
+    return kept, None if labels is None else labels[rows.to(labels.device)]
 
 
 def _as_seen(dataset: Dataset[Images], model: ModelConfig) -> Dataset[Images]:

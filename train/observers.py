@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -206,8 +207,13 @@ class TensorBoardLog(Observer):
         _log_numbers(writer, metrics)
         x, y = generation.some_of(self._vae, self._dataset.test, self._dataset.test_labels, _ENCODED)
         x = binarize_once(x, read_config(self._folder).training.binarize)
-        for name, values in zip(("z_loc", "z_scale"), generation.encode(self._vae, x, y), strict=True):
-            writer.add_histogram(f"latent/{name}", values, metrics.epoch)
+        z_loc, z_scale = generation.encode(self._vae, x, y)
+        finite = torch.isfinite(z_loc + z_scale).all(
+            1
+        )  # not those of outliers, which neither histogram nor picture shows
+        x, y = x[finite.to(x.device)], None if y is None else y[finite.to(y.device)]
+        for name, values in (("z_loc", z_loc), ("z_scale", z_scale)):
+            writer.add_histogram(f"latent/{name}", values[finite], metrics.epoch)
         if figures.is_picture(self._vae.config.data_shape):
             for name, grid in self._grids(x, y).items():
                 writer.add_image(f"images/{name}", grid.pixels, metrics.epoch, dataformats="HWC")
