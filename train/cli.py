@@ -371,7 +371,7 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     if stopped:
         say(f"Stopped in epoch {last.epoch}; the checkpoint is saved. Go on with --resume.")
     elif last.epoch < training.epochs:
-        say(f"Ended after epoch {last.epoch}: {training.patience} epochs brought no better median validation ELBO.")
+        say(f"Ended after epoch {last.epoch}: {training.patience} epochs brought no better validation ELBO.")
     elbo, num_particles = run.test_elbo
     one = "an image" if len(dataset.data_shape) == 3 else "a row"
     median = run.evaluations["test"].elbo_median_nats if "test" in run.evaluations else None

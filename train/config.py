@@ -95,11 +95,11 @@ class TrainingConfig:
         batch_size: Images a step, at least 1; the last batch of an epoch may be smaller.
         learning_rate: Adam's step size, positive.
         schedule: How the learning rate changes: `constant`; `cosine`, down to 0 at the end of the last epoch; or
-            `plateau`, halved whenever the median validation ELBO has not improved for `plateau_epochs`.
+            `plateau`, halved whenever the validation ELBO has not improved for `plateau_epochs`.
         lr_warmup: Epochs over which the learning rate rises linearly to its value; 0 for none.
         plateau_epochs: See `schedule`; at least 1.
-        patience: Epochs without a better median validation ELBO after which the training ends, 0 for never. The median,
-            because a single outlier may change the mean by any amount.
+        patience: Epochs without a better validation ELBO after which the training ends, 0 for never. Epochs are
+            compared by a mean that outliers hardly change, `validation_elbo_robust_nats` of `EpochMetrics`.
         clip_norm: Largest norm of the gradient of a batch's mean loss; larger ones are scaled down to it. 0 for none.
         free_bits: Nats of each latent dimension's KL, averaged over a batch, that cost nothing (Kingma et al., 2016);
             0 for none. Only for the latent `normal`, whose KL has a closed form.

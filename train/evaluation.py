@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from .vae import VAE
 _ENOUGH_ACTIVE_UNITS = 8
 _MIN_KL_NATS = 0.5
 _NAMED = 10
+_FENCE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +47,17 @@ class ElboSummary:
     """The ELBOs of a set of observations, in nats an observation.
 
     Args:
-        mean_nats: Mean of those that are finite.
-        median_nats: Median of all, those that are not finite below all others; -inf if they are half of them. No single
-            outlier changes it much.
+        mean_nats: Mean of those that are finite; one outlier may change it by any amount.
+        median_nats: Median of all, those that are not finite below all others.
+        robust_nats: Mean of all, in which none counts for less than Q1 - 3 (Q3 - Q1), the outer fence of the quartiles
+            (Tukey, "Exploratory Data Analysis", 1977). It is the plain mean where there are no outliers, and they
+            hardly change it, up to a quarter of all; -inf if a quarter is not finite.
         not_finite: Those that are not finite; `None` if all are.
     """
 
     mean_nats: float
     median_nats: float
+    robust_nats: float
     not_finite: NotFinite | None
 
     @classmethod
@@ -65,7 +70,10 @@ class ElboSummary:
         """
         rows = (~torch.isfinite(elbos)).nonzero().flatten()
         not_finite = NotFinite(len(rows), row_numbers(images, rows[:_NAMED])) if len(rows) else None
-        return cls(_mean(elbos), float(comparable(elbos).median()), not_finite)
+        order = comparable(elbos).sort().values
+        lower, median, upper = (float(order[int(part * (len(order) - 1))]) for part in (0.25, 0.5, 0.75))
+        robust = -math.inf if lower == -math.inf else float(order.clamp(min=lower - _FENCE * (upper - lower)).mean())
+        return cls(_mean(elbos), median, robust, not_finite)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Evaluation:
         iw_particles: Draws of z an observation in that bound, 0 if it was not asked for.
         num_in_set: Size of the whole set if only its first `num_images` were evaluated; else 0.
         binarize: How grey values were binarized beforehand: `none`, `threshold` or `stochastic`.
-        elbo_median_nats: The median of the ELBO, which no single outlier changes much, see `ElboSummary`.
+        elbo_median_nats: The median of the ELBO, see `ElboSummary`.
         not_finite: The observations whose ELBO is not finite; `None` if all are.
         lowest_rows: The numbers of the ten observations with the lowest ELBO, the lowest first, see `row_numbers`.
     """

@@ -137,8 +137,8 @@ def fit(
         ConfigError: Options do not go together, or the training needs validation images and there are none.
         DatasetError: The images are out of range.
         DeviceError: The device has no fast instructions for the training's precision.
-        DivergedError: The loss became NaN or infinite, or the ELBO of half of the images did; the checkpoint before it
-            stays.
+        DivergedError: The loss became NaN or infinite, or the ELBO of a quarter of the images did; the checkpoint
+            before it stays.
         LabelError: The labels do not fit the model.
         RunError: `out` already holds a run, the run to resume has another configuration, or `out` cannot be written to.
     """
@@ -244,9 +244,9 @@ class _Fitting:
 
     @property
     def _validation_elbos(self) -> list[float]:
-        """The median of each epoch, by which epochs are compared: one outlier may change the mean by any amount."""
-        medians = [line.validation_elbo_median_nats for line in self._writer.metrics]
-        return [median for median in medians if median is not None]
+        """The robust mean of each epoch: one outlier may change the mean by any amount."""
+        elbos = [line.validation_elbo_robust_nats for line in self._writer.metrics]
+        return [elbo for elbo in elbos if elbo is not None]
 
     def is_over(self) -> bool:
         """Whether the training was stopped, has made its epochs, or has run out of patience."""
@@ -320,10 +320,11 @@ class _Fitting:
             validation_elbo_nats=None if validation is None else validation.mean_nats,
             test_elbo_median_nats=test.median_nats,
             validation_elbo_median_nats=None if validation is None else validation.median_nats,
+            validation_elbo_robust_nats=None if validation is None else validation.robust_nats,
             not_finite={name: each.not_finite for name, each in elbos.items() if each.not_finite is not None},
         )
         before = self._validation_elbos
-        best = validation is None or all(validation.median_nats > median for median in before)
+        best = validation is None or all(validation.robust_nats > elbo for elbo in before)
         writer.save_epoch(checkpoint, metrics, keep=best and (metrics.complete or not before))
         return writer.metrics
 
@@ -336,9 +337,9 @@ class _Fitting:
     def _elbos(self, name: str, images: Images, seen: Images, labels: Tensor | None) -> ElboSummary:
         """Evaluate a set, as given and as the model sees it; a few outliers do not end the training."""
         elbos = ElboSummary.of(elbo_of_each(self._trainer.vae, seen, labels=labels), images)
-        if elbos.not_finite is not None and not math.isfinite(elbos.median_nats):
+        if elbos.not_finite is not None and not math.isfinite(elbos.robust_nats):
             raise DivergedError(
-                f"the ELBO of {elbos.not_finite.count:,} of {len(seen):,} {name} rows, at least half, was NaN or "
+                f"the ELBO of {elbos.not_finite.count:,} of {len(seen):,} {name} rows, at least a quarter, was NaN or "
                 f"infinite after epoch {self._trainer.epoch}; the last checkpoint is from before it. Begin another run "
                 "with a lower learning rate (--learning-rate)"
             )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .data import Dataset, Images, binarize_once
 from .errors import InstallError
+from .evaluation import NotFinite
 from .report import figures, generation
 from .run import (
     CONFIG_FILE,
@@ -89,6 +90,7 @@ class ProgressDisplay(Observer):
         self._num_train = self._epochs_before = 0
         self._start = self._last_shown = 0.0
         self._bound_start: float | None = None
+        self._not_finite: Mapping[str, NotFinite] = {}
         console = Console()
         if console.is_terminal:
             self._bar = Progress(
@@ -145,7 +147,9 @@ class ProgressDisplay(Observer):
             validation = _elbo_text(metrics.validation_elbo_nats, metrics.validation_elbo_median_nats)
             elbo = f"validation ELBO {validation}  {elbo}"
         for name, not_finite in metrics.not_finite.items():
-            self._say(f"epoch {metrics.epoch}: {not_finite.sentence(name)}")
+            if self._not_finite.get(name) != not_finite:
+                self._say(f"epoch {metrics.epoch}: {not_finite.sentence(name)}")
+        self._not_finite = metrics.not_finite
         if self._bar is not None:
             epoch = min(metrics.epoch + 1, self._epochs)
             self._bar.update(self._task, epoch=epoch, elbo=elbo, rate=rate)

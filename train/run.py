@@ -122,9 +122,10 @@ class EpochMetrics:
         learning_rate: Learning rate of the epoch's last step.
         beta: Weight of the KL in the epoch's loss.
         validation_elbo_nats: Mean ELBO of the validation images; `None` without any.
-        test_elbo_median_nats: Median ELBO of the test images, see `ElboSummary`.
-        validation_elbo_median_nats: That of the validation images, by which epochs are compared: no single outlier
-            changes it much.
+        test_elbo_median_nats: Median ELBO of the test images.
+        validation_elbo_median_nats: That of the validation images.
+        validation_elbo_robust_nats: The mean by which epochs are compared, which outliers hardly change, see
+            `ElboSummary`.
         not_finite: The images whose ELBO is not finite, by the name of the set, `test` or `validation`; empty if there
             are none.
     """
@@ -141,6 +142,7 @@ class EpochMetrics:
     validation_elbo_nats: float | None = None
     test_elbo_median_nats: float | None = None
     validation_elbo_median_nats: float | None = None
+    validation_elbo_robust_nats: float | None = None
     not_finite: dict[str, NotFinite] = dataclasses.field(default_factory=dict)
 
 
