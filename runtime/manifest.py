@@ -103,7 +103,7 @@ class PrecisionSpec(Record, frozen=True, kw_only=True):
 class Tolerances(Record, frozen=True, kw_only=True):
     """How far this bundle may be from Pyro: `|actual - expected| <= atol * unit + rtol * |expected|` for each value.
 
-    A value that float32 determines less exactly, as of an outlier, may be off by 16 times its own rounding, see
+    A value that float32 determines less exactly, as of an outlier, may be off by four times its own rounding, see
     `Reference`.
 
     Args:

@@ -31,8 +31,8 @@ _ROUNDING = 1e-6
 """Relative tolerance of an ELBO, eight times float32's: untrained networks give ten thousand nats and more."""
 _MAX_SHIFT = 0.03
 """Limit of the mean signed difference, as a part of one value's tolerance: rounding errors cancel, a shift does not."""
-_ROUNDINGS = 16
-"""What a value may be off, in multiples of its own rounding: other sums of the same products round by a few."""
+_ROUNDINGS = 4
+"""What a value may be off, in multiples of its own rounding, see `Reference`."""
 _IN_DATA_UNITS = ("decoder", "reconstruct", "observation")
 
 
@@ -60,9 +60,9 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
     NaN or infinity. All inputs are finite, and everything in the rows of samples.
 
     How exactly float32 determines a value depends on the row. `rounding.<graph>.<output>` says it: how far Pyro's own
-    output moves when each weight becomes the float32 next to it, the largest of several such moves and of the row's
-    values; of a value v in parts of `unit(...) + |v|`, of the KL and the ELBO (of the graph `model`) in nats. It is
-    infinite where the output overflows with some of these weights only.
+    output moves when each weight changes at random by up to 2**-20 of itself, eight times float32's precision, the
+    largest of several such moves and of the row's values; of a value v in parts of `unit(...) + |v|`, of the KL and the
+    ELBO (of the graph `model`) in nats. It is infinite where the output overflows with some of these weights only.
 
     Args:
         case: What each row is: a `sample`; an `outlier` of the data; or the `lowest` or `highest` value of each column

@@ -133,7 +133,7 @@ def far_out(digits: Dataset) -> tuple[VAE, torch.Tensor]:
     """A model, and twenty rows of which the last three are further and further out; the last one overflows."""
     vae = spread(ModelConfig((1, 8, 8), z_dim=4, hidden_dim=16, likelihood="normal"))
     x = digits.test[:20].clone()
-    for row, factor in ((17, 20.0), (18, 100.0), (19, 1e30)):
+    for row, factor in ((17, 20.0), (18, 60.0), (19, 1e30)):
         x[row] *= factor
     return vae, x
 
@@ -149,7 +149,8 @@ def test_outliers_are_no_samples_and_may_overflow(digits: Dataset, tmp_path: Pat
     assert set(reference.case[overflow]) == {"outlier", "highest"}
     assert np.isfinite(reference.elbo[reference.is_sample]).all()
     score = load(tmp_path / "far", provider="cpu").score(x.numpy())
-    assert score.below(-1e30).tolist() == [False] * 19 + [True]
+    assert np.isfinite(score.elbo).tolist() == [True] * 19 + [False]
+    assert score.below(-1e37).tolist() == [False] * 19 + [True]
 
 
 def test_a_sample_that_overflows_becomes_an_outlier(digits: Dataset) -> None:
@@ -224,29 +225,28 @@ def test_a_row_that_overflows_in_pyro_must_overflow_and_no_other_may(far: tuple[
     assert not outcome(far, overflowing)["z_scale"]
 
 
-@pytest.mark.parametrize(("roundings", "passes"), [(10, True), (25, False)])
-def test_an_outlier_may_be_off_by_its_rounding_and_a_sample_by_no_more_than_the_tolerance(
+@pytest.mark.parametrize(("roundings", "passes"), [(3, True), (6, False)])
+def test_an_outlier_may_be_off_by_four_times_its_rounding_and_a_sample_by_the_tolerance(
     far: tuple[VAE, Bundle, Reference], roundings: float, passes: bool
 ) -> None:
     reference = far[2]
-    rounding = reference.rounding(rounding_name("encoder", "z_loc"))
-    row = int(np.flatnonzero((reference.case == "outlier") & np.isfinite(reference["z_scale"]).all(1)).max())
-    assert rounding[row] > 10 * np.median(rounding)
-    size = 1 + abs(float(reference["z_loc"][row, 0]))
+    z_scale, rounding = reference["z_scale"], reference.rounding(rounding_name("encoder", "z_scale"))
+    row = int(np.argmax(np.where((reference.case == "outlier") & np.isfinite(z_scale).all(1), rounding, -1)))
+    assert rounding[row] > 1e-5 > 4 * np.median(rounding)
 
     def off(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        if name == "z_loc":
-            array[row, 0] = reference["z_loc"][row, 0] + roundings * rounding[row] * size
+        if name == "z_scale":
+            array[row] = z_scale[row] + roundings * rounding[row] * (1 + z_scale[row])
         return array
 
-    assert outcome(far, off)["z_loc"] == passes or 25 * rounding[row] < 1e-5
+    assert outcome(far, off)["z_scale"] == passes
 
     def off_at_a_sample(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        if name == "z_loc":
-            array[0, 0] += np.float32(1.2e-5 * (1 + abs(float(reference["z_loc"][0, 0]))))
+        if name == "z_scale":
+            array[0] = z_scale[0] + 1.2e-5 * (1 + z_scale[0])
         return array
 
-    assert not outcome(far, off_at_a_sample)["z_loc"]
+    assert not outcome(far, off_at_a_sample)["z_scale"]
 
 
 def test_labels_go_with_their_outliers() -> None:
