@@ -26,7 +26,12 @@ from edgevae import (
     graphs_of,
     load,
 )
+<<<<<<< HEAD
 from edgevae.train import VAE, TraceError
+=======
+from edgevae.train import VAE
+from edgevae.verify import rounding_names
+>>>>>>> gate
 
 from .card import VaeDecoder, write_card
 from .errors import GraphError, VerificationError
@@ -146,7 +151,7 @@ def write_bundle(
         if "pt2" in formats and name in TORCH_PROGRAMS:
             torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
-    reference = make_reference(source.vae, source.samples, source.labels)
+    reference = make_reference(source.vae, source.samples, source.labels, source.outliers, source.outlier_labels)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=source.name,
@@ -184,9 +189,10 @@ def write_bundle(
 
 
 def _used(programs: Mapping[GraphName, Program]) -> set[str]:
-    """Return the names of all inputs and outputs of the programs."""
-    signatures = [program.signature for program in programs.values()]
-    return {spec.name for signature in signatures for spec in (*signature.inputs, *signature.outputs)}
+    """Return the names of all inputs and outputs of the programs, and of the roundings."""
+    signatures = {name: program.signature for name, program in programs.items()}
+    used = {spec.name for signature in signatures.values() for spec in (*signature.inputs, *signature.outputs)}
+    return used.union(rounding_names({name: signature.outputs for name, signature in signatures.items()}))
 
 
 def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> GraphSpec:

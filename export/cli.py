@@ -107,8 +107,21 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     is_flag=True,
     help="Skip the graph rewrites for speed. Those for accuracy are always applied.",
 )
-@_option("Verification", "--atol", type=click.FloatRange(min=0), default=Tolerances().atol, help="Absolute tolerance.")
-@_option("Verification", "--rtol", type=click.FloatRange(min=0), default=Tolerances().rtol, help="Relative tolerance.")
+@_option(
+    "Verification",
+    "--atol",
+    type=click.FloatRange(min=0),
+    default=Tolerances().atol,
+    help="Absolute tolerance of each output of a graph; of a sum, for each value summed; of data above 1, in "
+    "parts of the column's largest value. KL and ELBO have limits of their own; float32's rounding is always allowed.",
+)
+@_option(
+    "Verification",
+    "--rtol",
+    type=click.FloatRange(min=0),
+    default=Tolerances().rtol,
+    help="Relative tolerance of each output of a graph, beside the absolute one.",
+)
 @_option(
     "Weights trained elsewhere",
     "--state-dict",

@@ -74,8 +74,9 @@ def add_precisions(
         )
     calibration = None
     if "int8" in limits and source.train_samples is not None:
-        calibration = make_reference(source.vae, source.train_samples, source.train_labels)
-    expected = _mean_elbo(folder, "fp32", source)
+        calibration = make_reference(source.vae, source.train_samples, source.train_labels).samples()
+    expected = _elbos(folder, "fp32", source)
+    finite = np.isfinite(expected)  # not of outliers that overflow float32
     for precision, limit in limits.items():
         files: dict[GraphName, FileEntry] = {}
         for name in _NETWORKS:
@@ -86,7 +87,7 @@ def add_precisions(
             (folder / files[name].file).write_bytes(content)
         draft = PrecisionSpec(graphs=files, elbo_lost_nats=0.0, limit_nats=limit)
         manifest = _with_precision(folder, manifest, precision, draft)
-        lost = expected - _mean_elbo(folder, precision, source)
+        lost = float((expected[finite] - _elbos(folder, precision, source)[finite]).mean())
         if not lost <= limit:
             raise PrecisionError(precision, lost, limit)
         manifest = _with_precision(folder, manifest, precision, msgspec.structs.replace(draft, elbo_lost_nats=lost))
@@ -100,13 +101,13 @@ def _with_precision(folder: Path, manifest: Manifest, precision: ReducedPrecisio
     return manifest
 
 
-def _mean_elbo(folder: Path, precision: Precision, source: Source) -> float:
-    """Return the mean ELBO of the samples, with the same noise for every precision."""
+def _elbos(folder: Path, precision: Precision, source: Source) -> NDArray[np.float64]:
+    """Return the ELBO of each sample, in nats, with the same noise for every precision."""
     x, y = source.samples.numpy(), None if source.labels is None else source.labels.numpy()
     with load(folder, provider="cpu", precision=precision) as model:
         preprocessing = model.manifest.preprocessing
         given = x if preprocessing is None else preprocessing.raw(x)
-        return float(model.elbo(given, seed=0, num_particles=_PARTICLES, y=y).mean())
+        return model.elbo(given, seed=0, num_particles=_PARTICLES, y=y)
 
 
 def reduce_precision(

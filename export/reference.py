@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
+from numpy.typing import NDArray
 from pyro import poutine
 from torch import Tensor
 
@@ -19,44 +21,116 @@ from edgevae.train import (
     LabelError,
     Likelihood,
     check_label_values,
+    elbo_of_each,
     elbo_terms,
     evaluating,
 )
+from edgevae.train.elbo import NUM_OUTLIERS, lowest
+from edgevae.verify import ELBO_ROUNDING, KL_ROUNDING, SAMPLE, rounding_name
 
 from .errors import ExportError
-from .programs import model_spec
+from .programs import make_programs, model_spec
+from .torch_formats import TorchGraph
 
 _ROWS = max(BATCH_SIZES)
+_OUTLIERS = NUM_OUTLIERS
+_SAMPLES = _ROWS - _OUTLIERS - 2
+_CASES = [SAMPLE] * _SAMPLES + ["outlier"] * _OUTLIERS + ["lowest", "highest"]
 _SEED = 0
 _GRID = 16  # the noise of observations is rounded to sixteenths, which compress well
 _RANGE = 3.0  # limit of that noise: beyond, float32 cannot represent Φ(eps) accurately enough for its inverse
-_REACH = 4.0  # distance of edge cases from the mean, in standard deviations of the data
 _MARGIN = 1e-4  # distance of that noise from the steps of a discrete draw
+_MOVES = 8  # of the weights, to find the rounding of each value
+_MOVE = 2.0**-20  # eight times float32's precision: less may vanish where few terms are summed
+_TERMS = ("log_px_z", "log_pz", "log_qz_x")
 
 
-def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> Reference:
-    """Compute the reference: 254 samples, a row of zeros and a row of ones.
+def make_reference(
+    vae: VAE,
+    samples: Tensor,
+    labels: Tensor | None = None,
+    outliers: Tensor | None = None,
+    outlier_labels: Tensor | None = None,
+) -> Reference:
+    """Compute the reference: 238 samples, 16 outliers, and the lowest and the highest value of each column.
 
-    If the likelihood takes any range, zeros and ones are clipped to four standard deviations around the data's mean:
-    the columns of a table may be so far from both that the networks' outputs overflow.
+    The lowest and highest values are those of the samples and outliers given: a row of zeros or of ones may be so far
+    from all that a model was fitted to that its outputs overflow. A sample that overflows float32 becomes an outlier.
 
     Args:
         vae: The model, on the CPU.
-        samples: Observations, shape `(num_samples, *data_shape)`, at least one; repeated if fewer than 254.
+        samples: Observations, shape `(num_samples, *data_shape)`, at least one; repeated if fewer than 238.
         labels: Their classes, shape `(num_samples,)`, for a conditional model.
+        outliers: The most extreme observations, shape `(num_outliers, *data_shape)`, repeated if fewer than 16; by
+            default the samples with the lowest ELBO.
+        outlier_labels: Their classes, for a conditional model.
 
     Raises:
-        ExportError: The model's own outputs are not finite, or the labels do not fit.
+        ExportError: The model's outputs are finite for no sample, or the labels do not fit.
     """
+    if outliers is None:
+        outliers, outlier_labels = _lowest(vae, samples, labels)
     try:
-        check_label_values(labels, len(samples), vae.config.num_classes)
+        for rows, classes in ((samples, labels), (outliers, outlier_labels)):
+            check_label_values(classes, len(rows), vae.config.num_classes)
     except LabelError as error:
         raise ExportError(f"the labels of the samples do not fit: {error}") from error
+    broken = [name for name, tensor in vae.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ExportError(f"the weights {', '.join(broken)} hold NaN or infinity; train again")
+    given = torch.cat([samples.flatten(1), outliers.flatten(1)])
+    samples, labels = _others(samples, labels, outliers)
+    x = torch.cat([_taken(samples.flatten(1), _SAMPLES), _taken(outliers.flatten(1), _OUTLIERS)])
+    x = torch.cat([x, given.amin(0, keepdim=True), given.amax(0, keepdim=True)])
+    y = None
+    if labels is not None and outlier_labels is not None:
+        y = torch.cat(
+            [_taken(labels, _SAMPLES), _taken(outlier_labels, _OUTLIERS), _taken(labels, 1), _taken(labels, 1)]
+        )
+    tensors = _outputs(vae, x, y)
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
+    reference = _relabelled(Reference(np.array(_CASES), arrays))
+    return _relabelled(_with_roundings(vae, reference, x, y))
+
+
+def _relabelled(reference: Reference) -> Reference:
+    """Return the reference with samples that overflow float32 as outliers.
+
+    Raises:
+        ExportError: No sample is left.
+    """
+    finite = [np.isfinite(array).reshape(_ROWS, -1).all(1) for array in reference.arrays.values()]
+    case = np.where(reference.is_sample & ~np.all(finite, axis=0), "outlier", reference.case)
+    if SAMPLE not in case:
+        raise ExportError(
+            "Pyro's own numbers overflow float32 for each of the samples: the model has diverged; train again with a "
+            "lower learning rate (--learning-rate)"
+        )
+    return Reference(case, reference.arrays)
+
+
+def _others(samples: Tensor, labels: Tensor | None, outliers: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the samples that are no outliers, and their labels; all if each is one."""
+    same = torch.stack([(samples == outlier).flatten(1).all(1) for outlier in outliers]).any(0)
+    if same.all():
+        return samples, labels
+    return samples[~same], None if labels is None else labels[~same]
+
+
+def _lowest(vae: VAE, samples: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the samples with the lowest ELBO, and their labels."""
+    rows = lowest(elbo_of_each(vae, samples, labels=labels), _OUTLIERS)
+    return samples[rows], None if labels is None else labels[rows]
+
+
+def _taken(rows: Tensor, count: int) -> Tensor:
+    """Return the first `count` rows, repeated if there are fewer."""
+    return rows[torch.arange(count) % len(rows)]
+
+
+def _outputs(vae: VAE, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    """Return the inputs of all graphs, and Pyro's outputs for them."""
     generator = torch.Generator().manual_seed(_SEED)
-    picked = torch.arange(_ROWS - 2) % len(samples)
-    flat = samples.flatten(1)
-    x = torch.cat([flat[picked], _clipped(vae, torch.stack([torch.zeros_like(flat[0]), torch.ones_like(flat[0])]))])
-    y = None if labels is None else torch.cat([labels[picked], labels[:1], labels[:1]])
     eps = [torch.randn((_ROWS, size), generator=generator) for size in vae.config.z_dims]
     eps_obs = torch.round(torch.randn(x.shape, generator=generator).clamp(-_RANGE, _RANGE) * _GRID) / _GRID
     with evaluating(vae):
@@ -77,20 +151,64 @@ def make_reference(vae: VAE, samples: Tensor, labels: Tensor | None = None) -> R
             tensors.setdefault(name, tensor)  # values from Pyro's traces take precedence
     if y is not None:
         tensors["y"] = y
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise ExportError(f"Pyro's own {name} holds NaN or infinity: the weights are damaged; train again")
-    case = np.array([*["sample"] * (_ROWS - 2), "zeros", "ones"])
-    return Reference(case, {name: tensor.contiguous().numpy() for name, tensor in tensors.items()})
+    return tensors
 
 
-def _clipped(vae: VAE, edges: Tensor) -> Tensor:
-    """Clip edge cases to the range of the data, if the model standardises its inputs."""
-    if vae.decoder.likelihood.unit_interval:
-        return edges
-    data_loc, data_scale = (torch.tensor(each) for each in (vae.config.data_loc, vae.config.data_scale))
-    reach = _REACH * data_scale
-    return torch.minimum(torch.maximum(edges, data_loc - reach), data_loc + reach)
+def _with_roundings(vae: VAE, reference: Reference, x: Tensor, y: Tensor | None) -> Reference:
+    """Add the roundings: how far the outputs move when each weight changes by a few roundings.
+
+    Sums of products are backward stable: whatever the order of the operations, the result is exact for weights that
+    differ from the given ones by a few roundings (Higham, "Accuracy and Stability of Numerical Algorithms", chapters 1
+    and 3). So what such weights change is what another order may change, for this row and this model. Float64 beside
+    float32 would say it from one order only, and clamps probabilities elsewhere.
+    """
+    eps = [torch.from_numpy(reference[name]) for name in level_names("eps", len(vae.config.z_dims))]
+    generator = torch.Generator().manual_seed(_SEED)
+    found: dict[str, NDArray[np.float64]] = {}
+
+    def keep(name: str, distance: NDArray[np.float64]) -> None:
+        found[name] = np.maximum(found.get(name, 0.0), np.nan_to_num(distance, nan=np.inf))
+
+    for _ in range(_MOVES):
+        moved = _moved(vae, generator)
+        with evaluating(moved):
+            for graph, program in make_programs(moved).items():
+                run = TorchGraph(program.signature, program.module)
+                for output, array in run(reference.arrays).items():
+                    keep(rounding_name(graph, output), _distance(reference, graph, output, array))
+            terms = elbo_terms(moved, x, eps, y)
+        elbo = Reference(reference.case, {name: getattr(terms, name).numpy() for name in _TERMS}).elbo
+        keep(ELBO_ROUNDING, _apart(reference.elbo, elbo))
+        posterior = dict(zip(level_names("z_loc", len(eps)), terms.z_loc, strict=True))
+        posterior.update(zip(level_names("z_scale", len(eps)), terms.z_scale, strict=True))
+        keep(KL_ROUNDING, reference.kl({name: tensor.numpy() for name, tensor in posterior.items()}))
+    roundings = {name: array.astype(np.float32) for name, array in found.items()}
+    return Reference(reference.case, {**reference.arrays, **roundings})
+
+
+def _moved(vae: VAE, generator: torch.Generator) -> VAE:
+    """Return a copy of a model in which each weight has changed by up to `_MOVE` of itself."""
+    moved = copy.deepcopy(vae)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1 + _MOVE * (2 * torch.rand(parameter.shape, generator=generator) - 1))
+    return moved
+
+
+def _distance(reference: Reference, graph: str, output: str, moved: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how far an output has moved, as `Reference` says, shape `(rows,)`."""
+    expected = reference[output].astype(np.float64)
+    with np.errstate(all="ignore"):  # infinite values
+        parts = _apart(expected, moved) / (reference.unit(graph, output) + np.abs(expected))
+    parts = np.where(np.isfinite(expected), parts, _apart(expected, moved))
+    return parts.reshape(len(parts), -1).max(1)
+
+
+def _apart(one: NDArray[np.float64], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Return |one - other|; 0 where both are not finite, infinite where one is not."""
+    finite = np.isfinite(one), np.isfinite(other)
+    with np.errstate(invalid="ignore"):
+        return np.where(finite[0] & finite[1], np.abs(one - other), np.where(finite[0] == finite[1], 0.0, np.inf))
 
 
 def _prior(vae: VAE, eps: Sequence[Tensor]) -> Mapping[str, Tensor]:

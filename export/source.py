@@ -12,7 +12,7 @@ from torch import Tensor
 from edgevae import DatasetSpec, Preprocessing
 from edgevae.train import VAE, DataConfig, Dataset, Images, check_range, load_data, load_run
 from edgevae.train.data import evenly_spaced, open_source
-from edgevae.train.elbo import evaluate_each
+from edgevae.train.elbo import comparable, evaluate_each
 from edgevae.train.evaluation import collapse_advice
 from edgevae.train.fitting import FINAL_PARTICLES
 from edgevae.train.run import NUM_SAMPLES
@@ -44,6 +44,9 @@ class Source:
         train_samples: Training observations, shape `(num_train_samples, *data_shape)`, at least one, to calibrate int8
             with; without them convolutions, and products of the latent, stay in float32.
         train_labels: Their classes, for a conditional model.
+        outliers: The most extreme observations, shape `(num_outliers, *data_shape)`, at least one, to verify with too;
+            `None` for the samples with the lowest ELBO.
+        outlier_labels: Their classes, for a conditional model.
         collapse_advice: A sentence for the card where the posterior has collapsed; else empty.
     """
 
@@ -59,6 +62,8 @@ class Source:
     preprocessing: Preprocessing | None = None
     train_samples: Tensor | None = None
     train_labels: Tensor | None = None
+    outliers: Tensor | None = None
+    outlier_labels: Tensor | None = None
     collapse_advice: str = ""
 
 
@@ -90,6 +95,8 @@ def source_of_run(path: Path, name: str) -> Source:
         preprocessing=None if info.preprocessing == Preprocessing() else info.preprocessing,
         train_samples=run.train_samples,
         train_labels=run.train_labels,
+        outliers=run.outliers,
+        outlier_labels=run.outlier_labels,
         collapse_advice=advice or "",
     )
 
@@ -97,7 +104,10 @@ def source_of_run(path: Path, name: str) -> Source:
 def _quantiles(elbos: Tensor | None) -> tuple[tuple[float, float], ...]:
     if elbos is None:
         return ()
-    values = torch.quantile(elbos, torch.tensor(_PROBABILITIES, dtype=elbos.dtype))
+    # JSON has no infinity: where a quantile is not finite, only rows whose ELBO is not finite lie below it.
+    lowest = torch.finfo(elbos.dtype).min
+    probabilities = torch.tensor(_PROBABILITIES, dtype=elbos.dtype)
+    values = torch.quantile(comparable(elbos).clamp(min=lowest), probabilities)
     return tuple(zip(_PROBABILITIES, values.tolist(), strict=True))
 
 

@@ -102,10 +102,14 @@ class PrecisionSpec(Record, frozen=True, kw_only=True):
 
 
 class Tolerances(Record, frozen=True, kw_only=True):
-    """How far this bundle may be from Pyro: `|actual - expected| <= atol + rtol * |expected|` for each value.
+    """How far this bundle may be from Pyro: `|actual - expected| <= atol * unit + rtol * |expected|` for each value.
+
+    A value that float32 determines less exactly, as of an outlier, may be off by four times its own rounding, see
+    `Reference`.
 
     Args:
-        atol: Absolute part, for the outputs of the graphs; for the terms of the ELBO, of each value that they sum.
+        atol: Absolute part, for the outputs of the graphs. Its unit is 1; for the terms of the ELBO, the number of
+            values that they sum; for values in the data's units, the largest of the column if that is above 1.
         rtol: Relative part, for the outputs of the graphs.
         kl_nats: Limit of KL(q_pyro ‖ q_onnx) of each row, in nats.
         elbo_nats: Limit of the ELBO's drift on each row, in nats, beside a millionth of the ELBO.

@@ -356,8 +356,9 @@ class Model:
     def verify(self) -> Report:
         """Compare this model, as it runs here, with what Pyro computed at export.
 
-        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on all zeros and all ones. In
-        fp16 and int8 the mean ELBO decides: it may be lower than Pyro's by no more than the manifest allows.
+        Every output is compared at batch sizes 1, 2, 7 and 256, on samples of the data, on its outliers, and on the
+        lowest and the highest value of each column. In fp16 and int8 the mean ELBO of the samples decides: it may be
+        lower than Pyro's by no more than the manifest allows.
 
         Returns:
             The comparison; `report.passed` is the verdict, `print(report)` shows a table.
@@ -509,7 +510,7 @@ class Model:
     ) -> NDArray[np.bool_]:
         """Return which rows are anomalous: those whose ELBO lies below `threshold(rate)`. Shape `(batch,)`.
 
-        Rows whose ELBO is NaN, because they are too far out for float32, are anomalous too.
+        Rows whose ELBO is NaN or infinite, because they are too far out for float32, are anomalous too.
 
         Args:
             x: Observations, as for `encode`, treated as the training data was: `manifest.dataset.binarize` says how.

@@ -29,8 +29,7 @@ _ROWS = 512
 class Score(msgspec.Struct, frozen=True, eq=False):
     """How well a model explains each observation, in nats, shape `(batch,)` each.
 
-    NaN if float32 cannot hold the model's numbers for a row: one far from the training data, if the likelihood takes
-    any range.
+    NaN or infinite if float32 cannot hold the model's numbers for a row: one far from the training data.
 
     Args:
         elbo: Estimate of E_q[log p(x|z)] - KL(q(z|x) ‖ p(z)); lower is more unusual.
@@ -43,15 +42,15 @@ class Score(msgspec.Struct, frozen=True, eq=False):
     kl: Nats
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """Return the fields as lists of floats, for `json.dumps`; NaN, which JSON does not have, as `None`."""
+        """Return the fields as lists of floats, for `json.dumps`; NaN and infinity, which JSON lacks, as `None`."""
         return {
-            name: [None if math.isnan(value) else value for value in getattr(self, name).tolist()]
+            name: [value if math.isfinite(value) else None for value in getattr(self, name).tolist()]
             for name in self.__struct_fields__
         }
 
     def below(self, threshold: float) -> NDArray[np.bool_]:
-        """Return which rows have an ELBO below `threshold` nats, or NaN; shape `(batch,)`."""
-        return ~(self.elbo >= threshold)
+        """Return which rows have an ELBO below `threshold` nats, or none that is finite; shape `(batch,)`."""
+        return ~(np.isfinite(self.elbo) & (self.elbo >= threshold))
 
 
 class Terms(NamedTuple):

@@ -14,32 +14,62 @@ from numpy.typing import NDArray
 from .arrays import ArrayHeader, Npz
 from .bundle import Bundle
 from .errors import BundleError, InputError
-from .manifest import GraphName, ReducedPrecision, TensorSpec, Tolerances
+from .manifest import GraphName, ReducedPrecision, TensorSpec, Tolerances, tensor
 
 BATCH_SIZES = (1, 2, 7, 256)
 
 FloatArray = NDArray[np.float32]
 _Floats = NDArray[np.floating[Any]]
 
+SAMPLE = "sample"
 _CASE = "case"
-_SAMPLE = "sample"
-_CASES = (_SAMPLE, "zeros", "ones")
+_CASES = (SAMPLE, "outlier", "lowest", "highest", "zeros", "ones")  # the last two are those of older bundles
+_INPUTS = ("x", "y", "eps")  # and other noise, whose names begin so
 _MAX_ROWS = 1024  # the exporter writes 256
 _VALUE_BYTES, _TEXT_BYTES, _OVERHEAD_BYTES = 8, 64, 2**16
 _ROUNDING = 1e-6
 """Relative tolerance of an ELBO, eight times float32's: untrained networks give ten thousand nats and more."""
 _MAX_SHIFT = 0.03
 """Limit of the mean signed difference, as a part of one value's tolerance: rounding errors cancel, a shift does not."""
+_ROUNDINGS = 4
+"""What a value may be off, in multiples of its own rounding, see `Reference`."""
 _IN_DATA_UNITS = ("decoder", "reconstruct", "observation")
+
+
+def rounding_name(graph: str, output: str) -> str:
+    """Return the name of the array that holds the rounding of an output, see `Reference`."""
+    return f"rounding.{graph}.{output}"
+
+
+def rounding_names(graphs: Mapping[GraphName, Sequence[TensorSpec]]) -> list[str]:
+    """Return the names of all arrays of roundings, for a bundle with these graphs, each with its outputs."""
+    names = [rounding_name(graph, output.name) for graph, outputs in graphs.items() for output in outputs]
+    if "encoder" in graphs:
+        names.append(KL_ROUNDING)
+        names += [ELBO_ROUNDING] * ("decoder" in graphs)
+    return names
+
+
+KL_ROUNDING, ELBO_ROUNDING = rounding_name("model", "kl_nats"), rounding_name("model", "elbo_nats")
 
 
 class Reference(msgspec.Struct, frozen=True, eq=False):
     """Inputs of all graphs, and Pyro's outputs for them.
 
+    Rows of the data far from the others are outliers; there Pyro's numbers may overflow float32, and the outputs hold
+    NaN or infinity. All inputs are finite, and everything in the rows of samples.
+
+    How exactly float32 determines a value depends on the row. `rounding.<graph>.<output>` says it: how far Pyro's own
+    output moves when each weight changes at random by up to 2**-20 of itself, eight times float32's precision, the
+    largest of several such moves and of the row's values; of a value v in parts of `unit(...) + |v|`, of the KL and the
+    ELBO (of the graph `model`) in nats. It is infinite where the output overflows with some of these weights only.
+
     Args:
-        case: What each row is: `sample`, `zeros` or `ones`; shape `(rows,)`.
-        arrays: Inputs and outputs by name, float32 or int64, shape `(rows, ...)` each; `z` = z_loc + z_scale * eps, and
-            `log_px_z`, `log_pz` and `log_qz_x` from Pyro's own traces, in nats.
+        case: What each row is: a `sample`; an `outlier` of the data; or the `lowest` or `highest` value of each column
+            of the data; shape `(rows,)`.
+        arrays: Inputs and outputs by name, float32 or int64, shape `(rows, ...)` each; `z` = z_loc + z_scale * eps,
+            `log_px_z`, `log_pz` and `log_qz_x` from Pyro's own traces, in nats; and the roundings, shape `(rows,)`,
+            which older bundles do not have.
     """
 
     case: NDArray[np.str_]
@@ -58,7 +88,51 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
     @property
     def elbo(self) -> NDArray[np.float64]:
         """log_px_z + log_pz - log_qz_x of each row, in nats."""
-        return self["log_px_z"].astype(np.float64) + self["log_pz"] - self["log_qz_x"]
+        with np.errstate(invalid="ignore"):  # infinite terms of both signs
+            elbo: NDArray[np.float64] = self["log_px_z"].astype(np.float64) + self["log_pz"] - self["log_qz_x"]
+        return elbo
+
+    def kl(self, here: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Return KL(q_pyro ‖ q_here) of each row in nats, summed over the levels, for `z_loc` and `z_scale` of each.
+
+        It is NaN where one of the two overflows.
+        """
+        levels = [(name, name.replace("loc", "scale")) for name in here if name.startswith("z_loc")]
+        with np.errstate(all="ignore"):
+            kls = [normal_kl(self[loc], self[scale], here[loc], here[scale]) for loc, scale in levels]
+        return np.sum(kls, axis=0)
+
+    @property
+    def is_sample(self) -> NDArray[np.bool_]:
+        """Which rows are samples."""
+        return self.case == SAMPLE
+
+    def samples(self) -> Reference:
+        """Return the rows that are samples."""
+        return Reference(
+            self.case[self.is_sample], {name: array[self.is_sample] for name, array in self.arrays.items()}
+        )
+
+    def rounding(self, name: str) -> NDArray[np.float64]:
+        """Return an array of roundings; zeros if the bundle is older than they are."""
+        return self.arrays.get(name, np.zeros(len(self.case), np.float32)).astype(np.float64)
+
+    def unit(self, graph: str, output: str) -> NDArray[np.float64] | float:
+        """Return what the absolute tolerance of an output is a part of: 1, or one number for each column.
+
+        A term of the ELBO sums values, each of which may be off. The last operation of a network may scale numbers near
+        1 to the data's units: a column in thousands has a thousand times the rounding error of one in [0, 1].
+        """
+        if output == "log_px_z":
+            return float(self["x"].shape[1])
+        if output in {"log_pz", "log_qz_x"}:
+            return float(sum(array.shape[1] for name, array in self.arrays.items() if name.startswith("z_loc")))
+        if graph not in _IN_DATA_UNITS:
+            return 1.0
+        shape = self[output].shape
+        same = [self[name] for name in ("loc_img", "scale", "obs") if name in self.arrays]
+        sizes = [np.abs(each[self.is_sample].astype(np.float64)).max(0) for each in same if each.shape == shape]
+        return np.maximum(1.0, np.max(sizes, axis=0)) if sizes else 1.0
 
     def only(self, names: Collection[str]) -> Reference:
         """Return the reference with these arrays only."""
@@ -79,6 +153,9 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
         """
         graphs = bundle.manifest.graphs.values()
         tensors = {spec.name: spec for graph in graphs for spec in (*graph.inputs, *graph.outputs)}
+        if tensors:
+            outputs = {name: graph.outputs for name, graph in bundle.manifest.graphs.items()}
+            tensors |= {name: tensor(name) for name in rounding_names(outputs)}
         reference = bundle.manifest.reference
         row_bytes = sum(_TEXT_BYTES + math.prod(spec.row_shape) * _VALUE_BYTES for spec in tensors.values())
         if tensors and reference.size_bytes > _MAX_ROWS * row_bytes + _OVERHEAD_BYTES:
@@ -116,12 +193,15 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
             arrays = {name: npz[name] for name in headers}
         except InputError as error:
             raise _damaged(str(error)) from error
-        if not np.isin(cases, _CASES).all() or _SAMPLE not in cases:
-            raise _damaged(f"each row must be one of {', '.join(_CASES)}, and one at least a {_SAMPLE}")
+        if not np.isin(cases, _CASES).all() or SAMPLE not in cases:
+            raise _damaged(f"each row must be one of {', '.join(_CASES)}, and one at least a {SAMPLE}")
+        reference = Reference(cases, arrays)
         for name, array in arrays.items():
-            if not np.isfinite(array).all():
+            if not np.isfinite(array if name.startswith(_INPUTS) else array[reference.is_sample]).all():
                 raise _damaged(f"{name!a} holds NaN or infinity")
-        return Reference(cases, arrays)
+            if name.startswith("rounding.") and not (array >= 0).all():
+                raise _damaged(f"{name!a} holds NaN or a negative number")
+        return reference
 
 
 def _open(content: bytes) -> tuple[Npz, dict[str, ArrayHeader]]:
@@ -236,20 +316,23 @@ def verify_graphs(
         checks += [_check_output(reference, tolerances, name, output, runs) for output in graph.outputs]
     if "encoder" in graphs:
         encoded = [_encoded(reference, size, graphs["encoder"]) for size in BATCH_SIZES]
-        kl = [_kl(reference, here) for here in encoded]
-        kl_allowed = np.full(len(reference.case), tolerances.kl_nats)
-        checks.append(_check_nats(reference, f"KL(q_pyro ‖ q_{format_name}) nats", kl_allowed, kl))
+        kl = np.stack([reference.kl(here) for here in encoded])
+        kl[:, np.isnan(reference.kl(reference.arrays))] = 0  # Pyro's own q overflows, which its outputs were judged by
+        # A KL grows with the square of the differences.
+        kl_allowed = np.maximum(tolerances.kl_nats, _ROUNDINGS**2 * reference.rounding(KL_ROUNDING))
+        checks.append(_check(reference, "model", f"KL(q_pyro ‖ q_{format_name}) nats", kl, kl_allowed))
         if "decoder" in graphs:
             chain = (graphs["decoder"], elbo or graphs["elbo"])
             elbos = [_elbo(reference, size, here, *chain) for size, here in zip(BATCH_SIZES, encoded, strict=True)]
-            drift = [np.abs(elbo_here - reference.elbo) for elbo_here in elbos]
-            elbo_allowed = tolerances.elbo_nats + _ROUNDING * np.abs(reference.elbo)
-            checks.append(_check_nats(reference, "ELBO drift nats", elbo_allowed, drift))
+            drift = np.abs(_signed(reference.elbo, np.stack(elbos)))
+            elbo_allowed = tolerances.elbo_nats + _ROUNDING * np.abs(_finite(reference.elbo))
+            elbo_allowed = np.maximum(elbo_allowed, _ROUNDINGS * reference.rounding(ELBO_ROUNDING))
+            checks.append(_check(reference, "model", "ELBO drift nats", drift, elbo_allowed))
     return Report(format_name, len(reference.case), tuple(checks))
 
 
 def verify_reduced(bundle: Bundle, precision: ReducedPrecision, graphs: Mapping[GraphName, RunnableGraph]) -> Report:
-    """Run a bundle's graphs of a precision on its reference, and compare the mean ELBO of its samples with Pyro's.
+    """Run a bundle's graphs of a precision on the samples of its reference, and compare their mean ELBO with Pyro's.
 
     Args:
         bundle: Holds the reference, and what may be lost.
@@ -259,18 +342,17 @@ def verify_reduced(bundle: Bundle, precision: ReducedPrecision, graphs: Mapping[
     Raises:
         BundleError: The reference is missing, changed, or damaged.
     """
-    reference = Reference.of(bundle)
+    reference = Reference.of(bundle).samples()
     spec = bundle.manifest.precisions[precision]
     checks = [
         _difference(reference, name, output, run_rows(graphs[name], reference.arrays, BATCH_SIZES[-1])[output])
         for name in spec.graphs
         for output in graphs[name].outputs
     ]
-    samples = reference.case == "sample"
     losses = []
     for size in BATCH_SIZES:
         here = _elbo(reference, size, _encoded(reference, size, graphs["encoder"]), graphs["decoder"], graphs["elbo"])
-        losses.append(float((reference.elbo - here)[samples].mean()))
+        losses.append(float((reference.elbo - here).mean()))
     # The size at which the most is lost; where a loss is NaN, that one.
     size, worst = max(zip(BATCH_SIZES, losses, strict=True), key=lambda pair: np.nan_to_num(pair[1], nan=np.inf))
     passed = all(loss <= spec.limit_nats for loss in losses)
@@ -293,14 +375,6 @@ def _encoded(reference: Reference, batch_size: int, encoder: RunnableGraph) -> d
     """Return the inputs of the model, and q(z|x) from the encoder."""
     here = {name: array for name, array in reference.arrays.items() if name in {"x", "y"} or name.startswith("eps")}
     return {**here, **run_rows(encoder, here, batch_size)}
-
-
-def _kl(reference: Reference, here: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Return KL(q_pyro ‖ q_here) of each row, summed over the levels."""
-    levels = [(name, name.replace("loc", "scale")) for name in here if name.startswith("z_loc")]
-    with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
-        kls = [normal_kl(reference[loc], reference[scale], here[loc], here[scale]) for loc, scale in levels]
-    return np.sum(kls, axis=0)
 
 
 def _elbo(
@@ -328,55 +402,52 @@ def _check_output(
         raise BundleError(
             f"reference.npz does not fit {graph}: {output} is {expected.shape}, the graph gives {found.shape[1:]}"
         )
-    signed = found.astype(np.float64) - expected
-    atol = tolerances.atol * _summands(reference, output) * _units(reference, graph, expected.shape)
-    allowed = np.broadcast_to(atol + tolerances.rtol * np.abs(expected), signed.shape)
+    unit, rounding = reference.unit(graph, output), reference.rounding(rounding_name(graph, output))
+    size = np.abs(_finite(expected))
+    by_rounding = _ROUNDINGS * rounding.reshape(-1, *[1] * (expected.ndim - 1)) * (unit + size)
+    allowed = np.maximum(tolerances.atol * unit + tolerances.rtol * size, by_rounding)
+    signed = _signed(expected, found)
     check = _check(reference, graph, output, np.abs(signed), allowed)
     if not check.passed or graph == "elbo":
         return check
-    parts = np.divide(signed, allowed, out=np.zeros_like(signed), where=allowed > 0)
+    judged = (allowed > 0) & np.isfinite(allowed) & np.isfinite(expected)
+    parts = np.divide(signed, allowed, out=np.zeros_like(signed), where=judged)
     shifts = np.abs(parts.reshape(len(runs), -1).mean(1))
     if shifts.max() <= _MAX_SHIFT:
         return check
     place = f"mean of all rows, batch {BATCH_SIZES[int(shifts.argmax())]}"
-    unit = float(allowed.mean())
-    return Check(graph, output, unit * float(shifts.max()), unit * _MAX_SHIFT, place, passed=False)
+    mean = float(allowed[judged].mean())
+    return Check(graph, output, mean * float(shifts.max()), mean * _MAX_SHIFT, place, passed=False)
 
 
-def _units(reference: Reference, graph: str, shape: tuple[int, ...]) -> NDArray[np.float64] | float:
-    """Return the magnitude of each column of the observations, at least 1, by which `atol` is multiplied.
+def _signed(expected: NDArray[np.float64], found: _Floats) -> NDArray[np.float64]:
+    """Return found - expected, shape `(batch sizes, rows[, values])`, for `expected` without the first axis.
 
-    The networks compute numbers near 1, and the last operation scales them to the data's units: a column in thousands
-    has a thousand times the rounding error of one in [0, 1].
+    In a row that overflows in Pyro's numbers it is 0 if the row overflows in those found too, and else infinite. Which
+    of its values overflow, and whether to NaN or infinity, depends on the order of the operations.
     """
-    if graph not in _IN_DATA_UNITS:
-        return 1.0
-    same = [reference[name] for name in ("loc_img", "scale", "obs") if name in reference.arrays]
-    sizes = [np.abs(array.astype(np.float64)).max(0) for array in same if array.shape == shape]
-    return np.maximum(1.0, np.max(sizes, axis=0)) if sizes else 1.0
+    apart = (-1, len(expected), *[1] * (expected.ndim - 1))  # a number for each row, and with it each value
+    overflows = ~np.isfinite(expected.reshape(len(expected), -1)).all(1).reshape(apart)
+    too = ~np.isfinite(found.reshape(len(found), len(expected), -1)).all(2).reshape(apart)
+    with np.errstate(invalid="ignore"):
+        signed: NDArray[np.float64] = found.astype(np.float64) - expected
+    return np.where(overflows, np.where(too, 0.0, np.inf), signed)
 
 
-def _summands(reference: Reference, output: str) -> int:
-    """Return the number of values that an output sums; each of them may be off by `atol`."""
-    if output == "log_px_z":
-        return int(reference["x"].shape[1])
-    if output in {"log_pz", "log_qz_x"}:
-        return sum(array.shape[1] for name, array in reference.arrays.items() if name.startswith("z_loc"))
-    return 1
-
-
-def _check_nats(
-    reference: Reference, quantity: str, allowed: NDArray[np.float64], found: Sequence[NDArray[np.float64]]
-) -> Check:
-    """Compare a quantity of each row with what is allowed of it."""
-    diff = np.stack(found)
-    return _check(reference, "model", quantity, diff, np.broadcast_to(allowed, diff.shape))
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values with 0 in place of NaN and infinity."""
+    return np.where(np.isfinite(values), values, 0.0)
 
 
 def _check(
     reference: Reference, graph: str, output: str, diff: NDArray[np.float64], allowed: NDArray[np.float64]
 ) -> Check:
-    """Compare `diff` with `allowed`, shape `(batch sizes, rows[, values])` each."""
+    """Compare `diff`, shape `(batch sizes, rows[, values])`, with `allowed`, which has no first axis.
+
+    Where all is allowed, because float32 does not determine the value, NaN is too.
+    """
+    allowed = np.broadcast_to(allowed, diff.shape)
+    diff = np.where(np.isinf(allowed), 0.0, diff)
     failed = ~(diff <= allowed)  # NaN is not within anything
     shown = np.where(failed, np.nan_to_num(diff, nan=np.inf), -1) if failed.any() else diff
     size, row, *value = (int(axis) for axis in np.unravel_index(np.argmax(shown), shown.shape))

@@ -40,7 +40,7 @@ from .errors import (
     TraceError,
     TrainError,
 )
-from .evaluation import Evaluation, collapse_advice, evaluate
+from .evaluation import ElboSummary, Evaluation, NotFinite, collapse_advice, evaluate
 from .fitting import check_training, fit, model_for
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from .likelihoods import LIKELIHOODS, Likelihood
@@ -73,6 +73,7 @@ __all__ = [
     "Decoder",
     "DeviceError",
     "DivergedError",
+    "ElboSummary",
     "ElboTerms",
     "Encoder",
     "EpochMetrics",
@@ -86,6 +87,7 @@ __all__ = [
     "Likelihood",
     "MlflowLog",
     "ModelConfig",
+    "NotFinite",
     "Observer",
     "Precision",
     "Preprocessing",

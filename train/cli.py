@@ -374,7 +374,9 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
         say(f"Ended after epoch {last.epoch}: {training.patience} epochs brought no better validation ELBO.")
     elbo, num_particles = run.test_elbo
     one = "an image" if len(dataset.data_shape) == 3 else "a row"
-    say(f"Test ELBO {elbo:.2f} nats {one} ({num_particles} particles). Export it with: vae-export {out}")
+    median = run.evaluations["test"].elbo_median_nats if "test" in run.evaluations else None
+    said = f"Test ELBO {elbo:.2f} nats {one}" + ("" if median is None else f", median {median:.2f}")
+    say(f"{said} ({num_particles} particles). Export it with: vae-export {out}")
     advice = collapse_advice(run.evaluations["test"], training) if "test" in run.evaluations else None
     if advice is not None and processes.is_first:
         click.secho(f"warning: {advice}", fg="yellow", err=True)

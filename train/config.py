@@ -98,7 +98,8 @@ class TrainingConfig:
             `plateau`, halved whenever the validation ELBO has not improved for `plateau_epochs`.
         lr_warmup: Epochs over which the learning rate rises linearly to its value; 0 for none.
         plateau_epochs: See `schedule`; at least 1.
-        patience: Epochs without a better validation ELBO after which the training ends, 0 for never.
+        patience: Epochs without a better validation ELBO after which the training ends, 0 for never. Epochs are
+            compared by a mean that outliers hardly change, `validation_elbo_robust_nats` of `EpochMetrics`.
         clip_norm: Largest norm of the gradient of a batch's mean loss; larger ones are scaled down to it. 0 for none.
         free_bits: Nats of each latent dimension's KL, averaged over a batch, that cost nothing (Kingma et al., 2016);
             0 for none. Only for the latent `normal`, whose KL has a closed form.

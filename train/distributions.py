@@ -28,6 +28,15 @@ class Gaussian(dist.Normal):
         return log_prob
 
 
+def log_normal(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Return log N(value; loc, diag(scale²)) in nats, summed over the last axis, as `Gaussian` computes it.
+
+    PyTorch squares `scale`, which overflows float32 sooner. These are plain operations, for graphs.
+    """
+    terms = -0.5 * ((value - loc) / scale).square() - scale.log() - _LOG_NORMALISER
+    return terms.sum(-1)
+
+
 def diagonal_normal(loc: Tensor, scale: Tensor) -> TorchDistribution:
     """Return N(loc, diag(scale²)): the last axis is an event."""
     return _event(Gaussian(loc, scale))

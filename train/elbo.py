@@ -34,6 +34,9 @@ ACTIVE_VARIANCE = 0.01
 _SEED = 0
 _BATCH_SIZE = 1024
 
+NUM_OUTLIERS = 16
+"""How many rows with the lowest ELBO a run keeps, with which an export is verified."""
+
 VALUES_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
 """Decoder outputs that the importance-weighted bound keeps in memory at once; on a CPU they fit its cache."""
 
@@ -195,7 +198,8 @@ def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_pa
     """Return the ELBO of each image and its parts.
 
     The noise has a fixed seed, so that epochs and runs compare. Statistics that layers keep in training are not
-    updated. The ELBO of a model that has diverged is NaN or infinite.
+    updated. The ELBO of an image so far from the training data that float32 overflows is NaN or infinite; such an image
+    is left out of the KL of each dimension and of the variance of its mean.
 
     Args:
         vae: The model.
@@ -212,6 +216,7 @@ def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_pa
     device = device_of(vae)
     elbo, reconstruction = torch.zeros((2, len(images)), dtype=torch.float64, device=device)
     kl, loc, squared = torch.zeros((3, vae.config.z_dim), dtype=torch.float64, device=device)
+    draws = torch.zeros((), dtype=torch.float64, device=device)
     with evaluating(vae), forked_rng(device):
         torch.manual_seed(_SEED)
         for _ in range(num_particles):
@@ -221,13 +226,29 @@ def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_pa
                 terms = elbo_terms(vae, x, eps, y)
                 elbo[rows] += terms.elbo
                 reconstruction[rows] += terms.log_px_z
-                kl += kl_of_dims(vae.latent, terms).sum(0)
-                z_loc = terms.z_loc[0].double()
-                loc += z_loc.sum(0)
-                squared += z_loc.square().sum(0)
-    draws = num_particles * len(images)
+                kl_here, z_loc = kl_of_dims(vae.latent, terms), terms.z_loc[0].double()
+                finite = torch.isfinite(terms.elbo + kl_here.sum(1) + z_loc.sum(1))
+                kl += kl_here[finite].sum(0)
+                loc += z_loc[finite].sum(0)
+                squared += z_loc[finite].square().sum(0)
+                draws += finite.sum()
     variance = squared / draws - (loc / draws).square()
     return ElboByImage(elbo / num_particles, reconstruction / num_particles, kl / draws, variance, num_particles)
+
+
+def lowest(elbos: Tensor, count: int) -> Tensor:
+    """Return the indices of the lowest ELBOs, the lowest first; those that are not finite are below all numbers.
+
+    Args:
+        elbos: Shape `(num_images,)`.
+        count: How many, at most.
+    """
+    return comparable(elbos).argsort(stable=True)[:count]
+
+
+def comparable(elbos: Tensor) -> Tensor:
+    """Return ELBOs of which those that float32 cannot hold, NaN and both infinities, are -inf."""
+    return torch.where(torch.isfinite(elbos), elbos, -torch.inf)
 
 
 def check_particles(num_particles: int) -> None:

@@ -3,22 +3,84 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
+import torch
 from torch import Tensor
 
 from .config import Binarize, TrainingConfig
-from .data import Images
-from .elbo import ElboByImage, evaluate_each, importance_weighted_bound
+from .data import Images, row_numbers
+from .elbo import ElboByImage, comparable, evaluate_each, importance_weighted_bound, lowest
 from .errors import DatasetError
 from .vae import VAE
 
 _ENOUGH_ACTIVE_UNITS = 8
 _MIN_KL_NATS = 0.5
+_NAMED = 10
+_FENCE = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NotFinite:
+    """Observations whose ELBO float32 cannot hold: they are too far from those that the model was fitted to.
+
+    Args:
+        count: How many.
+        rows: The numbers of the first ten, see `row_numbers`.
+    """
+
+    count: int
+    rows: tuple[int, ...]
+
+    def sentence(self, name: str) -> str:
+        """Say how many and which observations of the set `name` these are, without a full stop."""
+        more = f" and {self.count - len(self.rows):,} more" if self.count > len(self.rows) else ""
+        rows = f"{'row' if self.count == 1 else 'rows'} {', '.join(map(str, self.rows))}{more}"
+        return (
+            f"the ELBO of {self.count:,} of the {name} set is NaN or infinite, and left out of the means, because "
+            f"float32 overflows so far from the training data: {rows}, counted from 0"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ElboSummary:
+    """The ELBOs of a set of observations, in nats an observation.
+
+    Args:
+        mean_nats: Mean of those that are finite; one outlier may change it by any amount.
+        median_nats: Median of all, those that are not finite below all others.
+        robust_nats: Mean of all, in which none counts for less than Q1 - 3 (Q3 - Q1), the outer fence of the quartiles
+            (Tukey, "Exploratory Data Analysis", 1977). It is the plain mean where there are no outliers, and they
+            hardly change it, up to a quarter of all; -inf if a quarter is not finite.
+        not_finite: Those that are not finite; `None` if all are.
+    """
+
+    mean_nats: float
+    median_nats: float
+    robust_nats: float
+    not_finite: NotFinite | None
+
+    @classmethod
+    def of(cls, elbos: Tensor, images: Images) -> ElboSummary:
+        """Summarize.
+
+        Args:
+            elbos: Shape `(num_images,)`, at least one.
+            images: Whose they are; they say what the rows are called.
+        """
+        rows = (~torch.isfinite(elbos)).nonzero().flatten()
+        not_finite = NotFinite(len(rows), row_numbers(images, rows[:_NAMED])) if len(rows) else None
+        order = comparable(elbos).sort().values
+        lower, median, upper = (float(order[int(part * (len(order) - 1))]) for part in (0.25, 0.5, 0.75))
+        robust = -math.inf if lower == -math.inf else float(order.clamp(min=lower - _FENCE * (upper - lower)).mean())
+        return cls(_mean(elbos), median, robust, not_finite)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """A model on a set of observations: means in nats an observation. elbo = reconstruction - kl.
+
+    Observations whose ELBO is not finite are left out of the means.
 
     Args:
         elbo_nats: The evidence lower bound; higher is better.
@@ -34,6 +96,9 @@ class Evaluation:
         iw_particles: Draws of z an observation in that bound, 0 if it was not asked for.
         num_in_set: Size of the whole set if only its first `num_images` were evaluated; else 0.
         binarize: How grey values were binarized beforehand: `none`, `threshold` or `stochastic`.
+        elbo_median_nats: The median of the ELBO, see `ElboSummary`.
+        not_finite: The observations whose ELBO is not finite; `None` if all are.
+        lowest_rows: The numbers of the ten observations with the lowest ELBO, the lowest first, see `row_numbers`.
     """
 
     elbo_nats: float
@@ -47,17 +112,24 @@ class Evaluation:
     iw_particles: int = 0
     num_in_set: int = 0
     binarize: Binarize = "none"
+    elbo_median_nats: float | None = None
+    not_finite: NotFinite | None = None
+    lowest_rows: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, each: ElboByImage, iw_bounds: Tensor | None = None, iw_particles: int = 0) -> Evaluation:
+    def of(
+        cls, each: ElboByImage, images: Images, iw_bounds: Tensor | None = None, iw_particles: int = 0
+    ) -> Evaluation:
         """Return the means over all images.
 
         Args:
             each: The terms of each image, at least one.
+            images: The images.
             iw_bounds: The importance-weighted bound of each, shape `(num_images,)`.
             iw_particles: Draws of z an image in it.
         """
-        elbo, reconstruction = float(each.elbo.mean()), float(each.reconstruction.mean())
+        elbos = ElboSummary.of(each.elbo, images)
+        elbo, reconstruction = elbos.mean_nats, _mean(each.reconstruction[torch.isfinite(each.elbo)])
         return cls(
             elbo_nats=elbo,
             reconstruction_nats=reconstruction,
@@ -66,9 +138,17 @@ class Evaluation:
             active_units=each.active_units,
             num_images=len(each.elbo),
             num_particles=each.num_particles,
-            iw_bound_nats=None if iw_bounds is None else float(iw_bounds.mean()),
+            iw_bound_nats=None if iw_bounds is None else _mean(iw_bounds),
             iw_particles=iw_particles,
+            elbo_median_nats=elbos.median_nats,
+            not_finite=elbos.not_finite,
+            lowest_rows=row_numbers(images, lowest(each.elbo, _NAMED)),
         )
+
+
+def _mean(values: Tensor) -> float:
+    """Return the mean of the values that are finite."""
+    return float(values[torch.isfinite(values)].mean())
 
 
 def evaluate(
@@ -92,7 +172,7 @@ def evaluate(
         raise DatasetError("images must hold at least one image to evaluate on, got none")
     each = evaluate_each(vae, images, labels, num_particles)
     bounds = importance_weighted_bound(vae, images, labels, iw_particles) if iw_particles else None
-    return Evaluation.of(each, bounds, iw_particles)
+    return Evaluation.of(each, images, bounds, iw_particles)
 
 
 def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | None:

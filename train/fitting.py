@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from .config import Binarize, ModelConfig, TrainingConfig
-from .data import Dataset, Images, binarize_once, check_range, standardisation_of
-from .elbo import evaluate_each, evaluate_elbo, importance_weighted_bound
+from .data import Dataset, Images, Rows, binarize_once, check_range, standardisation_of
+from .elbo import NUM_OUTLIERS, elbo_of_each, evaluate_each, importance_weighted_bound, lowest
 from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
-from .evaluation import Evaluation, collapse_advice, evaluate
+from .evaluation import ElboSummary, Evaluation, collapse_advice
 from .likelihoods import LIKELIHOODS
 from .observers import Observer
 from .processes import SINGLE, Processes
 from .report import write_report
 from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, RunWriter, load_run, run_config
 from .trainer import Trainer
-from .vae import VAE
 
 _CPU = torch.device("cpu")
 
@@ -139,7 +138,8 @@ def fit(
         ConfigError: Options do not go together, or the training needs validation images and there are none.
         DatasetError: The images are out of range.
         DeviceError: The device has no fast instructions for the training's precision.
-        DivergedError: The loss or an ELBO became NaN or infinite; the checkpoint before it stays.
+        DivergedError: The loss became NaN or infinite, or the ELBO of a quarter of the images did; the checkpoint
+            before it stays.
         LabelError: The labels do not fit the model.
         RunError: `out` already holds a run, the run to resume has another configuration, or `out` cannot be written to.
     """
@@ -245,7 +245,9 @@ class _Fitting:
 
     @property
     def _validation_elbos(self) -> list[float]:
-        return [line.validation_elbo_nats for line in self._writer.metrics if line.validation_elbo_nats is not None]
+        """The robust mean of each epoch: one outlier may change the mean by any amount."""
+        elbos = [line.validation_elbo_robust_nats for line in self._writer.metrics]
+        return [elbo for elbo in elbos if elbo is not None]
 
     def is_over(self) -> bool:
         """Whether the training was stopped, has made its epochs, or has run out of patience."""
@@ -275,7 +277,7 @@ class _Fitting:
 
     def finish(self, iw_particles: int, report: bool, observers: Sequence[Observer]) -> None:
         """Evaluate the run's weights, those of its best epoch, and write the report, unless told to stop."""
-        vae, seen, how = self._trainer.vae, self._seen, self._trainer.config.binarize
+        vae, seen = self._trainer.vae, self._seen
         run = load_run(self._writer.path)
         vae.load_state_dict(run.vae.state_dict())
 
@@ -286,35 +288,45 @@ class _Fitting:
                 observer.on_bound(done, len(seen.test))
 
         try:
-            evaluations, test_elbos = _final_evaluations(vae, seen, how, iw_particles, on_bound)
+            evaluations, test_elbos = self._final_evaluations(iw_particles, on_bound)
         except InterruptedError:
             return
-        self._writer.save_evaluations(evaluations, test_elbos)
+        rows = lowest(test_elbos, NUM_OUTLIERS).to(seen.test.device)
+        outlier_labels = None if seen.test_labels is None else seen.test_labels[rows]
+        self._writer.save_evaluations(evaluations, test_elbos, seen.test[rows], outlier_labels)
         if report:
-            labels, class_names = self.dataset.test_labels, self.dataset.class_names
-            write_report(self._writer.path, vae, seen.test, labels, run.metrics, evaluations, run.config, class_names)
+            images, labels = _finite(seen.test, self.dataset.test_labels, test_elbos)
+            class_names = self.dataset.class_names
+            write_report(self._writer.path, vae, images, labels, run.metrics, evaluations, run.config, class_names)
 
     def _save_epoch(self, checkpoint: Checkpoint, loss: float, seconds: float) -> list[EpochMetrics]:
         """Evaluate and save; return the metrics of all epochs."""
         trainer, writer, seen = self._trainer, self._writer, self._seen
-        validation = seen.validation
+        elbos = {"test": self._elbos("test", self.dataset.test, seen.test, seen.test_labels)}
+        if self.dataset.validation is not None and seen.validation is not None:
+            elbos["validation"] = self._elbos(
+                "validation", self.dataset.validation, seen.validation, seen.validation_labels
+            )
+        test, validation = elbos["test"], elbos.get("validation")
         metrics = EpochMetrics(
             epoch=trainer.epoch + trainer.in_epoch,
             train_loss_nats=loss,
-            test_elbo_nats=self._elbo("test", seen.test, seen.test_labels),
+            test_elbo_nats=test.mean_nats,
             num_particles=1,
             epoch_seconds=seconds,
             complete=not trainer.in_epoch,
             step=trainer.steps,
             learning_rate=trainer.learning_rate,
             beta=trainer.beta,
-            validation_elbo_nats=None
-            if validation is None
-            else self._elbo("validation", validation, seen.validation_labels),
+            validation_elbo_nats=None if validation is None else validation.mean_nats,
+            test_elbo_median_nats=test.median_nats,
+            validation_elbo_median_nats=None if validation is None else validation.median_nats,
+            validation_elbo_robust_nats=None if validation is None else validation.robust_nats,
+            not_finite={name: each.not_finite for name, each in elbos.items() if each.not_finite is not None},
         )
-        elbos = self._validation_elbos
-        best = metrics.validation_elbo_nats is None or all(metrics.validation_elbo_nats > elbo for elbo in elbos)
-        writer.save_epoch(checkpoint, metrics, keep=best and (metrics.complete or not elbos))
+        before = self._validation_elbos
+        best = validation is None or all(validation.robust_nats > elbo for elbo in before)
+        writer.save_epoch(checkpoint, metrics, keep=best and (metrics.complete or not before))
         return writer.metrics
 
     def _pause(self) -> bool:
@@ -323,46 +335,57 @@ class _Fitting:
         due = self._checkpoint_every > 0 and self._trainer.steps % self._checkpoint_every == 0
         return self._stopped or due
 
-    def _elbo(self, name: str, images: Images, labels: Tensor | None) -> float:
-        elbo = evaluate_elbo(self._trainer.vae, images, labels=labels)
-        if not math.isfinite(elbo):
+    def _elbos(self, name: str, images: Images, seen: Images, labels: Tensor | None) -> ElboSummary:
+        """Evaluate a set, as given and as the model sees it; a few outliers do not end the training."""
+        elbos = ElboSummary.of(elbo_of_each(self._trainer.vae, seen, labels=labels), images)
+        if elbos.not_finite is not None and not math.isfinite(elbos.robust_nats):
             raise DivergedError(
-                f"the {name} ELBO became {elbo} after epoch {self._trainer.epoch}; the last checkpoint is from before "
-                "it. Begin another run with a lower learning rate (--learning-rate)"
+                f"the ELBO of {elbos.not_finite.count:,} of {len(seen):,} {name} rows, at least a quarter, was NaN or "
+                f"infinite after epoch {self._trainer.epoch}; the last checkpoint is from before it. Begin another run "
+                "with a lower learning rate (--learning-rate)"
             )
-        return elbo
+        return elbos
+
+    def _final_evaluations(
+        self, iw_particles: int, on_bound: Callable[[int], None]
+    ) -> tuple[dict[str, Evaluation], Tensor]:
+        """Evaluate the model on the test, the validation and the first of the training images.
+
+        Args:
+            iw_particles: Draws of z a test image for the importance-weighted bound, 0 to leave it out.
+            on_bound: Called with the number of test images that have their bound; an exception from it ends the
+                evaluation.
+
+        Returns:
+            The evaluations by the name of the set, and the ELBO of each test image, in nats, shape `(num_test,)`.
+        """
+        vae, given, seen, how = self._trainer.vae, self.dataset, self._seen, self._trainer.config.binarize
+        each = evaluate_each(vae, seen.test, seen.test_labels, FINAL_PARTICLES)
+        bounds = None
+        if iw_particles:
+            bounds = importance_weighted_bound(vae, seen.test, seen.test_labels, iw_particles, on_bound)
+        some = binarize_once(seen.train[:_NUM_TRAINING], how)
+        labels = None if seen.train_labels is None else seen.train_labels[:_NUM_TRAINING]
+        found = {
+            "test": Evaluation.of(each, given.test, bounds, iw_particles),
+            "train": Evaluation.of(evaluate_each(vae, some, labels, FINAL_PARTICLES), given.train),
+        }
+        if given.validation is not None and seen.validation is not None:
+            validation = evaluate_each(vae, seen.validation, seen.validation_labels, FINAL_PARTICLES)
+            found["validation"] = Evaluation.of(validation, given.validation)
+        if len(some) < len(seen.train):
+            found["train"] = dataclasses.replace(found["train"], num_in_set=len(seen.train))
+        return {name: dataclasses.replace(part, binarize=how) for name, part in found.items()}, each.elbo
 
 
-def _final_evaluations(
-    vae: VAE, dataset: Dataset[Images], binarize: Binarize, iw_particles: int, on_bound: Callable[[int], None]
-) -> tuple[dict[str, Evaluation], Tensor]:
-    """Evaluate a model on the test, the validation and the first of the training images.
-
-    Args:
-        vae: The model.
-        dataset: With test and validation images binarized already, training images not; with the model's labels.
-        binarize: How to binarize the training images.
-        iw_particles: Draws of z a test image for the importance-weighted bound, 0 to leave it out.
-        on_bound: Called with the number of test images that have their bound; an exception from it ends the evaluation.
-
-    Returns:
-        The evaluations by the name of the set, and the ELBO of each test image, in nats, shape `(num_test,)`.
-    """
-    each = evaluate_each(vae, dataset.test, dataset.test_labels, FINAL_PARTICLES)
-    bounds = None
-    if iw_particles:
-        bounds = importance_weighted_bound(vae, dataset.test, dataset.test_labels, iw_particles, on_bound)
-    some = binarize_once(dataset.train[:_NUM_TRAINING], binarize)
-    labels = None if dataset.train_labels is None else dataset.train_labels[:_NUM_TRAINING]
-    found = {
-        "test": Evaluation.of(each, bounds, iw_particles),
-        "train": evaluate(vae, some, labels, FINAL_PARTICLES),
-    }
-    if dataset.validation is not None:
-        found["validation"] = evaluate(vae, dataset.validation, dataset.validation_labels, FINAL_PARTICLES)
-    if len(some) < len(dataset.train):
-        found["train"] = dataclasses.replace(found["train"], num_in_set=len(dataset.train))
-    return {name: dataclasses.replace(part, binarize=binarize) for name, part in found.items()}, each.elbo
+def _finite(images: Images, labels: Tensor | None, elbos: Tensor) -> tuple[Images, Tensor | None]:
+    """Return the images whose ELBO is finite, with their labels: those that can be drawn."""
+    finite = torch.isfinite(elbos).to(images.device)
+    if finite.all():
+        return images, labels
+    rows = finite.nonzero().flatten()
+    kept = images.take(rows) if isinstance(images, Rows) else images[rows]
+    return kept, None if labels is None else labels[rows.to(labels.device)]
 
 
 def _as_seen(dataset: Dataset[Images], model: ModelConfig) -> Dataset[Images]:

@@ -12,7 +12,7 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .distributions import diagonal_normal, standard_normal
+from .distributions import diagonal_normal, log_normal, standard_normal
 
 LATENT_SITE = "latent"
 """Pyro's name of z; the levels above it are `latent_2`, `latent_3`, ..."""
@@ -121,9 +121,7 @@ class Normal(Latent):
 
     def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *_upper_eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return log N(z; 0, I) and log N(z; z_loc, z_scale²)."""
-        standard = dist.Normal(torch.zeros_like(z), torch.ones_like(z))
-        log_pz: Tensor = standard.to_event(1).log_prob(z)
-        return log_pz, dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
+        return log_normal(z, torch.zeros_like(z), torch.ones_like(z)), log_normal(z, z_loc, z_scale)
 
     def prior(self, *noise: Tensor) -> Tensor:
         """Return `eps`: it is z."""
@@ -168,16 +166,15 @@ class Hierarchical(Latent):
 
     def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *upper_eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p and log q of all levels together."""
-        log_qz_x = dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
+        log_qz_x = log_normal(z, z_loc, z_scale)
         log_pz = torch.zeros_like(log_qz_x)
         for level, (step, noise) in enumerate(zip(self.upward, upper_eps, strict=True)):
             loc, scale = step(z)
             above = loc + scale * noise
-            log_qz_x = log_qz_x + dist.Normal(loc, scale).to_event(1).log_prob(above)
-            log_pz = log_pz + dist.Normal(*self.downward[level](above)).to_event(1).log_prob(z)
+            log_qz_x = log_qz_x + log_normal(above, loc, scale)
+            log_pz = log_pz + log_normal(z, *self.downward[level](above))
             z = above
-        log_p_top = dist.Normal(torch.zeros_like(z), torch.ones_like(z)).to_event(1).log_prob(z)
-        return log_pz + log_p_top, log_qz_x
+        return log_pz + log_normal(z, torch.zeros_like(z), torch.ones_like(z)), log_qz_x
 
     def prior(self, *noise: Tensor) -> Tensor:
         """Return z_1 for the noise of each level, the lowest first."""
@@ -244,7 +241,7 @@ class Mixture(Latent):
 
     def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *_upper_eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(z), the components summed out, and log q(z|x)."""
-        return torch.logsumexp(self._log_joint(z), dim=-1), dist.Normal(z_loc, z_scale).to_event(1).log_prob(z)
+        return torch.logsumexp(self._log_joint(z), dim=-1), log_normal(z, z_loc, z_scale)
 
     def prior(self, *noise: Tensor) -> Tensor:
         """Return z of the given component."""
@@ -258,8 +255,7 @@ class Mixture(Latent):
 
     def _log_joint(self, z: Tensor) -> Tensor:
         """Return log p(c) + log N(z; loc_c, scale_c²), shape `(batch, components)`."""
-        given_c = dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
-        return torch.log_softmax(self.logits, dim=0) + given_c.log_prob(z[:, None])
+        return torch.log_softmax(self.logits, dim=0) + log_normal(z[:, None], self.loc, self.log_scale.exp())
 
 
 LATENTS: dict[str, type[Latent]] = {"normal": Normal, "hierarchical": Hierarchical, "mixture": Mixture}

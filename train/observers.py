@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from .data import Dataset, Images, binarize_once
 from .errors import InstallError
+from .evaluation import NotFinite
 from .report import figures, generation
 from .run import (
     CONFIG_FILE,
@@ -88,6 +90,7 @@ class ProgressDisplay(Observer):
         self._num_train = self._epochs_before = 0
         self._start = self._last_shown = 0.0
         self._bound_start: float | None = None
+        self._not_finite: Mapping[str, NotFinite] = {}
         console = Console()
         if console.is_terminal:
             self._bar = Progress(
@@ -139,9 +142,14 @@ class ProgressDisplay(Observer):
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Show the epoch's ELBO, the speed and the time left."""
         rate = self._num_train / max(metrics.epoch_seconds, 1e-9)
-        elbo = f"test ELBO {metrics.test_elbo_nats:.2f}"
+        elbo = f"test ELBO {_elbo_text(metrics.test_elbo_nats, metrics.test_elbo_median_nats)}"
         if metrics.validation_elbo_nats is not None:
-            elbo = f"validation ELBO {metrics.validation_elbo_nats:.2f}  {elbo}"
+            validation = _elbo_text(metrics.validation_elbo_nats, metrics.validation_elbo_median_nats)
+            elbo = f"validation ELBO {validation}  {elbo}"
+        for name, not_finite in metrics.not_finite.items():
+            if self._not_finite.get(name) != not_finite:
+                self._say(f"epoch {metrics.epoch}: {not_finite.sentence(name)}")
+        self._not_finite = metrics.not_finite
         if self._bar is not None:
             epoch = min(metrics.epoch + 1, self._epochs)
             self._bar.update(self._task, epoch=epoch, elbo=elbo, rate=rate)
@@ -162,8 +170,14 @@ class ProgressDisplay(Observer):
         elif now - self._last_shown >= _BOUND_INTERVAL_S:
             self._last_shown = now
             left_s = (now - self._bound_start) / (done - self._done_at_start) * (total - done)
-            line = f"importance-weighted bound of {done:,} of {total:,} {self._several}  left {left_s / 60:.1f} min"
-            click.echo(line) if self._bar is None else self._bar.console.print(line)
+            self._say(f"importance-weighted bound of {done:,} of {total:,} {self._several}  left {left_s / 60:.1f} min")
+
+    def _say(self, line: str) -> None:
+        click.echo(line) if self._bar is None else self._bar.console.print(line, highlight=False)
+
+
+def _elbo_text(mean: float, median: float | None) -> str:
+    return f"{mean:.2f}" if median is None else f"{mean:.2f} (median {median:.2f})"
 
 
 class TensorBoardLog(Observer):
@@ -197,8 +211,13 @@ class TensorBoardLog(Observer):
         _log_numbers(writer, metrics)
         x, y = generation.some_of(self._vae, self._dataset.test, self._dataset.test_labels, _ENCODED)
         x = binarize_once(x, read_config(self._folder).training.binarize)
-        for name, values in zip(("z_loc", "z_scale"), generation.encode(self._vae, x, y), strict=True):
-            writer.add_histogram(f"latent/{name}", values, metrics.epoch)
+        z_loc, z_scale = generation.encode(self._vae, x, y)
+        finite = torch.isfinite(z_loc + z_scale).all(
+            1
+        )  # not those of outliers, which neither histogram nor picture shows
+        x, y = x[finite.to(x.device)], None if y is None else y[finite.to(y.device)]
+        for name, values in (("z_loc", z_loc), ("z_scale", z_scale)):
+            writer.add_histogram(f"latent/{name}", values[finite], metrics.epoch)
         if figures.is_picture(self._vae.config.data_shape):
             for name, grid in self._grids(x, y).items():
                 writer.add_image(f"images/{name}", grid.pixels, metrics.epoch, dataformats="HWC")
@@ -237,7 +256,9 @@ def _log_numbers(writer: SummaryWriter, metrics: EpochMetrics) -> None:
     numbers = {
         "loss/train": metrics.train_loss_nats,
         "elbo/test": metrics.test_elbo_nats,
+        "elbo/test_median": metrics.test_elbo_median_nats,
         "elbo/validation": metrics.validation_elbo_nats,
+        "elbo/validation_median": metrics.validation_elbo_median_nats,
         "schedule/learning_rate": metrics.learning_rate,
         "schedule/beta": metrics.beta,
         "time/epoch_seconds": metrics.epoch_seconds,
@@ -278,6 +299,7 @@ class MlflowLog(Observer):
             self._start()
         numbers = dataclasses.asdict(metrics)
         epoch = numbers.pop("epoch")
+        numbers |= {f"{name}_not_finite": each["count"] for name, each in numbers.pop("not_finite").items()}
         found = {name: float(value) for name, value in numbers.items() if value is not None}
         self._mlflow.log_metrics(found, step=epoch)
 

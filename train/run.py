@@ -6,7 +6,7 @@ weights.safetensors     the VAE's state_dict: of the epoch with the best validat
 samples.safetensors     the first test images, and training images, with their labels for a conditional model
 metrics.jsonl           one line an epoch
 evaluation.json         the ELBO and its parts on each set of images; only of a completed training
-test_elbos.safetensors  the ELBO of each test image, in nats; only of a completed training
+test_elbos.safetensors  the ELBO of each test image, and the images with the lowest; only of a completed training
 report.html             and its figures, *.png
 """
 
@@ -32,7 +32,7 @@ from edgevae.files import WriteError, replace_folder, write_file
 from .config import ModelConfig, TrainingConfig
 from .data import Dataset, Images, Preprocessing, binarize_once, digest_of, evenly_spaced
 from .errors import RunError
-from .evaluation import Evaluation
+from .evaluation import Evaluation, NotFinite
 from .vae import VAE
 
 SCHEMA_VERSION = 1
@@ -55,7 +55,8 @@ WEIGHTS = "vae."
 """Prefix of the model's weights in a checkpoint."""
 
 # Names of tensors and of metadata in the files.
-_IMAGES, _LABELS, _TRAIN_IMAGES, _TRAIN_LABELS, _ELBOS = "test", "labels", "train", "train_labels", "elbos"
+_IMAGES, _LABELS, _TRAIN_IMAGES, _TRAIN_LABELS = "test", "labels", "train", "train_labels"
+_ELBOS, _OUTLIERS, _OUTLIER_LABELS = "elbos", "outliers", "outlier_labels"
 _STEP = "step"  # at which the weights were saved
 _NOTES = "notes"
 
@@ -113,7 +114,8 @@ class EpochMetrics:
     Args:
         epoch: Counted from 1.
         train_loss_nats: Mean loss over the epoch's steps, nats an image: `-elbo`, its latent part weighted by beta.
-        test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; without beta.
+        test_elbo_nats: Mean ELBO of the whole test set after the epoch, nats an image; without beta. As all means, of
+            those images whose ELBO is finite.
         num_particles: Draws of z an image that the ELBOs are estimated from.
         epoch_seconds: Time of the epoch's steps, without evaluation; of a resumed epoch, since it was resumed.
         complete: `False` if the epoch was interrupted.
@@ -121,6 +123,12 @@ class EpochMetrics:
         learning_rate: Learning rate of the epoch's last step.
         beta: Weight of the KL in the epoch's loss.
         validation_elbo_nats: Mean ELBO of the validation images; `None` without any.
+        test_elbo_median_nats: Median ELBO of the test images.
+        validation_elbo_median_nats: That of the validation images.
+        validation_elbo_robust_nats: The mean by which epochs are compared, which outliers hardly change, see
+            `ElboSummary`.
+        not_finite: The images whose ELBO is not finite, by the name of the set, `test` or `validation`; empty if there
+            are none.
     """
 
     epoch: int
@@ -133,6 +141,10 @@ class EpochMetrics:
     learning_rate: float | None = None
     beta: float = 1.0
     validation_elbo_nats: float | None = None
+    test_elbo_median_nats: float | None = None
+    validation_elbo_median_nats: float | None = None
+    validation_elbo_robust_nats: float | None = None
+    not_finite: dict[str, NotFinite] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +185,9 @@ class Run:
         train_samples: Training images, evenly spaced, as `samples`; `None` if the writer was given none.
         train_labels: Their classes, as `labels`.
         step: The step at which the weights were saved.
+        outliers: The test images with the lowest ELBO, the lowest first, as `samples`; `None` for a training that was
+            not completed.
+        outlier_labels: Their classes, as `labels`.
     """
 
     path: Path
@@ -186,6 +201,8 @@ class Run:
     train_samples: Tensor | None
     train_labels: Tensor | None
     step: int
+    outliers: Tensor | None
+    outlier_labels: Tensor | None
 
     @property
     def test_elbo(self) -> tuple[float, int]:
@@ -224,7 +241,7 @@ def load_run(path: Path) -> Run:
         images, labels = samples[_IMAGES], samples.get(_LABELS)
         train_images, train_labels = samples.get(_TRAIN_IMAGES), samples.get(_TRAIN_LABELS)
         elbos, evaluation = path / TEST_ELBOS_FILE, path / EVALUATION_FILE
-        test_elbos = safetensors.torch.load_file(elbos)[_ELBOS] if elbos.is_file() else None
+        of_test = safetensors.torch.load_file(elbos) if elbos.is_file() else {}
         content = evaluation.read_bytes() if evaluation.is_file() else b"{}"
         evaluations = msgspec.json.decode(content, type=dict[str, Evaluation])
     except (msgspec.MsgspecError, safetensors.SafetensorError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -232,7 +249,21 @@ def load_run(path: Path) -> Run:
     metrics = read_metrics(path)
     if not metrics:
         raise RunError(f"the run in {path} is damaged: {METRICS_FILE} is empty")
-    return Run(path, config, vae, images, labels, metrics, evaluations, test_elbos, train_images, train_labels, step)
+    return Run(
+        path=path,
+        config=config,
+        vae=vae,
+        samples=images,
+        labels=labels,
+        metrics=metrics,
+        evaluations=evaluations,
+        test_elbos=of_test.get(_ELBOS),
+        train_samples=train_images,
+        train_labels=train_labels,
+        step=step,
+        outliers=of_test.get(_OUTLIERS),
+        outlier_labels=of_test.get(_OUTLIER_LABELS),
+    )
 
 
 def read_metrics(path: Path) -> tuple[EpochMetrics, ...]:
@@ -435,14 +466,24 @@ class RunWriter:
                 write_whole(folder / WEIGHTS_FILE, weights)
             checkpoint.write(folder / CHECKPOINT_FILE)
 
-    def save_evaluations(self, evaluations: Mapping[str, Evaluation], test_elbos: Tensor) -> None:
+    def save_evaluations(
+        self,
+        evaluations: Mapping[str, Evaluation],
+        test_elbos: Tensor,
+        outliers: Tensor | None = None,
+        outlier_labels: Tensor | None = None,
+    ) -> None:
         """Save the final evaluation.
 
         Args:
             evaluations: By the name of the set: `train`, `validation`, `test`.
             test_elbos: The ELBO of each test image, in nats, shape `(num_test,)`.
+            outliers: The test images with the lowest, as the model sees them, shape `(num_outliers, *data_shape)`.
+            outlier_labels: Their classes, for a conditional model.
         """
-        write_whole(self.path / TEST_ELBOS_FILE, _safetensors({_ELBOS: test_elbos.float()}))
+        tensors = {_ELBOS: test_elbos.float(), _OUTLIERS: outliers, _OUTLIER_LABELS: outlier_labels}
+        given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        write_whole(self.path / TEST_ELBOS_FILE, _safetensors(given))
         content: dict[str, Any] = {name: dataclasses.asdict(each) for name, each in evaluations.items()}
         write_whole(self.path / EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
 

@@ -107,13 +107,12 @@ class RunSummary:
 
     @property
     def _best(self) -> EpochMetrics | None:
-        """The epoch whose weights the run has: the best by validation ELBO, or without validation data the last."""
-        if not self.metrics or self.metrics[-1].validation_elbo_nats is None:
+        """The epoch whose weights the run has: the best by validation ELBO, or without such data the last."""
+        if not self.metrics or self.metrics[-1].validation_elbo_robust_nats is None:
             return self.metrics[-1] if self.metrics else None
         whole = [line for line in self.metrics if line.complete] or self.metrics
-        return max(
-            whole, key=lambda line: -math.inf if line.validation_elbo_nats is None else line.validation_elbo_nats
-        )
+        elbos = [line.validation_elbo_robust_nats for line in whole]
+        return whole[max(range(len(whole)), key=lambda index: -math.inf if (elbo := elbos[index]) is None else elbo)]
 
 
 def read_runs(folder: Path) -> list[RunSummary]:

@@ -33,7 +33,7 @@ from edgevae.export import (
     make_reference,
 )
 from edgevae.export.to_onnx import to_onnx
-from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig, elbo_terms
+from edgevae.train import LIKELIHOODS, VAE, Dataset, ModelConfig, elbo_of_each, elbo_terms
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -349,12 +349,15 @@ def test_files_without_latents_are_refused(tmp_path: Path) -> None:
 # The reference
 
 
-def test_the_rows_are_samples_zeros_and_ones(vae: VAE, digits: Dataset) -> None:
+def test_the_rows_are_samples_the_lowest_elbos_and_the_ends_of_each_column(vae: VAE, digits: Dataset) -> None:
     reference = make_reference(vae, digits.test)
-    assert list(reference.case[-3:]) == ["sample", "zeros", "ones"]
-    np.testing.assert_array_equal(reference["x"][:254], digits.test[:254].flatten(1).numpy())
-    assert not reference["x"][254].any()
-    assert (reference["x"][255] == 1).all()
+    assert list(reference.case) == ["sample"] * 238 + ["outlier"] * 16 + ["lowest", "highest"]
+    flat = digits.test.flatten(1)
+    np.testing.assert_array_equal(reference["x"][:238], flat[:238].numpy())
+    expected = flat[elbo_of_each(vae, digits.test).argsort()[:16]]
+    np.testing.assert_array_equal(reference["x"][238:254], expected.numpy())
+    np.testing.assert_array_equal(reference["x"][254], flat.amin(0).numpy())
+    np.testing.assert_array_equal(reference["x"][255], flat.amax(0).numpy())
     z = reference["z_loc"] + reference["z_scale"] * reference["eps"]
     np.testing.assert_allclose(reference["z"], z, atol=1e-6)
 

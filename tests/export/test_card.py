@@ -41,17 +41,20 @@ def small(labelled: Dataset, **choices: Any) -> Source:
             for parameter in vae.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
     labels = labelled.test_labels if vae.config.num_classes else None
-    return Source("small", vae, labelled.test, "test images of digits", DATASET, labels)
+    # With an outlier of its own, the first images are the samples.
+    outlier_labels = None if labels is None else labels[-1:]
+    source = Source("small", vae, labelled.test, "test images of digits", DATASET, labels)
+    return dataclasses.replace(source, outliers=labelled.test[-1:], outlier_labels=outlier_labels)
 
 
 def test_the_card_says_how_good_the_model_is_and_how_many_units_are_active(source: Source, tmp_path: Path) -> None:
-    export_bundle(dataclasses.replace(source, dataset=DATASET), tmp_path / "small")
+    export_bundle(dataclasses.replace(source, dataset=DATASET, outliers=source.samples[-1:]), tmp_path / "small")
     card = (tmp_path / "small" / CARD).read_text(encoding="utf-8")
     assert "| test ELBO | -25.12 nats an image, 360 images, 10 particles |" in card
     with load(tmp_path / "small", provider="cpu") as model:
         assert model.manifest.dataset == DATASET
-        active = int(model.active_units(source.samples[:254].numpy()).sum())
-    assert f"| active units | {active} of 5, measured on 254 samples |" in card
+        active = int(model.active_units(source.samples[:238].numpy()).sum())
+    assert f"| active units | {active} of 5, measured on 238 samples |" in card
     assert "Warning" not in card
 
 
@@ -76,7 +79,7 @@ def test_samples_stand_below_originals_and_their_reconstructions(labelled: Datas
     with load(tmp_path / "small", provider="cpu") as model:
         sets = {
             "originals": x,
-            "reconstructions": model.reconstruct(labelled.test[:254].numpy(), seed=0)[:12],
+            "reconstructions": model.reconstruct(labelled.test[:238].numpy(), seed=0)[:12],
             "samples": model.generate(24, seed=0),
         }
     found = pixels(tmp_path / "small" / SAMPLES)
@@ -141,7 +144,7 @@ def test_a_traversal_moves_one_active_unit_a_row_the_one_with_most_effect_first(
     with torch.no_grad():
         source.vae.encoder.get_parameter("fc21.weight").mul_(10)
         source.vae.encoder.get_parameter("fc21.weight")[1] = 0  # the mean of this unit does not vary
-        z_loc, _ = source.vae.encoder(labelled.test[:254].flatten(1))
+        z_loc, _ = source.vae.encoder(labelled.test[:238].flatten(1))
         spread = z_loc.std(0, correction=0)
         into_decoder = source.vae.decoder.get_parameter("fc1.weight")
         for unit, effect in {0: 0.0, 2: 2.0, 3: 1.5, 4: 3.0}.items():

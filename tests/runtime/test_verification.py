@@ -155,7 +155,7 @@ def test_the_report_names_the_worst_place(bundle: Path, model: Model) -> None:
         return array
 
     report = verify(bundle, model, "encoder", spoil_one)
-    assert report.checks[0].worst == "ones row 255 [3], batch 256"
+    assert report.checks[0].worst == "highest row 255 [3], batch 256"
     assert report.checks[0].max_abs_diff == pytest.approx(0.5, rel=1e-4)
     lines = str(report).splitlines()
     assert lines[0].startswith("onnx: FAILED; 256 rows at batch sizes 1, 2, 7, 256")

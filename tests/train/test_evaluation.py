@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,10 @@ from edgevae.train import (
     ConfigError,
     Dataset,
     DatasetError,
+    ElboSummary,
     Evaluation,
     LabelError,
+    NotFinite,
     TrainingConfig,
     collapse_advice,
     elbo_of_each,
@@ -179,6 +182,45 @@ def evaluation_of(active_units: int, units: int, **choices: Any) -> Evaluation:
     numbers = {"elbo_nats": -100.0, "reconstruction_nats": -90.0, "kl_nats": 10.0, "num_images": 100}
     kl = (1.0,) * active_units + (0.0,) * (units - active_units)
     return Evaluation(**(numbers | {"num_particles": 10} | choices), kl_per_dim_nats=kl, active_units=active_units)
+
+
+def test_the_mean_by_which_epochs_are_compared_is_the_plain_one_without_outliers() -> None:
+    elbos = torch.linspace(-120, -80, 101, dtype=torch.float64)
+    found = ElboSummary.of(elbos, torch.zeros(101, 1))
+    assert found.robust_nats == found.mean_nats == pytest.approx(-100)
+    assert found.median_nats == -100
+    assert found.not_finite is None
+
+
+@pytest.mark.parametrize("value", [-1e4, -1e30, -torch.inf, torch.inf, torch.nan])
+def test_outliers_of_any_size_change_that_mean_alike_and_by_little(value: float) -> None:
+    elbos = torch.linspace(-120, -80, 101, dtype=torch.float64)
+    elbos[[4, 9]] = value
+    found = ElboSummary.of(elbos, torch.zeros(101, 1))
+    fence = -111.2 - 3 * (-90.8 + 111.2)  # of the quartiles, beside which lie both outliers
+    assert found.robust_nats == pytest.approx(-100 + (2 * fence + 118.4 + 116.4) / 101, abs=0.2)
+    assert abs(found.median_nats + 100) <= 0.8
+    expected = None if abs(value) < torch.inf else NotFinite(2, (4, 9))
+    assert found.not_finite == expected
+    if expected is not None:
+        assert found.mean_nats == pytest.approx(float(elbos[elbos.isfinite()].mean()))
+
+
+def test_an_image_that_overflows_is_left_out_of_the_means_and_named() -> None:
+    config = dataclasses.replace(SMALL, likelihood="normal", latent="normal")
+    x = torch.randn(30, 1, 8, 8)
+    x[[11, 20]] *= 1e30
+    model = spread(config)
+    found = evaluate(model, x, num_particles=2, iw_particles=3)
+    assert found.not_finite == NotFinite(2, (11, 20))
+    assert found.not_finite.sentence("test") == (
+        "the ELBO of 2 of the test set is NaN or infinite, and left out of the means, because float32 overflows so far "
+        "from the training data: rows 11, 20, counted from 0"
+    )
+    assert found.lowest_rows[:2] == (11, 20)
+    numbers = [found.elbo_nats, found.reconstruction_nats, found.kl_nats, found.iw_bound_nats, *found.kl_per_dim_nats]
+    assert all(number is not None and math.isfinite(number) for number in numbers)
+    assert found.reconstruction_nats - found.kl_nats == pytest.approx(found.elbo_nats)
 
 
 def test_a_collapsed_posterior_is_named_with_what_to_try() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -16,12 +18,17 @@ from PIL import Image
 from edgevae.train import (
     CollapseWarning,
     ConfigError,
+    DataConfig,
     Dataset,
     DatasetError,
+    DivergedError,
     EpochMetrics,
+    Images,
     LabelError,
     ModelConfig,
+    NotFinite,
     Observer,
+    Rows,
     Run,
     RunError,
     TrainingConfig,
@@ -30,6 +37,7 @@ from edgevae.train import (
     elbo_of_each,
     evaluate,
     fit,
+    load_data,
     load_dataset,
     load_run,
     model_for,
@@ -154,13 +162,101 @@ def test_the_weights_of_a_run_with_validation_are_its_best_epochs(tmp_path: Path
     dataset = with_validation(digits)
     training = TrainingConfig(epochs=40, batch_size=20, learning_rate=0.1, patience=2)
     run = fit_small(tmp_path / "run", dataset, training)
-    elbos = [line.validation_elbo_nats or 0.0 for line in run.metrics]
+    elbos = [line.validation_elbo_robust_nats or 0.0 for line in run.metrics]
     best = elbos.index(max(elbos))
     assert best == len(elbos) - 3, "it ends when its patience does"
     assert len(elbos) < 40
     assert dataset.validation is not None
-    assert evaluate(run.vae, dataset.validation).elbo_nats == pytest.approx(elbos[best], rel=1e-6)
+    expected = run.metrics[best].validation_elbo_nats
+    assert evaluate(run.vae, dataset.validation).elbo_nats == pytest.approx(expected, rel=1e-6)
     assert set(run.evaluations) == {"train", "validation", "test"}
+
+
+# Outliers
+
+
+def table(rows: int = 300) -> torch.Tensor:
+    """Rows whose four columns depend on one number."""
+    hidden = torch.randn(rows, 1, generator=torch.Generator().manual_seed(3))
+    return torch.cat([hidden, -hidden, hidden.square(), hidden.sin()], dim=1) * torch.tensor([1.0, 10.0, 0.1, 1000.0])
+
+
+def with_outliers(numbers: dict[int, float]) -> Dataset:
+    """A table whose test and validation rows are larger at some places."""
+    held_out = table()[200:]
+    for row, factor in numbers.items():
+        held_out[row] *= factor
+    return Dataset("table", table()[:200], held_out, validation=held_out.clone())
+
+
+def fit_table(folder: Path, dataset: Dataset, training: TrainingConfig, **choices: Any) -> Run:
+    model = model_for(dataset, training, likelihood="normal", z_dim=2, hidden_dim=8)
+    return fit(dataset, folder, model, training, **{"report": False, **choices})
+
+
+TO_BE_STOPPED = TrainingConfig(epochs=60, batch_size=20, learning_rate=0.1, patience=3)
+
+
+def test_outliers_in_the_evaluation_data_do_not_end_a_training_and_are_named(tmp_path: Path) -> None:
+    run = fit_table(tmp_path / "run", with_outliers({7: 1e12, 60: 1e30}), TO_BE_STOPPED, report=True)
+    for line in run.metrics:
+        assert line.not_finite["test"].rows[-1] == line.not_finite["validation"].rows[-1] == 60
+        assert line.test_elbo_median_nats is not None
+        assert line.test_elbo_median_nats > -100
+    json.loads((tmp_path / "run" / "evaluation.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    for name in ("test", "validation"):
+        assert run.evaluations[name].lowest_rows[:2] in {(7, 60), (60, 7)}
+        assert run.evaluations[name].not_finite == run.metrics[-1].not_finite[name]
+        assert all(math.isfinite(kl) for kl in run.evaluations[name].kl_per_dim_nats)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "of the test set is NaN or infinite, and left out of the means" in page
+    assert "Median ELBO" in page
+    assert "The lowest ELBOs of the test set are those of rows " in page
+
+
+def test_the_best_epoch_is_the_same_with_an_outlier_whatever_its_size(tmp_path: Path) -> None:
+    plain = fit_table(tmp_path / "plain", with_outliers({}), TO_BE_STOPPED)
+    assert 5 < len(plain.metrics) < 60
+    for factor in (30.0, 1e4, 1e12, 1e30):
+        run = fit_table(tmp_path / f"{factor:g}", with_outliers({3: factor}), TO_BE_STOPPED)
+        assert len(run.metrics) == len(plain.metrics), factor
+        assert_same_weights(run, plain)
+
+
+def test_the_rows_of_a_file_are_named_by_their_numbers_in_it(tmp_path: Path) -> None:
+    rows = table()
+    rows[:100:9] *= 1e30  # some of them are test rows in any split; others are trained on below
+    kept = load_data(DataConfig(data=saved(tmp_path / "rows.npy", rows), test_fraction=0.5), labels=False)
+    assert isinstance(kept.test, Rows)
+    every = kept.test.numbers(torch.arange(len(kept.test))).tolist()
+    expected = [number for number in every if number < 100 and number % 9 == 0]
+    dataset = Dataset[Images]("rows", table()[100:], kept.test)
+    model = model_for(dataset, TrainingConfig(epochs=1), likelihood="normal", z_dim=2, hidden_dim=8)
+    run = fit(dataset, tmp_path / "run", model, TrainingConfig(epochs=1), report=False)
+    assert 0 < len(expected) <= 10
+    assert run.metrics[0].not_finite["test"] == NotFinite(len(expected), tuple(expected))
+
+
+def saved(path: Path, rows: torch.Tensor) -> Path:
+    np.save(path, rows.numpy())
+    return path
+
+
+def test_a_model_that_overflows_for_a_quarter_of_the_rows_has_diverged(tmp_path: Path) -> None:
+    dataset = with_outliers(dict.fromkeys(range(26), 1e30))
+    with pytest.raises(
+        DivergedError, match=r"the ELBO of 26 of 100 test rows, at least a quarter, was NaN or infinite"
+    ):
+        fit_table(tmp_path / "run", dataset, TrainingConfig(epochs=1))
+
+
+def test_the_run_keeps_the_test_rows_with_the_lowest_elbo(tmp_path: Path) -> None:
+    dataset = with_outliers({7: 1e12, 60: 30.0})
+    run = fit_table(tmp_path / "run", dataset, TrainingConfig(epochs=2))
+    assert run.outliers is not None
+    assert run.test_elbos is not None
+    assert torch.equal(run.outliers[:2], dataset.test[[7, 60]])
+    assert torch.equal(run.outliers, dataset.test[run.test_elbos.nan_to_num(nan=-torch.inf).argsort()[:16]])
 
 
 def test_a_training_stopped_in_its_last_evaluation_makes_it_when_resumed(tmp_path: Path, digits: Dataset) -> None:
@@ -185,7 +281,7 @@ def test_an_interrupted_run_says_the_elbo_of_the_weights_that_it_has(tmp_path: P
     asked = itertools.count(1)
     run = fit_small(tmp_path / "run", with_validation(digits), training, should_stop=lambda: next(asked) >= 11)
     assert not run.evaluations
-    best = max(run.metrics, key=lambda line: line.validation_elbo_nats or 0)
+    best = max(run.metrics, key=lambda line: line.validation_elbo_robust_nats or 0)
     assert best is not run.metrics[-1], "the test needs a training that gets worse"
     assert run.test_elbo == (best.test_elbo_nats, 1)
     (summary,) = read_runs(tmp_path / "run")

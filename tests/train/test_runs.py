@@ -60,6 +60,7 @@ def write(
             epoch_seconds=1.5,
             complete=complete or epoch < len(elbos),
             validation_elbo_nats=validation_elbo_nats,
+            validation_elbo_robust_nats=validation_elbo_nats,
         )
         writer.save_epoch(checkpoint, metrics)
     if evaluation:

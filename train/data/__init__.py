@@ -4,7 +4,16 @@ from edgevae import Preprocessing
 
 from .datasets import DATASET_NAMES, Dataset, DatasetName, digest_of, load_dataset
 from .loading import DataConfig, load_data, open_source
-from .rows import Images, Rows, binarize, binarize_once, check_range, evenly_spaced, standardisation_of
+from .rows import (
+    Images,
+    Rows,
+    binarize,
+    binarize_once,
+    check_range,
+    evenly_spaced,
+    row_numbers,
+    standardisation_of,
+)
 
 __all__ = [
     "DATASET_NAMES",
@@ -22,5 +31,6 @@ __all__ = [
     "load_data",
     "load_dataset",
     "open_source",
+    "row_numbers",
     "standardisation_of",
 ]

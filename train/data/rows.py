@@ -51,6 +51,7 @@ class Rows:
         stored: Shape `(num_stored, *data_shape)`, any dtype of numbers; it may be a view of a mapped file.
         preprocessing: What is applied to the stored values.
         index: Which of the stored rows these are, int64; by default all.
+        numbers: The rows' numbers in the file, int64, shape `(rows,)`; by default `index`.
         name: The file or folder, for messages.
         value_range: Smallest and largest of the stored values.
     """
@@ -61,6 +62,7 @@ class Rows:
         preprocessing: Preprocessing,
         index: Tensor | None = None,
         *,
+        numbers: Tensor | None = None,
         name: str = "images",
         value_range: tuple[float, float] | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class Rows:
         self.value_range = value_range
         self._stored = stored
         self._index = index
+        self._numbers = index if numbers is None else numbers
 
     def __repr__(self) -> str:
         return f"<Rows of {self.name}: {self.dtype}, shape {tuple(self.shape)}>"
@@ -108,7 +111,10 @@ class Rows:
     def take(self, index: Tensor) -> Rows:
         """Return some of the rows, int64 of shape `(rows,)`, without reading them."""
         chosen = index if self._index is None else self._index[index]
-        return Rows(self._stored, self.preprocessing, chosen, name=self.name, value_range=self.value_range)
+        numbers = None if self._numbers is None else self._numbers[index.to(self._numbers.device)]
+        return Rows(
+            self._stored, self.preprocessing, chosen, numbers=numbers, name=self.name, value_range=self.value_range
+        )
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device, in their stored dtype; the same object if they are there already."""
@@ -118,7 +124,21 @@ class Rows:
         for start in range(0, len(self), _ROWS_AT_ONCE):  # a mapped file may be larger than the memory
             some = slice(start, start + _ROWS_AT_ONCE)
             moved[some] = (self._stored[some] if self._index is None else self._stored[self._index[some]]).to(device)
-        return Rows(moved, self.preprocessing, name=self.name, value_range=self.value_range)
+        return Rows(moved, self.preprocessing, numbers=self._numbers, name=self.name, value_range=self.value_range)
+
+    def numbers(self, rows: Tensor) -> Tensor:
+        """Return the numbers that rows have in the file, counted from 0; int64, shape `(rows,)` each, on the CPU."""
+        return rows.cpu() if self._numbers is None else self._numbers.cpu()[rows.cpu()]
+
+
+def row_numbers(images: Images, rows: Tensor) -> tuple[int, ...]:
+    """Return the numbers of rows, counted from 0: in their file, where that is known, or else in the set.
+
+    Args:
+        images: The set.
+        rows: Indices, int64, shape `(rows,)`.
+    """
+    return tuple((images.numbers(rows) if isinstance(images, Rows) else rows).tolist())
 
 
 def preprocess(stored: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -150,6 +150,13 @@ def _plot_losses(axes: Axes, metrics: Sequence[EpochMetrics], marker: str | None
             label = f"{name}, finally {points[-1][1]:.2f}".replace("-", "−")
             epochs, values = zip(*points, strict=True)
             axes.plot(epochs, values, color=colour, linestyle=style, marker=marker, markersize=3, label=label)
+    medians: list[tuple[str, Callable[[EpochMetrics], float | None]]] = [
+        (_GREEN, lambda line: _negative(line.validation_elbo_median_nats)),
+        (_ORANGE, lambda line: _negative(line.test_elbo_median_nats)),
+    ]
+    for colour, value_of in medians:
+        if points := _points(metrics, value_of):
+            axes.plot(*zip(*points, strict=True), color=colour, linestyle=":", linewidth=1.0)
     _set_epoch_axis(axes)
 
 

@@ -28,7 +28,8 @@ _TRAVERSED, _STEPS = 8, 13
 _FEATURE_SAMPLES = 300  # a class or component
 
 _LOSS_CAPTION = (
-    "Means over each set. The training loss is the mean over the steps of its epoch, with the KL weighted by beta."
+    "Means over each set; dotted, the medians, which outliers do not change. The training loss is the mean over "
+    "the steps of its epoch, with the KL weighted by beta."
 )
 _KL_CAPTIONS = {
     "normal": "KL(q(z_d|x) ‖ p(z_d)) in closed form; the bars add up to the whole KL.",
@@ -223,13 +224,15 @@ def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
     if not evaluations:
         return []
     bounded = any(each.iw_bound_nats is not None for each in evaluations.values())
-    header = ["Set", "Size", "ELBO", "Reconstruction", "KL", *["Importance-weighted"] * bounded, "Active units"]
+    bound = ["Importance-weighted"] * bounded
+    header = ["Set", "Size", "ELBO", "Median ELBO", "Reconstruction", "KL", *bound, "Active units"]
     rows = [header]
     for name, each in evaluations.items():
         size = f"{each.num_images:,}"
         if each.num_in_set > each.num_images:
             size = f"the first {size} of {each.num_in_set:,}"
-        cells = [name, size, *map(_nats, (each.elbo_nats, each.reconstruction_nats, each.kl_nats))]
+        median = "–" if each.elbo_median_nats is None else _nats(each.elbo_median_nats)
+        cells = [name, size, _nats(each.elbo_nats), median, _nats(each.reconstruction_nats), _nats(each.kl_nats)]
         if bounded:
             cells.append("–" if each.iw_bound_nats is None else _nats(each.iw_bound_nats))
         cells.append(f"{each.active_units}" + (f" of {len(each.kl_per_dim_nats)}" if each.kl_per_dim_nats else ""))
@@ -247,6 +250,13 @@ def _evaluation_caption(evaluations: Mapping[str, Evaluation], config: RunConfig
     if iw_particles:
         said.append(f"The importance-weighted bound is that of Burda et al. (2016) with k = {iw_particles:,}.")
     said.append("A unit is active if the variance of its posterior mean over the set exceeds 0.01.")
+    for name, each in evaluations.items():
+        if each.not_finite is not None:
+            sentence = each.not_finite.sentence(name)
+            said.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    if "test" in evaluations and evaluations["test"].lowest_rows:
+        rows = ", ".join(map(str, evaluations["test"].lowest_rows))
+        said.append(f"The lowest ELBOs of the test set are those of rows {rows}, counted from 0.")
     if config is not None and figures.is_picture(config.model.data_shape):
         said.append(_BINARIZED[config.training.binarize])
     return " ".join(said)
