@@ -26,12 +26,11 @@ from edgevae import (
     graphs_of,
     load,
 )
-from edgevae.train import VAE
+from edgevae.train import VAE, TraceError
 
 from .card import VaeDecoder, write_card
-from .errors import VerificationError
+from .errors import GraphError, VerificationError
 from .files import bundle_folder
-from .lint import lint_program
 from .precision import add_precisions
 from .programs import Program, make_programs, model_spec
 from .reference import make_reference
@@ -134,8 +133,10 @@ def write_bundle(
         return FileEntry.of(file, content)
 
     for name, program in programs.items():
-        traced = program.trace()
-        lint_program(name, traced)
+        try:
+            traced = program.trace()
+        except TraceError as error:
+            raise GraphError(f"{name} cannot be exported: {error}") from error
         if "onnx" in formats:
             model = to_onnx(name, program, traced, opset, spec, optimize=optimize)
             file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 
-import pyro
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from edgevae import GraphName, ModelSpec, Signature, TensorSpec, signatures, tensor
 from edgevae.train import VAE
+from edgevae.train.tracing import trace
 
 from .errors import GraphError
 
@@ -161,15 +161,9 @@ class Program:
         """Return the module as an `ExportedProgram` with a dynamic batch axis.
 
         Raises:
-            GraphError: The module cannot be traced, or works for one batch size only.
+            TraceError: See `edgevae.train.tracing.trace`.
         """
-        batch_axes = tuple({0: Dim("batch")} for _ in self.signature.inputs)
-        try:
-            with pyro.validation_enabled(False):  # validation looks at values, and a trace has none
-                return torch.export.export(self.module, self.example(), dynamic_shapes=(batch_axes,))
-        except Exception as error:  # torch.export raises errors of many unrelated classes
-            name = type(self.module).__name__
-            raise GraphError(f"{name} cannot be traced with a dynamic batch axis: {error}") from error
+        return trace(self.module, self.example(), [0] * len(self.signature.inputs))
 
 
 def make_programs(vae: VAE) -> dict[GraphName, Program]:

@@ -37,6 +37,7 @@ from .errors import (
     LabelError,
     ProcessError,
     RunError,
+    TraceError,
     TrainError,
 )
 from .evaluation import Evaluation, collapse_advice, evaluate
@@ -96,6 +97,7 @@ __all__ = [
     "RunError",
     "RunWriter",
     "TensorBoardLog",
+    "TraceError",
     "TrainError",
     "Trainer",
     "TrainingConfig",

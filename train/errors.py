@@ -9,7 +9,8 @@ TrainError
 ├── LabelError     a conditional model got no labels, or another model got some
 ├── ProcessError   processes that train together did not connect, or one was lost
 │   └── FirstFailedError  process 0 failed; its message says why
-└── RunError       a run folder is missing, damaged, or already there
+├── RunError       a run folder is missing, damaged, or already there
+└── TraceError     a network cannot be traced, and so not exported
 
 CollapseWarning    the posterior has collapsed onto the prior
 """
@@ -53,6 +54,10 @@ class ProcessError(TrainError):
 
 class FirstFailedError(ProcessError):
     """Process 0 failed; its message says why."""
+
+
+class TraceError(TrainError):
+    """A network cannot be traced for any batch size, and so not exported."""
 
 
 class CollapseWarning(UserWarning):

@@ -16,70 +16,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
 
-from edgevae import Signature, TensorSpec, check_graph
+from edgevae import check_graph
 from edgevae.export import GraphError
-from edgevae.export.lint import lint_onnx, lint_program
-from edgevae.export.programs import Program
-
-ROWS = TensorSpec(name="x", dtype="float32", shape=("batch", 4))
-
-
-class Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *arguments: Tensor) -> Tensor:
-        return self.function(*arguments)
-
-
-def program(module: nn.Module) -> Program:
-    return Program(module, Signature((ROWS,), (ROWS,)))
-
-
-@pytest.mark.parametrize(
-    ("module", "operator"),
-    [
-        (Function(lambda x: x + torch.randn_like(x)), "randn_like"),
-        (Function(lambda x: x + torch.rand(4)), "rand"),
-        (Function(torch.bernoulli), "bernoulli"),
-        (Function(lambda x: torch.normal(x, 1.0)), "normal"),
-        (Function(lambda x: torch.multinomial(x, 1).float()), "multinomial"),
-    ],
-)
-def test_random_operators_in_a_program_are_refused_by_name(module: nn.Module, operator: str) -> None:
-    with pytest.raises(GraphError, match=rf"encoder: aten\.{operator}.* draws random numbers"):
-        lint_program("encoder", program(module).trace())
-
-
-def attention(dropout: float) -> Program:
-    """Each row's only key is itself."""
-
-    def attend(x: Tensor) -> Tensor:
-        rows = x[:, None]
-        return nn.functional.scaled_dot_product_attention(rows, rows, rows, dropout_p=dropout)[:, 0]
-
-    return program(Function(attend))
-
-
-def test_attention_is_random_with_dropout_alone() -> None:
-    lint_program("encoder", attention(0.0).trace())
-    with pytest.raises(GraphError, match=r"encoder: aten\.scaled_dot_product_attention.* draws random numbers"):
-        lint_program("encoder", attention(0.5).trace())
-
-
-@pytest.mark.parametrize(("module", "operator"), [(nn.BatchNorm1d(4), "batch_norm"), (nn.Dropout(0.5), "dropout")])
-def test_norms_and_dropout_are_refused_in_training_mode_and_pass_in_evaluation_mode(
-    module: nn.Module, operator: str
-) -> None:
-    with pytest.raises(GraphError, match=rf"aten\.{operator}.* is in training mode; call \.eval\(\)"):
-        lint_program("encoder", program(Function(module.train())).trace())
-    lint_program("encoder", program(Function(module.eval())).trace())
-
-
-def test_a_program_for_one_batch_size_is_refused() -> None:
-    with pytest.raises(GraphError, match="Function cannot be traced with a dynamic batch axis"):
-        program(Function(lambda x: x.reshape(3, 4) * 2)).trace()
+from edgevae.export.lint import lint_onnx
 
 
 def graph(
