@@ -21,6 +21,7 @@ from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
 from edgevae.cli.sections import SectionedCommand, SectionOption
 from edgevae.train import DATASET_NAMES, DatasetName, TrainError, newest_run
 from edgevae.train.cli import Sizes
+from edgevae.train.conversion import DEFAULT_OPSET
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
@@ -29,7 +30,6 @@ from .precision import LIMITS_NATS
 from .sign import SigningKey
 from .source import source_of_run, source_of_state_dict
 from .state_dict import load_state_dict
-from .to_onnx import DEFAULT_OPSET
 from .wheel import build_wheel, check_license, check_version, wheel_file
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

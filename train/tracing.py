@@ -89,7 +89,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], dynamic_axes: Sequence
 def _exported(module: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: Mapping[str, Any]) -> ExportedProgram:
     with _tracing():
         try:
-            with _symbolic_lengths(), _whole_stacks(), _conditions() as conditions:
+            with symbolic_lengths(), _whole_stacks(), _conditions() as conditions:
                 return torch.export.export(module, example, dynamic_shapes=dynamic_shapes, strict=False)
         except Exception as error:  # noqa: BLE001 - torch.export raises errors of many unrelated classes
             failed = error
@@ -161,6 +161,20 @@ def line_of_error(error: BaseException) -> Line | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without colours."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, without colours; TorchScript's begin with stacks."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines() or [""]
+
+
 def line_of_node(node: fx.Node) -> Line | None:
     """Return the innermost line of the user's program that made a node of a traced program; `None` if not known."""
     frames = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
@@ -197,8 +211,7 @@ def _explained(error: Exception, sizes: Sequence[tuple[Any, Line | None]]) -> Tr
     elif re.search(r"\bs\d+\b", text):  # the symbol of the batch size
         why = _FIXED_BATCH
     else:
-        said = re.sub(r"\x1b\[\d*m", "", text).strip().partition("\n")[0]
-        why = f"fails: {type(error).__name__}" + (f": {said}" if said else "")
+        why = f"fails: {type(error).__name__}: {first_line(error)}"
     return TraceError(f"{line or 'the network'} {why}")
 
 
@@ -223,7 +236,7 @@ def _tracing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _symbolic_lengths() -> Iterator[None]:
+def symbolic_lengths() -> Iterator[None]:
     """Let `len(x)` be `x.shape[0]`: Python's own makes a number of it."""
     length = builtins.len
 
