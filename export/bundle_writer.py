@@ -29,12 +29,12 @@ from edgevae import (
 )
 from edgevae.train import VAE, TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
+from edgevae.train.programs import Program, make_programs, model_spec
 
 from .card import VaeDecoder, write_card
 from .errors import GraphError, VerificationError
 from .files import bundle_folder
 from .precision import add_precisions
-from .programs import Program, make_programs, model_spec
 from .reference import make_reference
 from .sign import SigningKey
 from .source import Source

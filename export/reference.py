@@ -22,9 +22,9 @@ from edgevae.train import (
     elbo_terms,
     evaluating,
 )
+from edgevae.train.programs import model_spec
 
 from .errors import ExportError
-from .programs import model_spec
 
 _ROWS = max(BATCH_SIZES)
 _SEED = 0

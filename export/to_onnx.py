@@ -10,10 +10,10 @@ from torch.export import ExportedProgram
 
 from edgevae import MODEL_PROPERTY, ModelSpec
 from edgevae.train.conversion import convert
+from edgevae.train.programs import Program
 
 from .errors import GraphError
 from .lint import lint_onnx
-from .programs import Program
 from .rewrites import rewrite_graph
 
 

@@ -18,9 +18,8 @@ from torch.export import ExportedProgram
 
 from edgevae import Bundle, GraphName, Report, RunnableGraph, TensorSpec, verify_graphs
 from edgevae.train import TraceError
-from edgevae.train.tracing import last_line, line_of_error, symbolic_lengths
-
-from .programs import Program
+from edgevae.train.programs import Program
+from edgevae.train.tracing import last_line, line_of_script_error, symbolic_lengths
 
 TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")
 """The programs that are written for PyTorch."""
@@ -34,8 +33,8 @@ TorchFunction = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 def to_torchscript(program: Program) -> bytes:
     """Return the program as a TorchScript archive, without paths of this machine.
 
-    The check of `torch.jit.trace` is left out: it compares the operators of two traces, and PyTorch's attention has others
-    each time. `verify_torch` compares the numbers.
+    The check of `torch.jit.trace` is left out: it compares the operators of two traces, and PyTorch's attention has
+    others each time. `verify_torch` compares the numbers.
 
     Raises:
         TraceError: The program cannot be traced, or works for one batch size only.
@@ -48,10 +47,10 @@ def to_torchscript(program: Program) -> bytes:
             traced(*(tensor[1:] for tensor in example))
             torch.jit.save(traced, buffer)
     except Exception as error:  # torch.jit raises errors of many unrelated classes
-        where = line_of_error(error) or "the network"
+        where = line_of_script_error(error) or "the network"
         raise TraceError(
-            f"{where} cannot be written as TorchScript for any batch size: {last_line(error)}. Write x.shape[0] in place of "
-            "int(x.shape[0]), or leave that format out"
+            f"{where} cannot be written as TorchScript for any batch size: {last_line(error)}. Write x.shape[0] "
+            "in place of int(x.shape[0]), or leave that format out"
         ) from error
     return _without_debug_files(buffer.getvalue())
 

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 DEFAULT_OPSET = 20
 
 
-def convert(traced: ExportedProgram, opset: int, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+def convert(
+    traced: ExportedProgram, opset: int, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+) -> ir.Model:
     """Return a traced program as an ONNX graph, as PyTorch's exporter writes it.
 
     Args:
         traced: The program.
         opset: ONNX opset version to ask for; the graph states which one it has.
-        inputs: Names of the graph's inputs, in order.
+        inputs: Names of the graph's inputs, in order; by default the exporter's.
         outputs: Names of its outputs, in order.
 
     Raises:
@@ -45,8 +47,8 @@ def convert(traced: ExportedProgram, opset: int, inputs: Sequence[str], outputs:
                 dynamo=True,
                 external_data=False,
                 opset_version=opset,
-                input_names=list(inputs),
-                output_names=list(outputs),
+                input_names=inputs,
+                output_names=outputs,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises errors of many unrelated classes

@@ -35,6 +35,8 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+import edgevae
+
 from .errors import TraceError
 
 _BATCH = "batch"
@@ -161,6 +163,12 @@ def line_of_error(error: BaseException) -> Line | None:
     return None
 
 
+def line_of_script_error(error: BaseException) -> Line | None:
+    """Return the line that an error went through, or that TorchScript says in its message; `None` if not known."""
+    frames = re.findall(r"^\s*(.+)\((\d+)\): ", str(error), re.MULTILINE)
+    return _innermost((file, int(number)) for file, number in frames) or line_of_error(error)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without colours."""
     return _lines(error)[0]
@@ -187,8 +195,11 @@ def _innermost(frames: Iterable[tuple[str, int]]) -> Line | None:
 
 
 _LIBRARIES = tuple(
-    str(Path(file).parent) + os.sep
-    for file in (torch.__file__, pyro.__file__, np.__file__, opt_einsum.__file__, __file__)
+    str(folder) + os.sep
+    for folder in (
+        *(Path(str(package.__file__)).parent for package in (torch, pyro, np, opt_einsum, edgevae)),
+        *(Path(__file__).parent.with_name(name) for name in ("train", "export")),
+    )
 )
 _STANDARD = sysconfig.get_path("stdlib") + os.sep
 
