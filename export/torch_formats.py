@@ -15,6 +15,7 @@ import pyro
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
+from torch.jit._trace import TracerWarning
 
 from edgevae import Bundle, GraphName, Report, RunnableGraph, TensorSpec, verify_graphs
 from edgevae.train import TraceError
@@ -147,5 +148,5 @@ def _deprecations_silenced() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # what it warns of is tried
+        warnings.simplefilter("ignore", TracerWarning)  # what it warns of is tried
         yield

@@ -334,11 +334,10 @@ def make_networks(config: ModelConfig, likelihood: Likelihood) -> tuple[Abstract
     """
     encoder, decoder = networks_of(config.architecture)
     of_encoder, of_decoder = check_options(config.architecture, config.architecture_options)
-    sizes, num_classes = (config.z_dim, config.hidden_dim, config.data_shape), config.num_classes
-    standardisation = {"data_loc": config.data_loc, "data_scale": config.data_scale}
+    sizes, loc, scale = (config.z_dim, config.hidden_dim, config.data_shape), config.data_loc, config.data_scale
     return (
-        encoder(*sizes, **standardisation, num_classes=num_classes, **of_encoder),
-        decoder(*sizes, likelihood, num_classes=num_classes, **of_decoder),
+        encoder(*sizes, data_loc=loc, data_scale=scale, num_classes=config.num_classes, **of_encoder),
+        decoder(*sizes, likelihood, num_classes=config.num_classes, **of_decoder),
     )
 
 

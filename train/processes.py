@@ -70,19 +70,19 @@ class Processes:
     def batches(self, num_images: int, batch_size: int) -> list[int]:
         """Return the sizes of an epoch's batches.
 
-        A last batch with a single image for a process, or none, joins the one before: the statistics of a batch norm
-        need two. Smaller batches stay as they are if all are so small.
+        A last batch that leaves a process with a single image, or none, joins the one before: the statistics of a
+        batch norm need two.
 
         Raises:
-            ConfigError: A batch has no image for one of the processes.
+            ConfigError: The batches are smaller than the number of processes.
         """
         sizes = [min(batch_size, num_images - start) for start in range(0, num_images, batch_size)]
-        if len(sizes) > 1 and sizes[-1] < 2 * self.world_size <= batch_size:
+        if len(sizes) > 1 and sizes[-1] < min(2 * self.world_size, batch_size):
             sizes[-2:] = [sum(sizes[-2:])]
         if min(sizes, default=batch_size) < self.world_size:
             raise ConfigError(
-                f"batch_size {batch_size} leaves {sizes[-1]} of {num_images} images in the last batch of an epoch, too "
-                f"few for {self.world_size} processes; choose another batch_size (--batch-size)"
+                f"{num_images} images in batches of {batch_size} are too few for {self.world_size} processes; choose a "
+                "larger batch_size (--batch-size), or fewer processes"
             )
         return sizes
 
