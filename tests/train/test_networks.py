@@ -537,16 +537,15 @@ def test_a_last_row_alone_joins_the_batch_before_so_that_a_batch_norm_trains(
     write: Write, digits: Dataset, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "rows.npy", digits.train[:286].numpy())
-    given = ("--data", str(tmp_path / "rows.npy"), "--architecture", f"{write(NORMED)}:Normed,OwnDecoder")
-    output = trained(
-        *given[:2], *given[2:], "--test-fraction", "0.1", "--batch-size", "256", "--out", str(tmp_path / "a")
-    )
-    assert "257 training" in output
-    assert "1 epochs of 1 steps, batch size 256 (257 in the last step: the rest would be too few" in output
-    message = refused(*given, "--batch-size", "1", "--out", str(tmp_path / "b"))
-    assert re.search(
-        r"line \d+ of own_networks_\d+\.py, .* need at least 2 rows a process; give a larger batch_size", message
-    )
+    given = ["--data", str(tmp_path / "rows.npy"), "--architecture", f"{write(NORMED)}:Normed,OwnDecoder"]
+    given += [*COMMAND[2:], "--test-fraction", "0.1"]
+    result = CliRunner().invoke(train_main, [*given, "--batch-size", "256", "--out", str(tmp_path / "a")])
+    assert result.exit_code == 0, result.output
+    assert "257 training" in result.output
+    assert "1 epochs of 1 steps, batch size 256 (257 in the last step: the rest would be too few" in result.output
+    result = CliRunner().invoke(train_main, [*given, "--batch-size", "1", "--out", str(tmp_path / "b")])
+    assert result.exit_code == 2
+    assert re.search(r"line \d+ of own_networks_\d+\.py, .* need at least 2 rows a process", result.output)
 
 
 FOLDED = """
