@@ -60,7 +60,7 @@ _NUMPY = (
 def trace(module: nn.Module, example: tuple[Tensor, ...], dynamic_axes: Sequence[int | None]) -> ExportedProgram:
     """Return a module as a program that takes any batch size.
 
-    The module is run as it is, without gradients; set its mode before. Threads trace one after the other.
+    The module is run as it is: set its mode before. Threads trace one after the other.
 
     Args:
         module: Its `forward` takes the tensors of `example`, in order.
