@@ -3,6 +3,8 @@
 from . import requirements as _requirements  # noqa: F401 - checks, before anything else is imported
 
 # isort: split
+from edgevae.train.conversion import DEFAULT_OPSET
+
 from .bundle_writer import FORMATS, Format, export_bundle, latent_space_id
 from .card import renew_card
 from .errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
@@ -12,7 +14,6 @@ from .reference import make_reference
 from .sign import SigningKey
 from .source import Source
 from .state_dict import REFERENCE_NAMES, reference_vae
-from .to_onnx import DEFAULT_OPSET
 from .weights import Weights, read_weights
 from .wheel import build_wheel
 

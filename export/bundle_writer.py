@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,22 +27,19 @@ from edgevae import (
     graphs_of,
     load,
 )
-<<<<<<< HEAD
 from edgevae.train import VAE, TraceError
-=======
-from edgevae.train import VAE
+from edgevae.train.conversion import DEFAULT_OPSET
+from edgevae.train.programs import Program, make_programs, model_spec
 from edgevae.verify import rounding_names
->>>>>>> gate
 
 from .card import VaeDecoder, write_card
 from .errors import GraphError, VerificationError
 from .files import bundle_folder
 from .precision import add_precisions
-from .programs import Program, make_programs, model_spec
 from .reference import make_reference
 from .sign import SigningKey
 from .source import Source
-from .to_onnx import DEFAULT_OPSET, opset_of, to_onnx
+from .to_onnx import opset_of, to_onnx
 from .torch_formats import TORCH_PROGRAMS, TorchGraph, to_pt2, to_torchscript, verify_torch
 from .wheel import check_license, check_version
 
@@ -138,18 +136,16 @@ def write_bundle(
         return FileEntry.of(file, content)
 
     for name, program in programs.items():
-        try:
+        with _named(name):
             traced = program.trace()
-        except TraceError as error:
-            raise GraphError(f"{name} cannot be exported: {error}") from error
-        if "onnx" in formats:
-            model = to_onnx(name, program, traced, opset, spec, optimize=optimize)
-            file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
-            graphs[name] = _graph_spec(program, model, file)
-        if "torchscript" in formats and name in TORCH_PROGRAMS:
-            torch_files[f"{name}.ts"] = write(f"{name}.ts", to_torchscript(program))
-        if "pt2" in formats and name in TORCH_PROGRAMS:
-            torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
+            if "onnx" in formats:
+                model = to_onnx(name, program, traced, opset, spec, optimize=optimize)
+                file = write(f"{name}.onnx", model.SerializeToString(deterministic=True))
+                graphs[name] = _graph_spec(program, model, file)
+            if "torchscript" in formats and name in TORCH_PROGRAMS:
+                torch_files[f"{name}.ts"] = write(f"{name}.ts", to_torchscript(program))
+            if "pt2" in formats and name in TORCH_PROGRAMS:
+                torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
     reference = make_reference(source.vae, source.samples, source.labels, source.outliers, source.outlier_labels)
     manifest = Manifest(
@@ -186,6 +182,15 @@ def write_bundle(
         collapse_advice=source.collapse_advice,
     )
     return reports
+
+
+@contextlib.contextmanager
+def _named(name: GraphName) -> Iterator[None]:
+    """Say which graph could not be made."""
+    try:
+        yield
+    except TraceError as error:
+        raise GraphError(f"{name} cannot be exported: {error}") from error
 
 
 def _used(programs: Mapping[GraphName, Program]) -> set[str]:

@@ -16,6 +16,7 @@ from edgevae.images import can_draw, save_grid
 from edgevae.train import VAE
 
 from .errors import ExportError
+from .precision import left_in_float32
 from .torch_formats import TORCH_SUFFIXES, TorchGraph, verify_torch
 
 CARD_FILE, SAMPLES_FILE, TRAVERSAL_FILE = "README.md", "samples.png", "traversal.png"
@@ -140,7 +141,8 @@ def write_card(
         *([f"| license | {manifest.license} |"] if manifest.license else []),
         *([f"| holds | the {part_of(manifest)} alone |"] if part_of(manifest) != "all" and manifest.graphs else []),
         *(
-            f"| {name} | loses {spec.elbo_lost_nats:.3f} nats a row of the mean ELBO; networks {_kilobytes(spec)} kB |"
+            f"| {name} | loses {spec.elbo_lost_nats:.3f} nats a row of the mean ELBO; networks "
+            f"{_kilobytes(spec)} kB{_left(spec)} |"
             for name, spec in manifest.precisions.items()
         ),
         f"| latent space | `{manifest.latent_space_id[:16]}` |",
@@ -281,6 +283,12 @@ def _values(manifest: Manifest) -> str:
 
 def _preprocessing(manifest: Manifest) -> str:
     return "" if manifest.preprocessing is None else manifest.preprocessing.text
+
+
+def _left(spec: PrecisionSpec) -> str:
+    """Say which networks stay in float32."""
+    left = left_in_float32(spec)
+    return f"; {' and '.join(left)} in float32, with nothing to quantize" if left else ""
 
 
 def _kilobytes(spec: PrecisionSpec) -> str:

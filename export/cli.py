@@ -17,19 +17,19 @@ from typing import Any, TypeVar, get_args
 import click
 import onnx
 
-from edgevae import PARTS, EdgeVAEError, Part, Precision, Tolerances
+from edgevae import PARTS, Bundle, EdgeVAEError, Part, Precision, Tolerances
 from edgevae.cli.sections import SectionedCommand, SectionOption
 from edgevae.train import DATASET_NAMES, ConfigError, DataConfig, TrainError, newest_run
 from edgevae.train.cli import Numbers, Sizes
+from edgevae.train.conversion import DEFAULT_OPSET
 
 from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
 from .files import check_writable
-from .precision import LIMITS_NATS
+from .precision import LIMITS_NATS, left_in_float32
 from .sign import SigningKey
 from .source import source_of_run, source_of_weights
 from .state_dict import REFERENCE_NAMES
-from .to_onnx import DEFAULT_OPSET
 from .weights import Weights, read_weights
 from .wheel import build_wheel, check_license, check_version, wheel_file
 
@@ -253,6 +253,9 @@ def main(
     except (ExportError, TrainError, EdgeVAEError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo("\n\n".join(map(str, reports)))
+    for name, spec in Bundle(out).manifest.precisions.items():
+        if left := left_in_float32(spec):
+            click.echo(f"\n{name}: {' and '.join(left)} stays in float32: there is nothing to quantize in it")
     shown = Path(os.path.relpath(out)) if out.is_relative_to(Path.cwd()) else out
     trial = f"info {shown}" if part == "encoder" else f"generate {shown} --out samples.png"
     click.echo(f"\nWrote {shown}. Try it with: vae-run {trial}")

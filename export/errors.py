@@ -2,6 +2,7 @@
 
 ExportError
 ├── GraphError         a network cannot be exported as a graph that gives the same numbers everywhere
+│   └── NothingToQuantizeError  a network has nothing that int8 could compute in integers
 ├── PrecisionError     a lower precision loses more of the ELBO than it may
 ├── StateDictError     weights from elsewhere cannot be read, or do not fit the model
 └── VerificationError  the exported graphs do not give Pyro's numbers
@@ -21,6 +22,10 @@ class ExportError(Exception):
 
 class GraphError(ExportError):
     """A network cannot be exported as a graph that gives the same numbers everywhere."""
+
+
+class NothingToQuantizeError(GraphError):
+    """A network has nothing that int8 could compute in integers."""
 
 
 class PrecisionError(ExportError):

@@ -32,7 +32,7 @@ from edgevae import (
     load,
 )
 
-from .errors import ExportError, GraphError, PrecisionError
+from .errors import ExportError, NothingToQuantizeError, PrecisionError
 from .reference import make_reference
 from .rewrites import FROM_TRANSPOSED, rewrite_for_integers
 from .source import Source
@@ -62,7 +62,7 @@ def add_precisions(
 
     Raises:
         ExportError: The bundle holds only a part of the model, which has no ELBO.
-        GraphError: int8 has nothing to quantize in a graph.
+        NothingToQuantizeError: int8 has nothing to quantize in any graph; single graphs stay in float32.
         PrecisionError: A precision loses more than its limit.
     """
     if not limits:
@@ -79,12 +79,19 @@ def add_precisions(
     finite = np.isfinite(expected)  # not of outliers that overflow float32
     for precision, limit in limits.items():
         files: dict[GraphName, FileEntry] = {}
+        nothing: NothingToQuantizeError | None = None
         for name in _NETWORKS:
             model = onnx.load(folder / manifest.graphs[name].file.file)
-            reduced = reduce_precision(model, precision, manifest.model, calibration)
+            try:
+                reduced = reduce_precision(model, precision, manifest.model, calibration)
+            except NothingToQuantizeError as error:
+                nothing = error
+                continue
             content = reduced.SerializeToString(deterministic=True)
             files[name] = FileEntry.of(f"{name}.{precision}.onnx", content)
             (folder / files[name].file).write_bytes(content)
+        if nothing is not None and not files:
+            raise nothing
         draft = PrecisionSpec(graphs=files, elbo_lost_nats=0.0, limit_nats=limit)
         manifest = _with_precision(folder, manifest, precision, draft)
         lost = float((expected[finite] - _elbos(folder, precision, source)[finite]).mean())
@@ -92,6 +99,11 @@ def add_precisions(
             raise PrecisionError(precision, lost, limit)
         manifest = _with_precision(folder, manifest, precision, msgspec.structs.replace(draft, elbo_lost_nats=lost))
     return manifest
+
+
+def left_in_float32(spec: PrecisionSpec) -> list[GraphName]:
+    """Return the networks that a precision leaves in float32, because there is nothing to quantize in them."""
+    return [name for name in _NETWORKS if name not in spec.graphs]
 
 
 def _with_precision(folder: Path, manifest: Manifest, precision: ReducedPrecision, spec: PrecisionSpec) -> Manifest:
@@ -123,7 +135,7 @@ def reduce_precision(
         calibration: The graph's inputs for training data, for `int8`.
 
     Raises:
-        GraphError: int8 has nothing to quantize.
+        NothingToQuantizeError: int8 has nothing to quantize.
     """
     reduced = _with_half_weights(model) if precision == "fp16" else to_int8(model, spec, calibration)
     properties = {entry.key: entry.value for entry in model.metadata_props}
@@ -175,7 +187,7 @@ def to_int8(model: onnx.ModelProto, spec: ModelSpec, calibration: Reference | No
             rounded to the nearest integer.
 
     Raises:
-        GraphError: There is nothing to quantize.
+        NothingToQuantizeError: There is nothing to quantize.
     """
     model = ir.to_proto(rewrite_for_integers(ir.from_proto(model)))
     del model.graph.value_info[:]  # the rewrites have made these shapes stale
@@ -185,7 +197,7 @@ def to_int8(model: onnx.ModelProto, spec: ModelSpec, calibration: Reference | No
     products = _products(model, spec, with_latent=not convolutional and calibration is not None)
     convolutions = set() if calibration is None else _wide_convolutions(model)
     if not products and not convolutions:
-        raise GraphError(
+        raise NothingToQuantizeError(
             f"int8 has nothing to quantize in {model.graph.name}: it has no products with constant weights, except "
             "those of the latent that stay in float32, and no convolutions of at least "
             f"{_MIN_INT8_CHANNELS} channels that training data could calibrate; leave out --precision int8"

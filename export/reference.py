@@ -26,10 +26,10 @@ from edgevae.train import (
     evaluating,
 )
 from edgevae.train.elbo import NUM_OUTLIERS, lowest
+from edgevae.train.programs import make_programs, model_spec
 from edgevae.verify import ELBO_ROUNDING, KL_ROUNDING, SAMPLE, rounding_name
 
 from .errors import ExportError
-from .programs import make_programs, model_spec
 from .torch_formats import TorchGraph
 
 _ROWS = max(BATCH_SIZES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from edgevae import DatasetSpec, Preprocessing
 from edgevae.train import VAE, DataConfig, Dataset, Images, check_range, load_data, load_run
 from edgevae.train.data import evenly_spaced, open_source
 from edgevae.train.elbo import comparable, evaluate_each
-from edgevae.train.evaluation import collapse_advice
+from edgevae.train.evaluation import ElboSummary, collapse_advice
 from edgevae.train.fitting import FINAL_PARTICLES
 from edgevae.train.run import NUM_SAMPLES
 
@@ -166,18 +167,17 @@ def _dataset_of(data: DataConfig) -> Dataset[Images]:
 def _measured(vae: VAE, dataset: Dataset[Images]) -> DatasetSpec:
     """Return the ELBO of the test images: its mean and its quantiles."""
     elbos = evaluate_each(vae, dataset.test, num_particles=FINAL_PARTICLES).elbo
-    broken = (~torch.isfinite(elbos)).nonzero()
-    if len(broken):
-        row = int(broken[0])
+    summary = ElboSummary.of(elbos, dataset.test)
+    if summary.not_finite is not None and not math.isfinite(summary.robust_nats):
         raise ExportError(
-            f"the ELBO of row {row} (counted from 0) of {dataset.name} is {float(elbos[row])}: the model was not "
-            "trained on such data; look at their values and --scale, or leave the row out"
+            f"the ELBO of {summary.not_finite.count:,} of {len(elbos):,} rows of {dataset.name}, at least a quarter, "
+            "is NaN or infinite: the model was not trained on such data; look at their values and --scale"
         )
     return DatasetSpec(
         name=dataset.name,
         num_train=0,
         num_test=len(dataset.test),
-        test_elbo_nats=float(elbos.mean()),
+        test_elbo_nats=summary.mean_nats,
         num_particles=FINAL_PARTICLES,
         binarize="none",
         elbo_quantiles=_quantiles(elbos),

@@ -15,10 +15,12 @@ import pyro
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
+from torch.jit._trace import TracerWarning
 
 from edgevae import Bundle, GraphName, Report, RunnableGraph, TensorSpec, verify_graphs
-
-from .programs import Program
+from edgevae.train import TraceError
+from edgevae.train.programs import Program
+from edgevae.train.tracing import last_line, line_of_script_error, symbolic_lengths
 
 TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")
 """The programs that are written for PyTorch."""
@@ -30,11 +32,27 @@ TorchFunction = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 
 def to_torchscript(program: Program) -> bytes:
-    """Return the program as a TorchScript archive, without paths of this machine."""
-    buffer = io.BytesIO()
-    with _deprecations_silenced(), pyro.validation_enabled(False):  # validation looks at values, and a trace has none
-        traced = torch.jit.trace(program.module, program.example())
-        torch.jit.save(traced, buffer)
+    """Return the program as a TorchScript archive, without paths of this machine.
+
+    The check of `torch.jit.trace` is left out: it compares the operators of two traces, and PyTorch's attention has
+    others each time. `verify_torch` compares the numbers.
+
+    Raises:
+        TraceError: The program cannot be traced, or works for one batch size only.
+    """
+    buffer, example = io.BytesIO(), program.example()
+    try:
+        # Validation looks at values, and a trace has none.
+        with _deprecations_silenced(), pyro.validation_enabled(False), symbolic_lengths():
+            traced = torch.jit.trace(program.module, example, check_trace=False)
+            traced(*(tensor[1:] for tensor in example))
+            torch.jit.save(traced, buffer)
+    except Exception as error:  # torch.jit raises errors of many unrelated classes
+        where = line_of_script_error(error) or "the network"
+        raise TraceError(
+            f"{where} cannot be written as TorchScript for any batch size: {last_line(error)}. Write x.shape[0] "
+            "in place of int(x.shape[0]), or leave that format out"
+        ) from error
     return _without_debug_files(buffer.getvalue())
 
 
@@ -130,4 +148,5 @@ def _deprecations_silenced() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=FutureWarning)
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.", category=DeprecationWarning)
+        warnings.simplefilter("ignore", TracerWarning)  # what it warns of is tried
         yield

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import math
+import json
 import signal
 import sys
 import warnings
@@ -28,7 +28,7 @@ from .evaluation import collapse_advice
 from .fitting import check_training, fit, model_for
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
-from .networks import ARCHITECTURES, networks_of
+from .networks import ARCHITECTURES, check_options, networks_of
 from .observers import MlflowLog, Observer, ProgressDisplay, TensorBoardLog
 from .processes import Processes, joined, this_process
 from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, check_writable, read_config
@@ -48,7 +48,17 @@ _REQUIRES = {
 
 _TRAINING_OPTIONS = {field.name for field in dataclasses.fields(TrainingConfig)}
 _MODEL_OPTIONS = {
-    *("architecture", "hidden_dim", "z_dims", "likelihood", "levels", "latent", "components", "conditional"),
+    *(
+        "architecture",
+        "architecture_options",
+        "hidden_dim",
+        "z_dims",
+        "likelihood",
+        "levels",
+        "latent",
+        "components",
+        "conditional",
+    ),
 }
 _SECTIONS = ("Data", "Model", "Objective", "Training", "Output")
 _SIGNALLED = 128  # exit codes of a program that a signal ended: 128 and the signal's number
@@ -78,6 +88,37 @@ class Architecture(click.ParamType):  # type: ignore[type-arg]  # generic in new
         except ConfigError as error:
             self.fail(str(error), param, ctx)
         return value
+
+
+class NamedValues(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """Values by name, with commas between them, like `width=64,norm=true`."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        """Return the values; numbers, true and false are read as such, anything else as text."""
+        if isinstance(value, Mapping):
+            return dict(value)
+        found: dict[str, Any] = {}
+        for part in value.split(","):
+            name, separator, text = (each.strip() for each in part.partition("="))
+            if not separator or not name.isidentifier() or name in found:
+                self.fail(f"expected NAME=VALUE, each name once, like width=64, got {value!r}", param, ctx)
+            found[name] = text
+            with contextlib.suppress(ValueError):
+                number = json.loads(text)
+                found[name] = number if isinstance(number, bool | int | float) else text
+        return found
+
+
+def _merged(ctx: click.Context, param: click.Parameter, values: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """Merge the values of an option that was given several times."""
+    merged: dict[str, Any] = {}
+    for value in values:
+        if twice := sorted(merged.keys() & value.keys()):
+            raise click.BadParameter(f"{', '.join(twice)} is set twice; keep one", ctx, param)
+        merged |= value
+    return merged
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
@@ -131,7 +172,7 @@ class Sizes(Numbers):
         return sizes
 
 
-def options_in(command: click.Command, path: Path) -> dict[str, str]:
+def options_in(command: click.Command, path: Path) -> dict[str, str | list[str]]:
     """Return the options in a TOML file, by parameter name, as text that click reads like the command line.
 
         seed = 3
@@ -145,24 +186,26 @@ def options_in(command: click.Command, path: Path) -> dict[str, str]:
         click.BadParameter: The file cannot be read or is not TOML, or a key is not an option or is set twice.
     """
     known = {
-        name[2:]: str(option.name)
+        name[2:]: option
         for option in command.params
         if isinstance(option, click.Option) and not option.is_eager
         for name in option.opts
         if name.startswith("--")
     }
-    found: dict[str, str] = {}
+    found: dict[str, str | list[str]] = {}
     for key, value in _settings_in(path):
         name = key.replace("_", "-")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
             _refuse_config(path, f"{key} is not an option; {remedy}")
-        if known[name] in found:
+        option = known[name]
+        if str(option.name) in found:
             _refuse_config(path, f"{key} is set twice; keep one")
         if isinstance(value, dict):
             _refuse_config(path, f"{key} must be a value, got a table")
-        found[known[name]] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        found[str(option.name)] = [text] if option.multiple else text
     return found
 
 
@@ -224,7 +267,18 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
     type=Architecture(),
     metavar="|".join([*ARCHITECTURES, "MODULE:ENCODER,DECODER"]),
     default="mlp",
-    help="The networks; MODULE:ENCODER,DECODER are classes of your own, like my_nets:Encoder,Decoder in my_nets.py.",
+    help="The networks; MODULE:ENCODER,DECODER are classes of your own, like my_nets:Encoder,Decoder in my_nets.py, or "
+    "path/my_nets.py:Encoder,Decoder.",
+)
+@_model(
+    "--architecture-option",
+    "--architecture-options",
+    "architecture_options",
+    type=NamedValues(),
+    multiple=True,
+    callback=_merged,
+    metavar="NAME=VALUE",
+    help="Arguments of the constructors of your own networks, like width=64,depth=3.",
 )
 @_model(
     "--z-dim",
@@ -282,6 +336,11 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 @_output("--resume", is_flag=True, help="Resume the run in --out, with its options; begin it if there is none.")
 @_output("--dry-run", is_flag=True, help="Check everything, print what would be done, and end.")
 @_output("--report/--no-report", default=True, help="Write report.html and its figures at the end.")
+@_output(
+    "--export-check/--no-export-check",
+    default=True,
+    help="Check first that networks of your own can be exported.",
+)
 @_output("--checkpoint-every", type=_AT_LEAST_0, default=0, help="Steps between checkpoints; 0: one an epoch.")
 @_output("--iw-particles", type=_AT_LEAST_0, default=0, help="Draws of z for the importance-weighted bound at the end.")
 @_output("--tensorboard", is_flag=True, help="Log the run to TensorBoard, in its folder.")
@@ -322,6 +381,7 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry
             options = _resumed(ctx, read_config(out), options)
             _drop_default_dataset(ctx, options)
         _check_usage(ctx, options)
+        check_options(options["architecture"], options["architecture_options"])
         with joined(options["cuda"]) as processes:
             stopped_by = _train(processes, out, force, resume, dry_run, **options)
     except FirstFailedError:
@@ -345,10 +405,11 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     dataset = processes.first_then_others(lambda: _loaded(data, choices["conditional"]))
     z_dim, *upper_dims = choices.pop("z_dims")
     model = model_for(dataset, training, z_dim=z_dim, upper_dims=tuple(upper_dims), **choices)
-    say(_plan(dataset, model, training, processes.device, out))
+    say(_plan(dataset, model, training, processes, out))
     if processes.world_size > 1:
         say(f"processes {processes.world_size}, each with its part of every batch")
     where: dict[str, Any] = {"device": processes.device, "processes": processes, "overwrite": force, "resume": resume}
+    where["export_check"] = options["export_check"]
     if dry_run:
         check_training(dataset, out, model, training, **where)
         say("Nothing was trained (--dry-run).")
@@ -389,7 +450,11 @@ def _say_nothing(_text: str) -> None:
 
 def _progress(training: TrainingConfig, processes: Processes) -> contextlib.AbstractContextManager[Observer]:
     first = processes.is_first
-    return ProgressDisplay(training.epochs, training.batch_size) if first else contextlib.nullcontext(Observer())
+    return (
+        ProgressDisplay(training.epochs, training.batch_size, processes)
+        if first
+        else contextlib.nullcontext(Observer())
+    )
 
 
 def _loaded(data: DataConfig, conditional: bool) -> Dataset[Images]:
@@ -434,7 +499,10 @@ def _resumed(ctx: click.Context, config: RunConfig, options: Mapping[str, Any]) 
         name = str(parameter.name)
         if name in recorded and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             value = recorded[name]
-            merged[name] = parameter.type_cast_value(ctx, tuple(value) if isinstance(value, list) else value)
+            if isinstance(value, dict):  # of an option with a type of its own that may be given several times
+                merged[name] = value
+            else:
+                merged[name] = parameter.type_cast_value(ctx, tuple(value) if isinstance(value, list) else value)
     return merged
 
 
@@ -442,7 +510,7 @@ def _default_name(options: Mapping[str, Any]) -> str:
     """Name a run by its data, its architecture, and its choices that are not the default."""
     usual = {"likelihood": "bernoulli", "latent": "normal", "binarize": "none"}
     parts = [options["data"].stem if options["data"] else options["dataset"]]
-    parts += [options["architecture"].partition(":")[0]]
+    parts += [Path(options["architecture"].rpartition(":")[0] or options["architecture"]).stem]
     parts += [options[name] for name, value in usual.items() if options[name] != value]
     parts += ["conditional"] * options["conditional"]
     parts += [f"beta{options['beta']:g}"] * (options["beta"] != 1)
@@ -450,10 +518,12 @@ def _default_name(options: Mapping[str, Any]) -> str:
 
 
 def _plan(
-    dataset: Dataset[Images], model: ModelConfig, training: TrainingConfig, device: torch.device, out: Path
+    dataset: Dataset[Images], model: ModelConfig, training: TrainingConfig, processes: Processes, out: Path
 ) -> str:
     """Return five lines: the data, the model, the training, the device and the run's folder."""
-    steps = math.ceil(len(dataset.train) / training.batch_size)
+    sizes = processes.batches(len(dataset.train), training.batch_size)
+    joined_last = sizes[-1] > training.batch_size
+    last = f" ({sizes[-1]} in the last step: the rest would be too few for one of its own)" if joined_last else ""
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     counts = ", ".join(f"{len(images):,} {name}" for name, images in parts.items() if images is not None)
     what = "images" if len(dataset.data_shape) == 3 else "rows"
@@ -466,9 +536,9 @@ def _plan(
     lines = {
         "data": f"{dataset.name}: {counts} {what}, shape {dataset.data_shape}",
         "model": _model_line(model),
-        "training": f"{training.epochs} epochs of {steps:,} steps, batch size {training.batch_size}, "
+        "training": f"{training.epochs} epochs of {len(sizes):,} steps, batch size {training.batch_size}{last}, "
         f"{_training_line(training)}",
-        "device": str(device),
+        "device": str(processes.device),
         "run": f"{out}{state}",
     }
     return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
@@ -480,7 +550,7 @@ def _model_line(model: ModelConfig) -> str:
     classes = f", {model.num_classes} classes" if model.num_classes else ""
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in VAE(model).parameters())
-    return f"{model.architecture} VAE {sizes}, {model.likelihood}, {latent}{classes}; {count:,} parameters"
+    return f"{model.architecture_name} VAE {sizes}, {model.likelihood}, {latent}{classes}; {count:,} parameters"
 
 
 def _training_line(training: TrainingConfig) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, get_args
 
 from .errors import ConfigError
@@ -26,8 +27,8 @@ class ModelConfig:
         data_shape: Shape of one observation, `(channels, height, width)` for images.
         z_dim: Number of latent dimensions, at least 1.
         hidden_dim: Width of the hidden layers of both networks, at least 1.
-        architecture: The networks: `mlp`, `conv`, or classes of your own, `module:Encoder,Decoder`; `architecture_of`
-            returns that name.
+        architecture: The networks: `mlp`, `conv`, or classes of your own, `module:Encoder,Decoder` or
+            `path/nets.py:Encoder,Decoder`; `architecture_of` returns the name of classes. A path is kept absolute.
         likelihood: p(x|z): `bernoulli`, `continuous-bernoulli`, `normal` or `categorical`.
         levels: Number of discrete values of the `categorical` likelihood, at least 2.
         latent: p(z): `normal`, `hierarchical` or `mixture`.
@@ -37,6 +38,8 @@ class ModelConfig:
         data_loc: Mean of the data, for likelihoods that standardise: one number, or one for each of the `data_dim`
             values of an observation, as for the columns of a table.
         data_scale: Standard deviation of the data, in the same form; positive. `standardisation_of` computes both.
+        architecture_options: Arguments of the constructors of networks of your own, by name; each network gets those
+            that it takes.
 
     Raises:
         ConfigError: A size is too small, or does not go with the architecture or the latent.
@@ -54,8 +57,13 @@ class ModelConfig:
     upper_dims: tuple[int, ...] = ()
     components: int = 10
     num_classes: int = 0
+    architecture_options: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        source, separator, classes = self.architecture.rpartition(":")
+        if separator and source.endswith(".py"):
+            absolute = f"{Path(source).expanduser().resolve()}:{classes}"
+            object.__setattr__(self, "architecture", absolute)  # frozen: there is no other way
         if not self.data_shape or min(self.data_shape) < 1:
             raise ConfigError(f"data_shape must hold sizes of at least 1, got {self.data_shape}")
         for name in ("z_dim", "hidden_dim"):
@@ -76,6 +84,12 @@ class ModelConfig:
             )
 
     @property
+    def architecture_name(self) -> str:
+        """The architecture without the folders of a path, which mean nothing on other machines."""
+        source, separator, classes = self.architecture.rpartition(":")
+        return f"{Path(source).name}{separator}{classes}"
+
+    @property
     def z_dims(self) -> tuple[int, ...]:
         """Sizes of the levels, `z_dim` first."""
         return (self.z_dim, *self.upper_dims)
@@ -92,7 +106,8 @@ class TrainingConfig:
 
     Args:
         epochs: Passes over the training images, at least 1.
-        batch_size: Images a step, at least 1; the last batch of an epoch may be smaller.
+        batch_size: Images a step, at least 1; the last batch of an epoch may be smaller, and a single last image joins
+            the batch before.
         learning_rate: Adam's step size, positive.
         schedule: How the learning rate changes: `constant`; `cosine`, down to 0 at the end of the last epoch; or
             `plateau`, halved whenever the validation ELBO has not improved for `plateau_epochs`.

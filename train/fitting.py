@@ -22,6 +22,7 @@ from .evaluation import ElboSummary, Evaluation, collapse_advice
 from .likelihoods import LIKELIHOODS
 from .observers import Observer
 from .processes import SINGLE, Processes
+from .programs import check_exportable
 from .report import write_report
 from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, RunWriter, load_run, run_config
 from .trainer import Trainer
@@ -77,6 +78,7 @@ def check_training(
     processes: Processes = SINGLE,
     overwrite: bool = False,
     resume: bool = False,
+    export_check: bool = True,
 ) -> None:
     """Raise the errors that `fit` raises before its first step, for the same arguments; write nothing."""
     _prepared(
@@ -88,6 +90,7 @@ def check_training(
         processes=processes,
         overwrite=overwrite,
         resume=resume,
+        export_check=export_check,
     )
 
 
@@ -101,6 +104,7 @@ def fit(
     processes: Processes = SINGLE,
     overwrite: bool = False,
     resume: bool = False,
+    export_check: bool = True,
     checkpoint_every: int = 0,
     iw_particles: int = 0,
     report: bool = True,
@@ -123,6 +127,7 @@ def fit(
         processes: The processes that fit the model together. Each calls `fit`, and all must see the run's folder.
         overwrite: Whether a run that is already there may be replaced.
         resume: Whether to resume a run that is already there; if there is none, a new one begins.
+        export_check: Whether to check before the first step that networks of your own can be exported.
         checkpoint_every: Steps between checkpoints, in addition to those after each epoch; 0 for none.
         iw_particles: Particles of the importance-weighted bound in the final evaluation; 0 for none.
         report: Whether to write the report at the end.
@@ -141,6 +146,7 @@ def fit(
         DivergedError: The loss became NaN or infinite, or the ELBO of a quarter of the images did; the checkpoint
             before it stays.
         LabelError: The labels do not fit the model.
+        TraceError: Networks of your own cannot be exported.
         RunError: `out` already holds a run, the run to resume has another configuration, or `out` cannot be written to.
     """
     training = training or TrainingConfig()
@@ -153,6 +159,7 @@ def fit(
         processes=processes,
         overwrite=overwrite,
         resume=resume,
+        export_check=export_check,
         command=command,
     )
     fitting = _Fitting(trainer, dataset.to(device), writer, checkpoint_every, should_stop, processes=processes)
@@ -185,6 +192,7 @@ def _prepared(
     processes: Processes,
     overwrite: bool,
     resume: bool,
+    export_check: bool,
     command: Mapping[str, Any] | None = None,
 ) -> tuple[Trainer, RunWriter]:
     """Check everything and write nothing; return the trainer, restored if the run is resumed, and the writer."""
@@ -194,6 +202,8 @@ def _prepared(
     seen = _as_seen(dataset, model)
     trainer = Trainer(model, training, device, processes)
     trainer.check(seen.train, seen.train_labels)
+    if export_check:
+        processes.from_first(lambda: check_exportable(trainer.vae))
     writer = processes.from_first(
         lambda: RunWriter(
             out,

@@ -18,9 +18,16 @@ unchanged. Networks of your own are two classes in a module, chosen by `--archit
         def outputs(self, code: Tensor) -> Tensor:
             return self.last(torch.tanh(self.hidden(code)))
 
-Further arguments of their constructors need defaults. The module is searched for on Python's path and in the working
-directory. A run stores the name, not the code: loading, resuming or exporting a run imports the module, and so runs its
-code. A bundle needs neither.
+Their constructors may take further arguments, which `--architecture-option depth=3` sets:
+
+    class TanhEncoder(AbstractEncoder):
+        def __init__(self, *sizes, depth: int = 1, **more):
+            self.depth = depth
+            super().__init__(*sizes, **more)
+
+The module is searched for on Python's path and in the working directory; `--architecture path/my_nets.py:...` names its
+file instead. A run stores the name, not the code: loading, resuming or exporting a run imports the module, and so runs
+its code. A bundle needs neither.
 """
 
 from __future__ import annotations
@@ -28,12 +35,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import itertools
 import math
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +51,7 @@ from torch import Tensor, nn
 from .config import ModelConfig
 from .errors import ConfigError, LabelError
 from .likelihoods import Bernoulli, Likelihood, Standardisation
+from .tracing import line_of_error
 
 _CHANNELS = (32, 64, 64)  # of the convolutions, each of which halves height and width
 
@@ -285,7 +293,7 @@ def _joined(values: Tensor, labels: Tensor | None) -> Tensor:
 
 
 _ROWS = 2  # in the batch on which networks are checked
-_FORM = "module:Encoder,Decoder"
+_FORM = "module:Encoder,Decoder or path/nets.py:Encoder,Decoder"
 
 
 def architecture_of(encoder: type[AbstractEncoder], decoder: type[AbstractDecoder]) -> str:
@@ -308,7 +316,8 @@ def architecture_of(encoder: type[AbstractEncoder], decoder: type[AbstractDecode
     for module in (encoder.__module__, decoder.__module__):
         there = [getattr(sys.modules.get(module), network.__name__, None) for network in (encoder, decoder)]
         if there == [encoder, decoder]:
-            architecture = f"{module}:{encoder.__name__},{decoder.__name__}"
+            source = module.partition("@")[2] or module  # the path of a file that `_import_file` imported
+            architecture = f"{source}:{encoder.__name__},{decoder.__name__}"
             networks_of(architecture)
             return architecture
     raise ConfigError(
@@ -317,30 +326,76 @@ def architecture_of(encoder: type[AbstractEncoder], decoder: type[AbstractDecode
     )
 
 
+def make_networks(config: ModelConfig, likelihood: Likelihood) -> tuple[AbstractEncoder, AbstractDecoder]:
+    """Make encoder and decoder; classes of your own are imported.
+
+    Raises:
+        ConfigError: There are no such networks, or they do not take these arguments.
+    """
+    encoder, decoder = networks_of(config.architecture)
+    of_encoder, of_decoder = check_options(config.architecture, config.architecture_options)
+    sizes, loc, scale = (config.z_dim, config.hidden_dim, config.data_shape), config.data_loc, config.data_scale
+    return (
+        encoder(*sizes, data_loc=loc, data_scale=scale, num_classes=config.num_classes, **of_encoder),
+        decoder(*sizes, likelihood, num_classes=config.num_classes, **of_decoder),
+    )
+
+
+def check_options(architecture: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return which options the encoder takes, and which the decoder.
+
+    Raises:
+        ConfigError: Neither takes an option, or a network needs one that is missing.
+    """
+    encoder, decoder = networks_of(architecture)
+    known = [_options_of(encoder, AbstractEncoder), _options_of(decoder, AbstractDecoder)]
+    if unknown := [name for name in options if name not in known[0] | known[1]]:
+        raise ConfigError(
+            f"architecture {architecture} takes no option {', '.join(unknown)}; its encoder takes "
+            f"{', '.join(sorted(known[0])) or 'none'}, its decoder {', '.join(sorted(known[1])) or 'none'}. A "
+            "network takes an option as an argument of its constructor: def __init__(self, *sizes, depth=1, **more)"
+        )
+    of_encoder, of_decoder = ({name: options[name] for name in options if name in names} for names in known)
+    _check_constructor(encoder, 1, 1, (1,), data_loc=0.0, data_scale=1.0, num_classes=0, **of_encoder)
+    _check_constructor(decoder, 1, 1, (1,), None, num_classes=0, **of_decoder)
+    return of_encoder, of_decoder
+
+
+def _options_of(network: type, base: type) -> set[str]:
+    """Return the names of the arguments that a class and its bases below `base` add to the constructor."""
+    own = network.__mro__[: network.__mro__.index(base)]
+    given = [inspect.signature(vars(each)["__init__"]).parameters.values() for each in own if "__init__" in vars(each)]
+    named = {
+        each.name for each in itertools.chain(*given) if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
+    }
+    return named - {*inspect.signature(vars(base)["__init__"]).parameters}
+
+
 def networks_of(architecture: str) -> tuple[type[AbstractEncoder], type[AbstractDecoder]]:
     """Return the classes of an architecture; those of your own are imported.
 
     Raises:
-        ConfigError: There is no such architecture, module or class, or the class is no encoder or decoder.
+        ConfigError: There is no such architecture, file, module or class, or the class is no encoder or decoder.
     """
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture]
-    module, separator, classes = architecture.partition(":")
+    module, separator, classes = architecture.rpartition(":")
     names = classes.split(",")
-    if not separator or len(names) != 2 or not all(part.isidentifier() for part in (*module.split("."), *names)):
+    is_file = module.endswith(".py")
+    parts = names if is_file else (*module.split("."), *names)
+    if not separator or len(names) != 2 or not all(part.isidentifier() for part in parts):
         raise ConfigError(
             f"architecture must be one of {', '.join(ARCHITECTURES)}, or two classes of your own as {_FORM}, got "
             f"{architecture!r}"
         )
-    imported = _import(module, architecture)
-    encoder, decoder = _class_of(imported, names[0], AbstractEncoder), _class_of(imported, names[1], AbstractDecoder)
-    _check_constructor(encoder, 1, 1, (1,), data_loc=0.0, data_scale=1.0, num_classes=0)
-    _check_constructor(decoder, 1, 1, (1,), None, num_classes=0)
-    return encoder, decoder
+    imported = _import_file(Path(module).resolve()) if is_file else _import(module, architecture)
+    return _class_of(imported, names[0], AbstractEncoder), _class_of(imported, names[1], AbstractDecoder)
 
 
 def check_networks(encoder: AbstractEncoder, decoder: AbstractDecoder, config: ModelConfig) -> None:
     """Check that networks of your own return the right shapes and ranges, on two rows.
+
+    On PyTorch's meta device only shapes are checked, up to the first network that needs values.
 
     Raises:
         ConfigError: They fail, or their outputs have another shape or range.
@@ -351,7 +406,7 @@ def check_networks(encoder: AbstractEncoder, decoder: AbstractDecoder, config: M
     z = torch.linspace(-1, 1, _ROWS * config.z_dim).unflatten(0, (_ROWS, config.z_dim))
     y = torch.zeros(_ROWS, dtype=torch.int64) if config.num_classes else None
     num_outputs = decoder.likelihood.num_outputs
-    with _evaluating(encoder, decoder):
+    with _evaluating(encoder, decoder), contextlib.suppress(_NeedsValuesError):
         features = _computed(encoder, encoder.features_at, x, y)
         _check_shape(encoder, "features", features, config.hidden_dim, "hidden_dim")
         heads = _computed(encoder, encoder, x, y)
@@ -391,20 +446,49 @@ def _import(name: str, architecture: str) -> ModuleType:
     raise AssertionError
 
 
+def _import_file(path: Path) -> ModuleType:
+    """Import a file, as a module whose name nothing else has; modules beside it can be imported too."""
+    name = f"{path.stem}@{path}"
+    if name in sys.modules:
+        return sys.modules[name]
+    if not path.is_file():
+        raise ConfigError(
+            f"the file {path} with the networks is not there; put it there, or, for a run whose file has moved, write "
+            "its new path into the run's config.json, under architecture"
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise AssertionError
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last, so that it hides no installed module
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
 def _class_of(module: ModuleType, name: str, base: type) -> type[Any]:
     """Return a class of `module`, which must be a complete subclass of `base`."""
     known = sorted(key for key, value in vars(module).items() if _is_network(value, base))
     found = getattr(module, name, None)
     if found is None:
         has = f"it has {', '.join(known)}" if known else f"it has no subclass of {base.__name__}"
-        raise ConfigError(f"there is no class {name} in the module {module.__name__} ({module.__file__}); {has}")
+        raise ConfigError(
+            f"there is no class {name} in the module {_module_name(module.__name__)} ({module.__file__}); {has}"
+        )
     if not _is_network(found, base):
         raise ConfigError(
-            f"{module.__name__}:{name} must be a subclass of {base.__name__}, got {_described(found)}; "
+            f"{_module_name(module.__name__)}:{name} must be a subclass of {base.__name__}, got {_described(found)}; "
             f"the order is {_FORM}, and edgevae.train exports both bases"
         )
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
-        raise ConfigError(f"{module.__name__}:{name} must define {' and '.join(missing)}; see {base.__name__}")
+        raise ConfigError(
+            f"{_module_name(module.__name__)}:{name} must define {' and '.join(missing)}; see {base.__name__}"
+        )
     return found
 
 
@@ -418,9 +502,13 @@ def _check_constructor(network: type[Any], *arguments: object, **named: object) 
     except TypeError as error:
         base = next(base for base in (AbstractEncoder, AbstractDecoder) if issubclass(network, base))
         raise ConfigError(
-            f"{network.__module__}:{network.__name__} must take the arguments of {base.__name__}, and others with "
-            f"defaults only: {error}"
+            f"{_class_name(network)} must take the arguments of {base.__name__}, and others with "
+            f"defaults only, or with a value in --architecture-option: {error}"
         ) from error
+
+
+class _NeedsValuesError(Exception):
+    """A network on the meta device, where tensors have no values, asked for one."""
 
 
 @contextlib.contextmanager
@@ -441,9 +529,10 @@ def _computed(network: nn.Module, function: Callable[..., Any], given: Tensor, y
     try:
         return function(given, y)
     except Exception as error:  # whatever the network raises
-        file = getattr(sys.modules.get(type(network).__module__), "__file__", None)
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        where = f" in line {lines[-1]} of {Path(str(file)).name}" if lines else ""
+        if given.is_meta and "meta" in str(error):
+            raise _NeedsValuesError from error
+        line = line_of_error(error)
+        where = "" if line is None else f" in line {line.number} of {Path(line.file).name}"
         labels = "" if y is None else f" and labels {tuple(y.shape)}"
         raise ConfigError(
             f"{_name(network)} fails{where} for a batch of shape {tuple(given.shape)}{labels}: {error}"
@@ -459,7 +548,16 @@ def _check_shape(network: nn.Module, what: str, value: object, width: int, size:
 
 
 def _name(network: nn.Module) -> str:
-    return f"{type(network).__module__}:{type(network).__name__}"
+    return _class_name(type(network))
+
+
+def _class_name(network: type) -> str:
+    return f"{_module_name(network.__module__)}:{network.__name__}"
+
+
+def _module_name(name: str) -> str:
+    """The name of a module; of a file that `_import_file` imported, without its folders."""
+    return Path(name.partition("@")[2] or name).name
 
 
 def _described(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from .data import Dataset, Images, binarize_once
 from .errors import InstallError
 from .evaluation import NotFinite
+from .processes import SINGLE, Processes
 from .report import figures, generation
 from .run import (
     CONFIG_FILE,
@@ -82,10 +82,11 @@ class ProgressDisplay(Observer):
     Args:
         epochs: Number of epochs of the whole training.
         batch_size: Observations a step.
+        processes: The processes that train together.
     """
 
-    def __init__(self, epochs: int, batch_size: int) -> None:
-        self._epochs, self._batch_size = epochs, batch_size
+    def __init__(self, epochs: int, batch_size: int, processes: Processes = SINGLE) -> None:
+        self._epochs, self._batch_size, self._processes = epochs, batch_size, processes
         self._bar: Progress | None = None
         self._num_train = self._epochs_before = 0
         self._start = self._last_shown = 0.0
@@ -120,7 +121,7 @@ class ProgressDisplay(Observer):
         self._one, self._several = ("an image", "images") if len(dataset.data_shape) == 3 else ("a row", "rows")
         self._start = time.perf_counter()
         if self._bar is not None:
-            steps = math.ceil(self._num_train / self._batch_size)
+            steps = len(self._processes.batches(self._num_train, self._batch_size))
             self._task = self._bar.add_task(
                 "training",
                 total=self._epochs * steps,

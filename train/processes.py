@@ -67,12 +67,24 @@ class Processes:
         """Return this process's part of a batch: every `world_size`-th index."""
         return indices
 
-    def check_batches(self, num_images: int, batch_size: int) -> None:
-        """Check that every batch of an epoch has an image for each process.
+    def batches(self, num_images: int, batch_size: int) -> list[int]:
+        """Return the sizes of an epoch's batches.
+
+        A last batch that leaves a process with a single image, or none, joins the one before: the statistics of a
+        batch norm need two.
 
         Raises:
-            ConfigError: A batch has too few.
+            ConfigError: The batches are smaller than the number of processes.
         """
+        sizes = [min(batch_size, num_images - start) for start in range(0, num_images, batch_size)]
+        if len(sizes) > 1 and sizes[-1] < min(2 * self.world_size, batch_size):
+            sizes[-2:] = [sum(sizes[-2:])]
+        if min(sizes, default=batch_size) < self.world_size:
+            raise ConfigError(
+                f"{num_images} images in batches of {batch_size} are too few for {self.world_size} processes; choose a "
+                "larger batch_size (--batch-size), or fewer processes"
+            )
+        return sizes
 
     def summing_gradients(self, vae: nn.Module, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:  # noqa: ARG002
         """Return `loss` such that `backward` sums its gradients over the processes.
@@ -168,15 +180,6 @@ class JoinedProcesses(Processes):
     def shard(self, indices: Tensor) -> Tensor:
         """Return every `world_size`-th index, the first of them at `rank`."""
         return indices[self.rank :: self.world_size]
-
-    def check_batches(self, num_images: int, batch_size: int) -> None:
-        """Check that every batch of an epoch has an image for each process."""
-        last = num_images % batch_size or batch_size
-        if min(batch_size, last) < self.world_size:
-            raise ConfigError(
-                f"batch_size {batch_size} leaves {last} of {num_images} images in the last batch of an epoch, too few "
-                f"for {self.world_size} processes; choose another batch_size (--batch-size)"
-            )
 
     def summing_gradients(self, vae: nn.Module, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Wrap `loss` in `DistributedDataParallel`."""

@@ -35,6 +35,8 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+import edgevae
+
 from .errors import TraceError
 
 _BATCH = "batch"
@@ -89,7 +91,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], dynamic_axes: Sequence
 def _exported(module: nn.Module, example: tuple[Tensor, ...], dynamic_shapes: Mapping[str, Any]) -> ExportedProgram:
     with _tracing():
         try:
-            with _symbolic_lengths(), _whole_stacks(), _conditions() as conditions:
+            with symbolic_lengths(), _whole_stacks(), _conditions() as conditions:
                 return torch.export.export(module, example, dynamic_shapes=dynamic_shapes, strict=False)
         except Exception as error:  # noqa: BLE001 - torch.export raises errors of many unrelated classes
             failed = error
@@ -161,6 +163,26 @@ def line_of_error(error: BaseException) -> Line | None:
     return None
 
 
+def line_of_script_error(error: BaseException) -> Line | None:
+    """Return the line that an error went through, or that TorchScript says in its message; `None` if not known."""
+    frames = re.findall(r"^\s*(.+)\((\d+)\): ", str(error), re.MULTILINE)
+    return _innermost((file, int(number)) for file, number in frames) or line_of_error(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without colours."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, without colours; TorchScript's begin with stacks."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines() or [""]
+
+
 def line_of_node(node: fx.Node) -> Line | None:
     """Return the innermost line of the user's program that made a node of a traced program; `None` if not known."""
     frames = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
@@ -173,16 +195,18 @@ def _innermost(frames: Iterable[tuple[str, int]]) -> Line | None:
 
 
 _LIBRARIES = tuple(
-    str(Path(file).parent) + os.sep
-    for file in (torch.__file__, pyro.__file__, np.__file__, opt_einsum.__file__, __file__)
+    str(folder) + os.sep
+    for folder in (
+        *(Path(str(package.__file__)).parent for package in (torch, pyro, np, opt_einsum, edgevae)),
+        *(Path(__file__).parent.with_name(name) for name in ("train", "export")),
+    )
 )
-_OWN = tuple(str(Path(__file__).resolve().parents[1] / name) + os.sep for name in ("train", "export"))
 _STANDARD = sysconfig.get_path("stdlib") + os.sep
 
 
 def _is_library(file: str) -> bool:
     standard = file.startswith(_STANDARD) and not {"site-packages", "dist-packages"} & {*Path(file).parts}
-    return standard or file.startswith(("<", *_LIBRARIES)) or os.path.realpath(file).startswith(_OWN)
+    return standard or file.startswith(("<", *_LIBRARIES))
 
 
 def _explained(error: Exception, sizes: Sequence[tuple[Any, Line | None]]) -> TraceError:
@@ -198,8 +222,7 @@ def _explained(error: Exception, sizes: Sequence[tuple[Any, Line | None]]) -> Tr
     elif re.search(r"\bs\d+\b", text):  # the symbol of the batch size
         why = _FIXED_BATCH
     else:
-        said = re.sub(r"\x1b\[\d*m", "", text).strip().partition("\n")[0]
-        why = f"fails: {type(error).__name__}" + (f": {said}" if said else "")
+        why = f"fails: {type(error).__name__}: {first_line(error)}"
     return TraceError(f"{line or 'the network'} {why}")
 
 
@@ -227,7 +250,7 @@ def _tracing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _symbolic_lengths() -> Iterator[None]:
+def symbolic_lengths() -> Iterator[None]:
     """Let `len(x)` be `x.shape[0]`: Python's own makes a number of it."""
     length = builtins.len
 

@@ -17,10 +17,11 @@ from .config import ModelConfig, TrainingConfig
 from .data import Images, binarize, check_range
 from .device import check_bf16, choose_mkl_kernels, float32_products, forked_rng
 from .elbo import device_of, elbo_terms, evaluating
-from .errors import DatasetError, DivergedError, RunError
+from .errors import ConfigError, DatasetError, DivergedError, RunError
 from .objective import ScaleLatent, objective_of
 from .processes import SINGLE, Processes
 from .run import WEIGHTS, Checkpoint
+from .tracing import line_of_error
 from .vae import VAE, check_label_values
 
 _MOMENTS, _GENERATORS, _WORLD_SIZE = "optimizer.", "generator.", "processes"
@@ -134,12 +135,14 @@ class Trainer:
         config, position, losses = self.config, self._position, _FiniteLosses(self._device)
         self._step.latent.beta = config.beta_at(position.epoch + 1)
         with self._isolated():
-            rest = position.order_of(len(images))[position.seen :].to(images.device)
-            for batch in rest.split(config.batch_size):
+            order = position.order_of(len(images)).to(images.device)
+            batches = order.split(self._processes.batches(len(images), config.batch_size))
+            for batch in batches[position.seen // config.batch_size :]:
                 x, y = rows_on(self._device, images, labels, self._processes.shard(batch))
                 progress = position.epoch + (position.seen + len(batch)) / len(images)
                 rate = config.learning_rate_at(progress, self.halvings)
-                loss = self._step(binarize(x, config.binarize), y, rate, len(batch))
+                with _batch_norm_errors():
+                    loss = self._step(binarize(x, config.binarize), y, rate, len(batch))
                 position.advance(loss, len(batch))
                 losses.add(loss, position.steps, rate)
                 on_step(loss / len(batch))
@@ -159,7 +162,7 @@ class Trainer:
         check_label_values(labels, len(images), self.vae.config.num_classes)
         if images.device.type not in {self._device.type, "cpu"}:
             raise DatasetError(f"images must be on {self._device} or on the CPU, got {images.device}")
-        self._processes.check_batches(len(images), self.config.batch_size)
+        self._processes.batches(len(images), self.config.batch_size)
         if not self._checked:
             check_range(images, self.vae.decoder.likelihood.unit_interval)
             self._check_shapes(*rows_on(self._device, images, labels, torch.arange(len(images))[:2].to(images.device)))
@@ -220,6 +223,21 @@ class Trainer:
             # Pyro warns of a loss that is NaN; here it is an error.
             warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)
             yield
+
+
+@contextlib.contextmanager
+def _batch_norm_errors() -> Iterator[None]:
+    """Say what a batch norm needs, in place of PyTorch's error."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        line = line_of_error(error) or "a network"
+        raise ConfigError(
+            f"{line} normalises by the statistics of a batch, which need at least 2 rows a process; give a larger "
+            "batch_size (--batch-size), or take nn.LayerNorm or nn.GroupNorm"
+        ) from error
 
 
 class Step:

@@ -16,7 +16,7 @@ from .config import ModelConfig
 from .errors import ConfigError, LabelError
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
-from .networks import check_labels, check_networks, networks_of
+from .networks import check_labels, check_networks, make_networks
 
 
 class VAE(nn.Module):
@@ -38,13 +38,7 @@ class VAE(nn.Module):
             if getattr(config, name) not in choices:
                 raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
         self.config = config
-        sizes = (config.z_dim, config.hidden_dim, config.data_shape)
-        encoder, decoder = networks_of(config.architecture)
-        likelihood = LIKELIHOODS[config.likelihood](config)
-        self.encoder = encoder(
-            *sizes, data_loc=config.data_loc, data_scale=config.data_scale, num_classes=config.num_classes
-        )
-        self.decoder = decoder(*sizes, likelihood, num_classes=config.num_classes)
+        self.encoder, self.decoder = make_networks(config, LIKELIHOODS[config.likelihood](config))
         self.latent = LATENTS[config.latent](config)
         check_networks(self.encoder, self.decoder, config)
 

@@ -12,10 +12,11 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
@@ -75,7 +76,7 @@ class _Term:
 
 def _argument(value: Any) -> Node | None:
     is_lgamma = isinstance(value, Node) and value.target in _LGAMMA
-    return value.args[0] if is_lgamma else None  # type: ignore[return-value]  # its only argument is a node
+    return cast(Node, value.args[0]) if is_lgamma else None
 
 
 def _is_sum(value: Any) -> bool:
@@ -84,7 +85,8 @@ def _is_sum(value: Any) -> bool:
 
 def _terms(node: Node, sign: int, inner: set[Node]) -> Iterator[_Term]:
     """Yield the terms of a sum. Sums inside it that nothing else reads are added to `inner`."""
-    for value, factor in zip(node.args, _SIGNS[node.target], strict=True):
+    signs: tuple[int, ...] = _SIGNS[cast(OpOverload, node.target)]
+    for value, factor in zip(node.args, signs, strict=True):
         if isinstance(value, Node) and _is_sum(value) and len(value.users) == 1:
             inner.add(value)
             yield from _terms(value, sign * factor, inner)

@@ -191,7 +191,8 @@ def _is_hidden(value: ir.Value, products: set[str]) -> bool:
     return not value.is_graph_output() and all(
         use.node.op_type in products
         and use.idx == 0
-        and ir.convenience.get_const_tensor(use.node.inputs[1]) is not None
+        and (weights := use.node.inputs[1]) is not None
+        and ir.convenience.get_const_tensor(weights) is not None
         for use in value.uses()
     )
 

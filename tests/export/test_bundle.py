@@ -139,9 +139,7 @@ def test_a_model_with_dropout_is_refused_by_name(source: Source, tmp_path: Path)
 
     vae = copy.deepcopy(source.vae)
     vae.encoder.softplus = Noisy()
-    with pytest.raises(
-        GraphError, match=r"encoder cannot be exported: line \d+ of test_bundle.py.* aten\.dropout in training mode"
-    ):
+    with pytest.raises(GraphError, match=r"encoder cannot be exported: line \d+ of test_.* aten\.dropout in training"):
         export_bundle(dataclasses.replace(source, vae=vae), tmp_path / "small", ["onnx"])
 
 

@@ -117,13 +117,13 @@ DENSITIES = {
     ),
     "categorical": Density(
         lambda logits: dist.Categorical(logits=logits),
-        lambda rng, n: (rng.integers(4, size=n), reals(rng, n)),
+        lambda rng, n: (rng.integers(4, size=n).astype(np.float64), reals(rng, n)),
         1e-6,
         has_mean=False,
     ),
     "categorical, extreme": Density(
         lambda logits: dist.Categorical(logits=logits),
-        lambda rng, n: (rng.integers(4, size=n), reals(rng, n, scale=300)),
+        lambda rng, n: (rng.integers(4, size=n).astype(np.float64), reals(rng, n, scale=300)),
         6e-5,
         has_mean=False,
     ),

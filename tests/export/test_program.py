@@ -6,18 +6,23 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import onnxruntime as ort
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from onnxscript import ir
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from edgevae.export import check_program
-from edgevae.export.graphs import derive
+from edgevae.export.functions import decompose
+from edgevae.export.graphs import Function, derive
 from edgevae.export.program import PyroProgram, RunName
+from edgevae.train.conversion import DEFAULT_OPSET, convert
+from edgevae.train.tracing import trace
 
 from .programs import DIM, PROGRAMS, Branches, Example, Plain, TwoMixtures, Z, functions, rows
 
@@ -75,13 +80,21 @@ def test_the_elbo_is_pyros_for_the_same_seed_or_the_same_values(make: Callable[[
     torch.testing.assert_close(float(elbo), expected, rtol=1e-5, atol=1e-4)
 
 
+def session_of(function: Function) -> ort.InferenceSession:
+    """A function in ONNX Runtime."""
+    traced = decompose(trace(function.module, function.examples, [0] * len(function.examples)))
+    graph = convert(traced, DEFAULT_OPSET, function.inputs, function.outputs)
+    return ort.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
+
+
 @pytest.mark.parametrize("make", PROGRAMS.values(), ids=PROGRAMS)
 @pytest.mark.slow
-def test_the_functions_of_a_program_give_its_numbers_at_any_batch_size(
+def test_the_functions_of_a_program_give_its_numbers_at_any_batch_size_and_in_onnx_runtime(
     make: Callable[[], Example],
 ) -> None:
     program = program_of(make())
     functions = derive(program)
+    sessions = {name: session_of(function) for name, function in functions.items()}
     runs: list[RunName] = list(program.draws)
     for count in (1, 2, 7):
         rows = program.rows(count)
@@ -93,9 +106,14 @@ def test_the_functions_of_a_program_give_its_numbers_at_any_batch_size(
             inputs = [known[each] for each in function.inputs]
             with torch.no_grad():
                 outputs = function.module(*inputs)
-            for output, tensor in zip(function.outputs, outputs, strict=True):
+            onnx_outputs = sessions[name].run(
+                None,
+                {each.name: tensor.numpy() for each, tensor in zip(sessions[name].get_inputs(), inputs, strict=True)},
+            )
+            for output, tensor, array in zip(function.outputs, outputs, onnx_outputs, strict=True):
                 expected, where = results[run][output], f"{name} {output}, {count} rows: " + "{}"
                 torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-5, msg=where.format)
+                torch.testing.assert_close(torch.from_numpy(array), expected, rtol=1e-5, atol=2e-5, msg=where.format)
 
 
 class Coupled(Plain):

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from edgevae import Bundle, GraphName, Reference, RunnableGraph, load, verify_graphs
 from edgevae.export import ExportError, Source, export_bundle, make_reference
-from edgevae.export.programs import make_programs
 from edgevae.export.torch_formats import TorchGraph
 from edgevae.train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+from edgevae.train.programs import make_programs
 from edgevae.verify import rounding_name
 from tests.train.models import spread
 
@@ -118,7 +118,8 @@ def test_a_model_of_dark_images_passes_though_a_row_of_ones_would_overflow(tmp_p
     x = dark_images()
     vae = VAE(ModelConfig((1, 16, 16), z_dim=4, hidden_dim=16)).eval()
     with torch.no_grad():
-        vae.encoder.fc1.weight.copy_(vae.encoder.fc1.weight.abs())
+        weights = vae.get_parameter("encoder.fc1.weight")
+        weights.copy_(weights.abs())
         vae.encoder.fc22.weight.fill_(2.0)
         assert torch.isinf(vae.encoder(torch.ones_like(x[:1]))[1]).all()
     (report,) = export_bundle(Source("dark", vae, x, "dark images", None), tmp_path / "dark")

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import onnx
 import pyro
 import pytest
 import torch
@@ -20,6 +22,8 @@ from hypothesis import strategies as st
 from pyro import poutine
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from edgevae import load
+from edgevae.export import GraphError, Source, export_bundle
 from edgevae.export.cli import main as export_main
 from edgevae.train import (
     ARCHITECTURES,
@@ -228,7 +232,8 @@ def test_an_unknown_architecture_is_refused_with_the_known_names(architecture: s
     with pytest.raises(ConfigError) as caught:
         VAE(ModelConfig(**{**SIZES, "architecture": architecture}))  # type: ignore[arg-type]  # by their names
     assert str(caught.value) == (
-        f"architecture must be one of mlp, conv, or two classes of your own as module:Encoder,Decoder, got "
+        f"architecture must be one of mlp, conv, or two classes of your own as module:Encoder,Decoder or "
+        "path/nets.py:Encoder,Decoder, got "
         f"{architecture!r}"
     )
 
@@ -260,13 +265,13 @@ def test_a_fault_of_the_module_itself_is_shown_as_it_is(write: Write) -> None:
             "class Deep(Own):\n    def __init__(self, depth, **sizes): pass",
             "Deep",
             "OwnDecoder",
-            "Deep must take the arguments of AbstractEncoder, and others with defaults only: too many positional",
+            "Deep must take the arguments of AbstractEncoder, and others with defaults only, or .*: too many",
         ),
         (
             "class Deep(OwnDecoder):\n    def __init__(self, *sizes, depth, **more): pass",
             "Own",
             "Deep",
-            "Deep must take the arguments of AbstractDecoder, and others with defaults only: missing .*'depth'",
+            "Deep must take the arguments of AbstractDecoder, and others with defaults only, or .*: missing .*'depth'",
         ),
     ],
 )
@@ -388,6 +393,229 @@ def test_the_command_refuses_networks_that_are_not_there_before_it_reads_data(tm
     result = CliRunner().invoke(train_main, given)
     assert result.exit_code == 2
     assert "needs the module no_such_module" in re.sub(r"\s+", " ", result.output)
+
+
+DEEP = """
+class Deep(Own):
+    def __init__(self, *sizes, depth=1, act="tanh", **more):
+        self.depth, self.act = depth, act
+        super().__init__(*sizes, **more)
+    def make_features(self):
+        super().make_features()
+        self.more = nn.ModuleList(nn.Linear(self.hidden_dim, self.hidden_dim) for _ in range(self.depth - 1))
+    def features(self, x, labels):
+        hidden = super().features(x, labels)
+        for layer in self.more:
+            hidden = getattr(torch, self.act)(layer(hidden))
+        return hidden
+"""
+COMMAND = ["--dataset", "digits", "--z-dim", "3", "--hidden-dim", "8", "--epochs", "1", "--no-report"]
+
+
+def trained(*options: str) -> str:
+    result = CliRunner().invoke(train_main, [*COMMAND, *options])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*options: str) -> str:
+    result = CliRunner().invoke(train_main, [*COMMAND, *options])
+    assert result.exit_code == 2, result.output
+    return " ".join(result.output.split())
+
+
+def test_networks_come_from_a_file_with_options_and_a_run_finds_both_again_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "beside_own_networks.py").write_text(NETWORKS, encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file = tmp_path / "nets" / "own.py"
+    file.write_text(f"from beside_own_networks import *\n{DEEP}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = ["--architecture-option", "depth=3,act=relu"]
+    output = trained("--architecture", "nets/own.py:Deep,OwnDecoder", *options, "--out", "run")
+    assert "own.py:Deep,OwnDecoder VAE 64-8-3" in output
+    (tmp_path / "settings.toml").write_text(
+        'architecture = "nets/own.py:Deep,OwnDecoder"\narchitecture-option = ["depth=3", "act=relu"]\n',
+        encoding="utf-8",
+    )
+    trained("--config", "settings.toml", "--out", "other")
+    monkeypatch.chdir("/")
+    for name in ("run", "other"):
+        run = load_run(tmp_path / name)
+        assert run.config.model.architecture == f"{file}:Deep,OwnDecoder"
+        assert run.config.model.architecture_options == {"depth": 3, "act": "relu"}
+        assert len(run.vae.encoder.more) == 2  # type: ignore[arg-type]  # a user's own attribute
+        assert architecture_of(type(run.vae.encoder), type(run.vae.decoder)) == f"{file}:Deep,OwnDecoder"
+    resumed = CliRunner().invoke(train_main, ["--epochs", "2", "--resume", "--out", str(tmp_path / "run")])
+    assert resumed.exit_code == 0, resumed.output
+    exported = CliRunner().invoke(export_main, [str(tmp_path / "run"), "--out", str(tmp_path / "bundle")])
+    assert exported.exit_code == 0, exported.output
+    assert load(tmp_path / "bundle").manifest.model.architecture == "own.py:Deep,OwnDecoder"
+    assert str(tmp_path).encode() not in b"".join(path.read_bytes() for path in (tmp_path / "bundle").iterdir())
+
+
+def test_a_run_whose_file_moved_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(NETWORKS, encoding="utf-8")
+    trained("--architecture", f"{file}:Own,OwnDecoder", "--out", str(tmp_path / "run"))
+    sys.modules.pop(f"own@{file}")
+    file.rename(tmp_path / "moved.py")
+    with pytest.raises(ConfigError, match=r"the file .*own\.py with the networks is not there; .* config\.json"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["depht=3"], "takes no option depht; its encoder takes act, depth, its decoder none"),
+        (["depth"], "expected NAME=VALUE, each name once, like width=64, got 'depth'"),
+        (["depth=1,depth=2"], "expected NAME=VALUE, each name once"),
+        (["depth=1", "depth=2"], "depth is set twice; keep one"),
+    ],
+)
+def test_options_that_networks_do_not_take_are_refused(write: Write, options: list[str], message: str) -> None:
+    given = [part for option in options for part in ("--architecture-option", option)]
+    assert message in refused("--architecture", f"{write(DEEP)}:Deep,OwnDecoder", *given)
+
+
+def test_a_built_in_architecture_takes_no_options() -> None:
+    with pytest.raises(ConfigError, match="architecture mlp takes no option depth; its encoder takes none"):
+        VAE(ModelConfig(**SIZES, architecture_options={"depth": 2}))  # type: ignore[arg-type]  # by their names
+
+
+def test_an_argument_without_default_needs_an_option(write: Write) -> None:
+    name = write(DEEP.replace("depth=1", "depth"))
+    with pytest.raises(ConfigError, match=r"or with a value in --architecture-option: missing .*'depth'"):
+        own(name, "Deep")
+    name = write(DEEP.replace("*sizes, depth=1", "*sizes, depth"))
+    assert len(own(name, "Deep", architecture_options={"depth": 4}).encoder.more) == 3  # type: ignore[arg-type]
+
+
+NOT_EXPORTABLE = {
+    "if x.mean() > 0:\n            x = -x\n        return super().features(x, labels)": r"`if x\.mean\(\) > 0:`, needs",
+    "return super().features(x.reshape(2, -1).reshape(-1, 64), labels)": r"`.*reshape\(2, -1\).*`, works for some",
+    "return super().features(torch.special.bessel_j0(x), labels)": r"bessel_j0, which has no ONNX form",
+    "return super().features(x, labels) + torch.randn(8)": r"uses aten\.randn, which draws random numbers",
+}
+
+
+@pytest.mark.parametrize("body", list(NOT_EXPORTABLE))
+def test_a_training_says_before_its_first_step_that_networks_cannot_be_exported(
+    write: Write, tmp_path: Path, body: str
+) -> None:
+    name = write(f"class Bad(Own):\n    def features(self, x, labels):\n        {body}")
+    given = ("--architecture", f"{name}:Bad,OwnDecoder", "--out", str(tmp_path / "run"))
+    for options in (given, (*given, "--dry-run")):
+        output = refused(*options)
+        assert re.search(
+            rf"the model could be trained, but not exported: line \d+ of {name}\.py, .*{NOT_EXPORTABLE[body]}", output
+        )
+        assert output.endswith("To train it all the same, give --no-export-check")
+        assert not (tmp_path / "run").exists()
+    trained(*given, "--no-export-check")
+    assert CliRunner().invoke(train_main, ["--resume", "--epochs", "2", "--out", str(tmp_path / "run")]).exit_code == 0
+    exported = CliRunner().invoke(export_main, [str(tmp_path / "run"), "--out", str(tmp_path / "bundle")])
+    assert exported.exit_code == 1
+    assert re.search(rf"encoder cannot be exported: line \d+ of {name}\.py, .*{NOT_EXPORTABLE[body]}", exported.output)
+    assert exported.output.count("\n") == 2
+    assert not (tmp_path / "bundle").exists()
+
+
+NORMED = """
+class Normed(Own):
+    def make_features(self):
+        super().make_features()
+        self.norm = nn.BatchNorm1d(self.hidden_dim)
+    def features(self, x, labels):
+        return self.norm(super().features(x, labels))
+"""
+
+
+def test_a_last_row_alone_joins_the_batch_before_so_that_a_batch_norm_trains(
+    write: Write, digits: Dataset, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "rows.npy", digits.train[:286].numpy())
+    given = ["--data", str(tmp_path / "rows.npy"), "--architecture", f"{write(NORMED)}:Normed,OwnDecoder"]
+    given += [*COMMAND[2:], "--test-fraction", "0.1"]
+    result = CliRunner().invoke(train_main, [*given, "--batch-size", "256", "--out", str(tmp_path / "a")])
+    assert result.exit_code == 0, result.output
+    assert "257 training" in result.output
+    assert "1 epochs of 1 steps, batch size 256 (257 in the last step: the rest would be too few" in result.output
+    result = CliRunner().invoke(train_main, [*given, "--batch-size", "1", "--out", str(tmp_path / "b")])
+    assert result.exit_code == 2
+    assert re.search(r"line \d+ of own_networks_\d+\.py, .* need at least 2 rows a process", result.output)
+
+
+FOLDED = """
+class Folded(Own):
+    def make_features(self):
+        super().make_features()
+        self.line, self.line2 = nn.Linear(8, 32), nn.Linear(32, 8)
+    def features(self, x, labels):
+        lines = torch.tanh(self.line2(torch.tanh(self.line(x.reshape(-1, 8)))))
+        return super().features(lines.reshape(len(x), int(x.shape[1])), labels)
+
+class Attending(Own):
+    def make_features(self):
+        super().make_features()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    def features(self, x, labels):
+        rows = x.unflatten(1, (8, 8))
+        return super().features(self.attention(rows, rows, rows)[0].flatten(1), labels)
+"""
+
+
+@pytest.mark.parametrize("encoder", ["Folded", "Attending"])
+def test_only_the_batch_is_called_batch(write: Write, digits: Dataset, tmp_path: Path, encoder: str) -> None:
+    vae = own(write(FOLDED), encoder).eval()
+    source = Source("own", vae, digits.test[:64], "digits", None)
+    reports = export_bundle(source, tmp_path / "bundle", ["onnx", "torchscript", "pt2"])
+    assert all(report.passed for report in reports)
+    graph = onnx.load(tmp_path / "bundle" / "encoder.onnx").graph
+    names = {
+        (dim.dim_param, value.name)
+        for value in (*graph.input, *graph.output, *graph.value_info)
+        for dim in value.type.tensor_type.shape.dim
+        if dim.dim_param
+    }
+    assert {"batch"} < {name for name, _ in names} <= {"batch", "8*batch", "2*batch", "4*batch", "16*batch"}
+    assert {value for name, value in names if name == "batch"} >= {"x", "z_loc", "z_scale"}
+
+
+def test_a_batch_that_torchscript_fixes_is_an_error_with_the_users_line(
+    write: Write, digits: Dataset, tmp_path: Path
+) -> None:
+    name = write("""
+class Sized(Own):
+    def features(self, x, labels):
+        return super().features(x.reshape(int(x.shape[0]), 64), labels)
+""")
+    source = Source("own", own(name, "Sized").eval(), digits.test[:64], "digits", None)
+    export_bundle(source, tmp_path / "onnx", ["onnx", "pt2"])
+    with pytest.raises(GraphError, match=rf"encoder cannot be exported: line 21 of {name}\.py, `return .*TorchScript"):
+        export_bundle(source, tmp_path / "script", ["torchscript"])
+    assert not (tmp_path / "script").exists()
+
+
+def test_int8_leaves_a_network_with_nothing_to_quantize_in_float32(write: Write, tmp_path: Path) -> None:
+    name = write("""
+class Transposed(AbstractDecoder):
+    def make_outputs(self, num_outputs):
+        self.first, self.last = nn.Linear(self.code_dim, 256), nn.ConvTranspose2d(16, num_outputs, 4, 2, 1)
+    def outputs(self, code):
+        return self.last(torch.relu(self.first(code)).unflatten(1, (16, 4, 4))).flatten(1)
+""")
+    trained("--architecture", f"{name}:Own,Transposed", "--out", str(tmp_path / "run"))
+    bundle = tmp_path / "bundle"
+    result = CliRunner().invoke(export_main, [str(tmp_path / "run"), "--precision", "int8", "--out", str(bundle)])
+    assert result.exit_code == 0, result.output
+    assert "int8: decoder stays in float32: there is nothing to quantize in it" in result.output
+    assert "; decoder in float32, with nothing to quantize |" in (bundle / "README.md").read_text(encoding="utf-8")
+    assert set(load(bundle).manifest.precisions["int8"].graphs) == {"encoder", "reconstruct"}
+    x = np.zeros((3, 1, 8, 8), np.float32)
+    assert load(bundle, precision="int8").reconstruct(x, seed=0).shape == load(bundle).reconstruct(x, seed=0).shape
 
 
 def test_an_export_without_the_module_says_what_is_missing(

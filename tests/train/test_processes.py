@@ -315,12 +315,20 @@ def test_a_loss_that_diverges_in_one_process_is_seen_by_all_at_the_same_step(dig
     assert "became nan at step 4" in str(errors[0])
 
 
-@pytest.mark.parametrize(("batch_size", "last"), [(4, 1), (1, 1), (1436, 1)])
-def test_a_batch_that_leaves_a_process_without_images_is_refused_before_anything_is_written(
-    tmp_path: Path, digits: Dataset, batch_size: int, last: int
+def batches(processes: Processes, num_images: int, batch_size: int) -> list[int]:
+    return processes.batches(num_images, batch_size)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4] * 358 + [5]), (2, [2] * 717 + [3]), (1436, [1437])])
+def test_a_last_batch_too_small_for_the_processes_joins_the_one_before(batch_size: int, sizes: list[int]) -> None:
+    assert together(batches, 1437, batch_size) == [sizes, sizes]
+
+
+def test_batches_that_leave_a_process_without_images_are_refused_before_anything_is_written(
+    tmp_path: Path, digits: Dataset
 ) -> None:
-    message = f"batch_size {batch_size} leaves {last} of 1437 images in the last batch of an epoch, too few for 2 proc"
-    for error in together(fitted, digits, tmp_path / "run", TrainingConfig(batch_size=batch_size)):
+    message = "1437 images in batches of 1 are too few for 2 processes; choose a larger batch_size"
+    for error in together(fitted, digits, tmp_path / "run", TrainingConfig(batch_size=1)):
         assert isinstance(error, ConfigError)
         assert message in str(error)
     assert not (tmp_path / "run").exists()

@@ -194,7 +194,7 @@ def _description(vae: VAE, config: RunConfig | None) -> str:
     latent = f"mixture of {model.components}" if model.latent == "mixture" else f"{model.latent} latent"
     classes = f", conditional on {model.num_classes} classes" if model.num_classes else ""
     trained_on = "" if config is None else f", trained on {config.dataset.name}"
-    return f"{model.architecture} VAE {sizes}, {model.likelihood} likelihood, {latent}{classes}{trained_on}"
+    return f"{model.architecture_name} VAE {sizes}, {model.likelihood} likelihood, {latent}{classes}{trained_on}"
 
 
 def _advice(evaluations: Mapping[str, Evaluation], config: RunConfig | None) -> str | None:

@@ -1,19 +1,26 @@
-"""The functions that a bundle holds, as modules, and their traced programs."""
+"""The functions that a bundle holds, as modules, and their traced programs.
+
+The export makes graphs of them. A training traces them before its first step: it says at once, not after the last
+epoch, that a model cannot be exported.
+"""
 
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
+import importlib.util
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from edgevae import GraphName, ModelSpec, Signature, TensorSpec, signatures, tensor
-from edgevae.train import VAE
-from edgevae.train.tracing import trace
 
-from .errors import GraphError
+from .conversion import DEFAULT_OPSET, convert
+from .errors import ConfigError, TraceError
+from .tracing import trace
+from .vae import VAE
 
 TRACE_BATCH = 3
 """Batch size while tracing: at least 2, because a batch of 1 is taken for a constant."""
@@ -161,7 +168,7 @@ class Program:
         """Return the module as an `ExportedProgram` with a dynamic batch axis.
 
         Raises:
-            TraceError: See `edgevae.train.tracing.trace`.
+            TraceError: See `trace`.
         """
         return trace(self.module, self.example(), [0] * len(self.signature.inputs))
 
@@ -170,7 +177,7 @@ def make_programs(vae: VAE) -> dict[GraphName, Program]:
     """Return the functions of a bundle, by name.
 
     Raises:
-        GraphError: A parameter of the likelihood has the name of something else.
+        ConfigError: A parameter of the likelihood has the name of something else.
     """
     config = vae.config
     y = torch.zeros(1, dtype=torch.int64) if config.num_classes else None
@@ -178,12 +185,12 @@ def make_programs(vae: VAE) -> dict[GraphName, Program]:
         examples = vae.decoder.parameters_at(torch.zeros(1, config.z_dim), y)
     names = vae.decoder.likelihood.parameter_names
     if (taken := _RESERVED.intersection(names)) or any(name.startswith(("eps", "z_")) for name in names):
-        raise GraphError(
+        raise ConfigError(
             f"a likelihood's parameters must not be called {', '.join(sorted(taken)) or 'eps... or z_...'}, as other "
             f"inputs and outputs of graphs are; got {', '.join(names)}"
         )
     if names[:1] != ("loc_img",):
-        raise GraphError(f"a likelihood's first parameter must be loc_img, got {', '.join(names)}")
+        raise ConfigError(f"a likelihood's first parameter must be loc_img, got {', '.join(names)}")
     parameters = [tensor(name, *example.shape[1:]) for name, example in zip(names, examples, strict=True)]
     return {
         name: Program(_GRAPHS[name](vae, tuple(spec.name for spec in signature.inputs)).eval(), signature)
@@ -191,11 +198,38 @@ def make_programs(vae: VAE) -> dict[GraphName, Program]:
     }
 
 
+def check_exportable(vae: VAE) -> None:
+    """Check that networks, a likelihood or a latent of a user's own can be exported; ours can.
+
+    All functions are traced. Where the export's packages are installed, the networks are written in ONNX too, which
+    shows operators that ONNX does not have.
+
+    Args:
+        vae: The model, on any device; left as it is.
+
+    Raises:
+        ConfigError: A parameter of the likelihood has the name of something else.
+        TraceError: A function cannot be exported; the message names the line of the user's program.
+    """
+    parts = (vae.encoder, vae.decoder, vae.decoder.likelihood, vae.latent)
+    if all(type(part).__module__.startswith(f"{__package__}.") for part in parts):
+        return
+    programs = make_programs(copy.deepcopy(vae).cpu().eval())
+    try:
+        traced = {name: program.trace() for name, program in programs.items()}
+        if importlib.util.find_spec("onnxscript") is not None:
+            convert(traced["reconstruct"], DEFAULT_OPSET)
+    except TraceError as error:
+        raise TraceError(
+            f"the model could be trained, but not exported: {error}. To train it all the same, give --no-export-check"
+        ) from error
+
+
 def model_spec(vae: VAE) -> ModelSpec:
     """Return what a manifest says of the model."""
     config = vae.config
     return ModelSpec(
-        architecture=config.architecture,
+        architecture=config.architecture_name,
         likelihood=config.likelihood,
         latent=config.latent,  # type: ignore[arg-type]  # the manifest's schema knows which there are
         data_shape=config.data_shape,
