@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -16,8 +14,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from edgevae import check_graph
-from edgevae.export.functions import decompose
 from edgevae.export.rewrites import rewrite_graph
+from edgevae.train.conversion import DEFAULT_OPSET, convert
 from tests.export.graphs import run
 
 NAMES = ("a", "b", "c", "d")
@@ -41,16 +39,8 @@ def traced(function: Callable[..., Tensor | tuple[Tensor, ...]], *example: Tenso
 
 def exported(function: Callable[..., Tensor | tuple[Tensor, ...]], *example: Tensor) -> onnx.ModelProto:
     """The function as a graph, whose inputs have the first of `NAMES`."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        program = torch.onnx.export(
-            decompose(traced(function, *example)),
-            dynamo=True,
-            opset_version=20,
-            verbose=False,
-            input_names=NAMES[: len(example)],
-        )
-    assert program is not None
-    model: onnx.ModelProto = ir.to_proto(rewrite_graph(program.model))
+    graph = convert(traced(function, *example), DEFAULT_OPSET, NAMES[: len(example)])
+    model: onnx.ModelProto = ir.to_proto(rewrite_graph(graph))
     onnx.checker.check_model(model, full_check=True)
     check_graph(model.SerializeToString(), "function")
     return model

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import special
 
-from edgevae.export import GraphError
-from edgevae.export.functions import decompose, exponentials, gamma, matrices, normal
+from edgevae.train import TraceError
+from edgevae.train.functions import decompose, exponentials, gamma, matrices, normal
 from tests.export.functions import exported, run_exported, traced
 from tests.export.graphs import operators
 
@@ -394,7 +394,7 @@ def test_the_older_names_of_triangular_systems_are_known(upper: bool, transpose:
 def test_what_has_no_form_is_refused_with_the_remedy(
     function: Callable[[torch.Tensor], torch.Tensor], said: str
 ) -> None:
-    with pytest.raises(GraphError, match=said):
+    with pytest.raises(TraceError, match=said):
         decompose(traced(function, positive_definite(9)))
 
 

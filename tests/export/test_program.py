@@ -18,7 +18,6 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from edgevae.export import check_program
-from edgevae.export.functions import decompose
 from edgevae.export.graphs import Function, derive
 from edgevae.export.program import PyroProgram, RunName
 from edgevae.train.conversion import DEFAULT_OPSET, convert
@@ -82,7 +81,7 @@ def test_the_elbo_is_pyros_for_the_same_seed_or_the_same_values(make: Callable[[
 
 def session_of(function: Function) -> ort.InferenceSession:
     """A function in ONNX Runtime."""
-    traced = decompose(trace(function.module, function.examples, [0] * len(function.examples)))
+    traced = trace(function.module, function.examples, [0] * len(function.examples))
     graph = convert(traced, DEFAULT_OPSET, function.inputs, function.outputs)
     return ort.InferenceSession(ir.to_proto(graph).SerializeToString(), providers=["CPUExecutionProvider"])
 

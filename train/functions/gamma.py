@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..errors import GraphError
+from ..errors import TraceError
 from .exponentials import log1p
 from .polynomials import polynomial
 
@@ -131,10 +131,10 @@ def polygamma(n: int, x: Tensor) -> Tensor:
     """Return `digamma` for n = 0, `trigamma` for n = 1.
 
     Raises:
-        GraphError: n is larger.
+        TraceError: n is larger.
     """
     if n > 1:
-        raise GraphError(
+        raise TraceError(
             f"polygamma of order {n} has no ONNX form here, only orders 0 and 1; leave it out of the program"
         )
     return trigamma(x) if n else digamma(x)

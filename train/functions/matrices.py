@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import GraphError
+from ..errors import TraceError
 
 LARGEST = 8
 """Rows of the largest matrix."""
@@ -28,7 +28,7 @@ def cholesky(matrix: Tensor, upper: bool = False) -> Tensor:
         L with L Lᵀ = matrix; the largest error of L Lᵀ is 1e-6 of the largest value of the matrix.
 
     Raises:
-        GraphError: n is larger than 8, or not known while tracing.
+        TraceError: n is larger than 8, or not known while tracing.
     """
     size = _size("cholesky", matrix)
     columns = []
@@ -59,7 +59,7 @@ def solve_triangular(
         unitriangular: Whether the diagonal is taken to be 1.
 
     Raises:
-        GraphError: n is larger than 8, or not known while tracing.
+        TraceError: n is larger than 8, or not known while tracing.
     """
     if not left:
         return solve_triangular(matrix.mT, right.mT, upper=not upper, unitriangular=unitriangular).mT
@@ -101,7 +101,7 @@ def log_determinant(matrix: Tensor) -> Tensor:
 def _size(function: str, matrix: Tensor) -> int:
     size = matrix.shape[-1]
     if not isinstance(size, int) or size > LARGEST:
-        raise GraphError(
+        raise TraceError(
             f"{function} of {size} x {size} matrices has no ONNX form here, only up to {LARGEST} x {LARGEST}; take a "
             f"diagonal normal (Normal(...).to_event(1)) or a LowRankMultivariateNormal of rank {LARGEST} or less, or "
             f"compute the factor outside of the program"

@@ -17,7 +17,7 @@ def decompose(exported_program: ExportedProgram) -> ExportedProgram:
         exported_program: A traced program. It is not changed.
 
     Raises:
-        GraphError: A function has no form of standard operators: a Cholesky factor or a triangular system of more than
+        TraceError: A function has no form of standard operators: a Cholesky factor or a triangular system of more than
             8 rows, or polygamma of order 2 and higher.
     """
     functional = exported_program.run_decompositions({})

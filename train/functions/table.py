@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from . import exponentials, gamma, masks, matrices, normal
+from . import exponentials, gamma, layers, masks, matrices, normal
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,5 +74,9 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[OpOverload, ...]] = {
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     **{operator: in_float32(function) for function, operators in _FUNCTIONS.items() for operator in operators},
     _aten.index_put.default: masks.index_put,
+    _aten.scaled_dot_product_attention.default: layers.attention,
+    _aten.layer_norm.default: layers.layer_norm,
+    _aten.group_norm.default: layers.group_norm,
+    _aten.instance_norm.default: layers.instance_norm,
 }
 """PyTorch's operators, and what computes them."""
