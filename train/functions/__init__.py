@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.export import ExportedProgram
 
-from .sums import join_lgammas
+from .sums import LGAMMAS, join_lgammas
 from .table import DECOMPOSITIONS
 
 __all__ = ["decompose"]
@@ -20,6 +22,15 @@ def decompose(exported_program: ExportedProgram) -> ExportedProgram:
         TraceError: A function has no form of standard operators: a Cholesky factor or a triangular system of more than
             8 rows, or polygamma of order 2 and higher.
     """
-    functional = exported_program.run_decompositions({})
-    join_lgammas(functional)
-    return functional.run_decompositions(DECOMPOSITIONS)
+    used = {_name(node.target) for node in exported_program.graph.nodes}
+    if not used & set(map(_name, DECOMPOSITIONS)):
+        return exported_program  # each pass takes as long as a trace
+    if used & set(map(_name, LGAMMAS)):
+        exported_program = exported_program.run_decompositions({})
+        join_lgammas(exported_program)
+    return exported_program.run_decompositions(DECOMPOSITIONS)
+
+
+def _name(target: Any) -> str:
+    """Return the name of an operator without its overload, also of the one that works in place."""
+    return getattr(target, "_opname", "").removesuffix("_")
