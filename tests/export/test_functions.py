@@ -376,7 +376,7 @@ def test_the_older_names_of_triangular_systems_are_known(upper: bool, transpose:
     def solve(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
         solution, _ = torch.triangular_solve(b, a, upper, transpose)
         factor, _ = torch.linalg.cholesky_ex(a, upper=upper)
-        return solution, torch.cholesky_solve(b, factor, upper)
+        return solution, torch.cholesky_solve(b, factor, upper), torch.cholesky_inverse(factor, upper)
 
     found = run_exported(exported(solve, matrix, right), matrix.numpy(), right.numpy())
     for one, exact in zip(found, solve(matrix.double(), right.double()), strict=True):

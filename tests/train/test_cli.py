@@ -432,7 +432,7 @@ def test_a_value_that_the_option_does_not_take_is_an_error(path: Path, content: 
         ("epoch = 3", "epoch is not an option; did you mean epochs?"),
         ("[training]\nlearning-rat = 3", "learning-rat is not an option; did you mean learning-rate?"),
         ("[training]\n'a.epochs' = 3", "a.epochs is not an option; did you mean epochs?"),
-        ("qqqq = 3", "qqqq is not an option; the options are architecture, batch-size, beta"),
+        ("qqqq = 3", "qqqq is not an option; the options are architecture, architecture-option, architecture-options"),
         ("config = 'x'", "config is not an option"),
         ("help = true", "help is not an option"),
         ("[modle]\nlatent = 'normal'", "there is no table [modle]; the tables are [data], [model], [objective]"),

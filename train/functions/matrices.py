@@ -89,6 +89,11 @@ def cholesky_solve(right: Tensor, factor: Tensor, upper: bool = False) -> Tensor
     return solve_triangular(lower.mT, solve_triangular(lower, right, upper=False), upper=True)
 
 
+def cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
+    """Return the inverse of A, where `factor` is its Cholesky factor."""
+    return cholesky_solve(torch.eye(factor.shape[-1], dtype=factor.dtype).expand_as(factor), factor, upper)
+
+
 def log_determinant(matrix: Tensor) -> Tensor:
     """Return the logarithm of the determinant of symmetric positive definite matrices, shape `(..., n, n)`.
 

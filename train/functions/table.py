@@ -60,6 +60,7 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[OpOverload, ...]] = {
     gamma.polygamma: (_aten.polygamma.default, _aten.special_polygamma.default),
     matrices.cholesky: (_aten.linalg_cholesky.default,),
     matrices.cholesky_ex: (_aten.linalg_cholesky_ex.default,),
+    matrices.cholesky_inverse: (_aten.cholesky_inverse.default,),
     matrices.cholesky_solve: (_aten.cholesky_solve.default,),
     matrices.solve_triangular: (_aten.linalg_solve_triangular.default,),
     matrices.triangular_solve: (_aten.triangular_solve.default,),
