@@ -492,5 +492,6 @@ def test_on_the_command_line_the_first_process_speaks_for_all(tmp_path: Path) ->
     assert "already holds a run" in said
     results = together(commanded, tmp_path / "other", "--batch-size", "1", join=False)
     assert [code for code, _ in results] == [2, 2]
-    assert "Error: batch_size 1 leaves" in results[0][1]
-    assert "Error: process 1 of 2: batch_size 1 leaves" in results[1][1]
+    too_few = "1437 images in batches of 1 are too few for 2 processes"
+    assert f"Error: {too_few}" in results[0][1]
+    assert f"Error: process 1 of 2: {too_few}" in results[1][1]
