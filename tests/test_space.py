@@ -17,12 +17,13 @@ from torch import Tensor
 
 import edgevae
 from benchmarks.space import COMBINATIONS, tiny_config
-from edgevae.export import FORMATS, Format, GraphError, Source, export_bundle
+from edgevae.export import FORMATS, Format, Source, export_bundle
 from edgevae.train import (
     ARCHITECTURES,
     LATENTS,
     LIKELIHOODS,
     VAE,
+    ConfigError,
     Dataset,
     Likelihood,
     ModelConfig,
@@ -159,6 +160,6 @@ def test_a_likelihood_whose_parameter_has_another_tensors_name_is_refused(
     monkeypatch.setitem(LIKELIHOODS, "inverse", Inverse)
     vae = VAE(ModelConfig((1, 8, 8), 3, 12, likelihood="inverse")).eval()
     with pytest.raises(
-        GraphError, match="parameters must not be called obs, as other inputs and outputs of graphs are"
+        ConfigError, match="parameters must not be called obs, as other inputs and outputs of graphs are"
     ):
         export_bundle(Source("m", vae, labelled.test, "test images", None), tmp_path / "m")

@@ -310,7 +310,7 @@ def test_data_whose_elbo_is_not_finite_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((3, 2, 2), np.float32))
     result = export("--state-dict", tmp_path / "vae.pt", "--data", tmp_path / "x.npy", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "the ELBO of row 0 (counted from 0) of x is" in result.output
+    assert "the ELBO of 3 of 3 rows of x, at least a quarter, is NaN or infinite" in result.output
 
 
 def test_int8_takes_the_training_images_of_a_data_set_and_says_where_there_are_none(vae: VAE, tmp_path: Path) -> None:
