@@ -121,7 +121,7 @@ def test_a_model_whose_numbers_are_not_finite_leaves_no_bundle(source: Source, t
     vae = copy.deepcopy(source.vae)
     with torch.no_grad():
         vae.encoder.fc21.bias[0] = value
-    with pytest.raises(ExportError, match="the weights encoder.fc21.bias hold NaN or infinity; train again"):
+    with pytest.raises(ExportError, match=r"the weights encoder\.fc21\.bias hold NaN or infinity; train again"):
         export_bundle(dataclasses.replace(source, vae=vae), tmp_path / "models" / "small", ["torchscript"])
     assert list((tmp_path / "models").iterdir()) == []
 
