@@ -337,7 +337,7 @@ def errors(name: str) -> tuple[float, float]:
         log_prob = expected[0].numpy()
         np.testing.assert_array_equal(np.isfinite(found[0]), np.isfinite(log_prob))
         finite = np.isfinite(log_prob)
-        nats = max(nats, np.abs(found[0] - log_prob)[finite].max(initial=0))
+        nats = max(nats, np.abs(found[0][finite] - log_prob[finite]).max(initial=0))
         if density.has_mean:
             mean = expected[1].numpy()
             relative = max(relative, (np.abs(found[1] - mean) / (np.abs(mean) + 1e-30)).max())

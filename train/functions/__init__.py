@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from .sums import LGAMMAS, join_lgammas
+from .sums import join_lgammas
 from .table import DECOMPOSITIONS
 
 __all__ = ["decompose"]
@@ -25,10 +25,9 @@ def decompose(exported_program: ExportedProgram) -> ExportedProgram:
     used = {_name(node.target) for node in exported_program.graph.nodes}
     if not used & set(map(_name, DECOMPOSITIONS)):
         return exported_program  # each pass takes as long as a trace
-    if used & set(map(_name, LGAMMAS)):
-        exported_program = exported_program.run_decompositions({})
-        join_lgammas(exported_program)
-    return exported_program.run_decompositions(DECOMPOSITIONS)
+    functional = exported_program.run_decompositions({})
+    join_lgammas(functional)
+    return functional.run_decompositions(DECOMPOSITIONS)
 
 
 def _name(target: Any) -> str:

@@ -24,8 +24,7 @@ from .gamma import lgamma_difference, log_beta, log_binomial
 from .table import in_float32
 
 _aten = torch.ops.aten
-LGAMMAS = {_aten.lgamma.default, _aten.special_gammaln.default}
-"""The operators that are joined."""
+_LGAMMA = {_aten.lgamma.default, _aten.special_gammaln.default}
 _COPIES = {_aten.alias.default, _aten.clone.default, _aten.detach.default, _aten.expand.default}
 _SIGNS = {
     _aten.add.Tensor: (1, 1),
@@ -76,7 +75,7 @@ class _Term:
 
 
 def _argument(value: Any) -> Node | None:
-    is_lgamma = isinstance(value, Node) and value.target in LGAMMAS
+    is_lgamma = isinstance(value, Node) and value.target in _LGAMMA
     return cast(Node, value.args[0]) if is_lgamma else None
 
 
