@@ -146,7 +146,8 @@ def _tensors(x: Tensor | float, y: Tensor | float) -> tuple[Tensor, Tensor]:
     """Return both as tensors; a number takes the other one's type."""
     like = x if isinstance(x, Tensor) else y
     assert isinstance(like, Tensor)  # noqa: S101 - PyTorch's operators have a tensor among the two
-    return tuple(value if isinstance(value, Tensor) else torch.full_like(like, value) for value in (x, y))  # type: ignore[return-value]
+    first, second = (value if isinstance(value, Tensor) else torch.full_like(like, value) for value in (x, y))
+    return first, second
 
 
 def _product_or_zero(x: Tensor, logarithm: Tensor, y: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def layer_norm(  # noqa: PLR0917 - aten's arguments
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    cudnn_enable: bool = True,  # noqa: ARG001
+    cudnn_enable: bool = True,  # noqa: ARG001 - a graph has no cuDNN
 ) -> Tensor:
     """Standardise the last axes (Ba et al., "Layer normalization", 2016)."""
     axes = len(normalized_shape)
@@ -70,7 +70,7 @@ def group_norm(  # noqa: PLR0917 - aten's arguments
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-    cudnn_enabled: bool = True,  # noqa: ARG001
+    cudnn_enabled: bool = True,  # noqa: ARG001 - a graph has no cuDNN
 ) -> Tensor:
     """Standardise groups of channels (Wu & He, "Group normalization", 2018)."""
     groups = x.unflatten(1, (num_groups, -1)).flatten(2)

@@ -233,7 +233,10 @@ def _linear(value: Any) -> _Linear:
 
 def _is_row_sum(value: Any) -> bool:
     """Whether a node is a sum over one axis."""
-    return isinstance(value, Node) and value.target == _aten.sum.dim_IntList and len(value.args[1]) == 1  # type: ignore[arg-type]
+    if not isinstance(value, Node) or value.target != _aten.sum.dim_IntList:
+        return False
+    axes: Any = value.args[1]
+    return len(axes) == 1
 
 
 def _original(node: Any) -> Any:
