@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.export import ExportedProgram
 
-from .sums import join_lgammas
+from .sums import LGAMMAS, join_lgammas
 from .table import DECOMPOSITIONS
 
 __all__ = ["decompose"]
@@ -25,9 +25,12 @@ def decompose(exported_program: ExportedProgram) -> ExportedProgram:
     used = {_name(node.target) for node in exported_program.graph.nodes}
     if not used & set(map(_name, DECOMPOSITIONS)):
         return exported_program  # each pass takes as long as a trace
-    functional = exported_program.run_decompositions({})
-    join_lgammas(functional)
-    return functional.run_decompositions(DECOMPOSITIONS)
+    # First all but lgamma: a view holds for the strides that its operator gives, so layers are replaced before views.
+    with_lgammas = exported_program.run_decompositions(
+        {operator: function for operator, function in DECOMPOSITIONS.items() if operator not in LGAMMAS}
+    )
+    join_lgammas(with_lgammas)
+    return with_lgammas.run_decompositions(DECOMPOSITIONS)
 
 
 def _name(target: Any) -> str:

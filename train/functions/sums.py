@@ -24,7 +24,8 @@ from .gamma import lgamma_difference, log_beta, log_binomial
 from .table import in_float32
 
 _aten = torch.ops.aten
-_LGAMMA = {_aten.lgamma.default, _aten.special_gammaln.default}
+LGAMMAS = frozenset({_aten.lgamma.default, _aten.special_gammaln.default})
+"""PyTorch's names for lgamma."""
 _COPIES = {_aten.alias.default, _aten.clone.default, _aten.detach.default, _aten.expand.default}
 _SIGNS = {
     _aten.add.Tensor: (1, 1),
@@ -75,7 +76,7 @@ class _Term:
 
 
 def _argument(value: Any) -> Node | None:
-    is_lgamma = isinstance(value, Node) and value.target in _LGAMMA
+    is_lgamma = isinstance(value, Node) and value.target in LGAMMAS
     return cast(Node, value.args[0]) if is_lgamma else None
 
 
