@@ -77,13 +77,6 @@ def test_an_image_is_one_observation(kind: str, media_type: str, model: edgevae.
     serve(model, talk)
 
 
-def test_health_names_model_and_provider(model: edgevae.Model) -> None:
-    async def talk(client: Client) -> Any:
-        return (await client.get("/health")).json()
-
-    assert serve(model, talk) == {"status": "ok", "model": "mnist-mlp", "provider": "cpu"}
-
-
 def test_a_failure_of_the_model_is_an_answer_without_a_traceback(
     model: edgevae.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,12 +117,10 @@ def truncated_png() -> bytes:
 
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str, dict[str, Any], int, str]] = {
-    "another type": (lambda: b"{}", "application/json", {}, 415, "Content-Type must be one of image/png"),
-    "no type": (lambda: npy(X[:1]), "", {}, 415, "got ''"),
     "too many bytes": (lambda: b"\x93NUMPY" + bytes(40_000), NPY, {}, 413, "may have 32768 bytes"),
     "too many rows": (lambda: npy(X[:9]), NPY, {}, 413, "may have 8 rows, got 9"),
-    "no bytes": (lambda: b"", NPY, {}, 422, "the body is not a .npy array"),
-    "no array": (lambda: b"hello", NPY, {}, 422, "the body is not a .npy array"),
+    "no bytes": (lambda: b"", NPY, {}, 422, "the image cannot be read"),
+    "neither array nor image": (lambda: b"hello", NPY, {}, 422, "the image cannot be read"),
     "an array cut off": (lambda: npy(X[:1])[:-4], NPY, {}, 422, "the body is not a .npy array"),
     "a header that promises too much": (lambda: header((10**12, 784)), NPY, {}, 422, "the body is not a .npy array"),
     "a header that is no header": (
@@ -140,13 +131,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, dict[str, Any], int, str]] = 
         "the body is not a .npy array",
     ),
     "a pickle": (pickled, NPY, {}, 422, "the body is not a .npy array"),
-    "an archive": (archive, NPY, {}, 422, "the body is not a .npy array"),
+    "an archive": (archive, NPY, {}, 422, "the image cannot be read"),
     "a number": (lambda: npy(np.float32(1)), NPY, {}, 422, f"{SHAPES} ()"),
     "another shape": (lambda: npy(X[0]), NPY, {}, 422, f"{SHAPES} (784,); add a batch axis with x[None]"),
     "out of range": (lambda: npy(X[:1] * 255), NPY, {}, 422, "x must be in [0, 1], got values from 0 to 2"),
     "integers": (lambda: npy(X[:1].astype(np.int64)), NPY, {}, 422, "x must be float"),
-    "no image": (lambda: b"hello", "image/png", {}, 422, "the body is not image/png"),
-    "an image of another kind": (lambda: png(X[0], kind="GIF"), "image/png", {}, 422, "the body is not image/png"),
     "an image cut off": (truncated_png, "image/png", {}, 422, "the image cannot be read"),
     "an image with a damaged chunk": (
         lambda: png(X[0])[:33] + (100).to_bytes(4, "big") + png(X[0])[37:],
@@ -197,15 +186,15 @@ def test_a_label_is_needed_where_the_model_sees_labels() -> None:
     assert answers[0].json()["detail"] == "y is needed: this model sees labels, integers from 0 to 9"
 
 
-def test_a_score_that_json_cannot_hold_is_refused() -> None:
+def test_a_score_that_json_cannot_hold_is_null_and_an_anomaly() -> None:
     x = np.full((1, 784), 1e30, np.float32)  # a model of standardised data takes any finite value
 
     async def talk(client: Client) -> httpx.Response:
         return await post(client, "/score", npy(x))
 
     answer = serve(load("fashion-normal"), talk)
-    assert answer.status_code == 422
-    assert "not finite" in answer.json()["detail"]
+    assert answer.status_code == 200
+    assert (answer.json()["elbo"], answer.json()["is_anomaly"]) == ([None], [True])
 
 
 def test_a_body_is_read_no_further_than_its_limit_whatever_length_it_claims(model: edgevae.Model) -> None:
@@ -359,13 +348,12 @@ def answer_of(client: socket.socket) -> bytes:
 
 
 def test_the_program_serves_within_its_limits_until_a_signal_comes(model: edgevae.Model) -> None:
-    options = ["--max-rows", "8", "--max-body-bytes", "32768", "--timeout", "2", "--max-connections", "4"]
-    with program(*options) as (process, url):
+    with program("--max-connections", "4") as (process, url):
         headers = {"Content-Type": NPY}
         with httpx.Client(base_url=url, headers=headers) as client:
             answer = client.post("/reconstruct", content=npy(X[:1]), params={"seed": 7})
             np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), model.reconstruct(X[:1], seed=7))
-            assert client.post("/score", content=npy(X[:9])).status_code == 413
+            assert client.post("/score", content=bytes(2**20 + 1)).status_code == 413
             assert client.get("/openapi.json").status_code == 200
         head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: {NPY}\r\n".encode()
         with connect(url) as gone:  # a client that leaves in the middle of its body
@@ -376,17 +364,12 @@ def test_the_program_serves_within_its_limits_until_a_signal_comes(model: edgeva
         with connect(url) as endless:
             endless.sendall(b"GET / HTTP/1.1\r\nX: ")
             send_until_closed(endless, b"x" * 2**16, 2**26)
-        with connect(url) as slow:
-            slow.sendall(head + b"Content-Length: 99\r\n\r\n")
-            start = time.monotonic()
-            assert answer_of(slow).startswith(b"HTTP/1.1 504")
-            assert time.monotonic() - start < 8
         with contextlib.ExitStack() as stack:
             for _ in range(4):
                 stack.enter_context(connect(url))
             time.sleep(0.2)
-            assert httpx.get(url.join("/health")).status_code == 503
-        assert httpx.get(url.join("/health")).status_code == 200
+            assert httpx.get(url.join("/openapi.json")).status_code == 503
+        assert httpx.get(url.join("/openapi.json")).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
         rest = process.stderr.read()
