@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import onnx
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from edgevae import (
     MANIFEST_FILE,
@@ -27,18 +29,19 @@ from edgevae import (
     graphs_of,
     load,
 )
-from edgevae.train import VAE, TraceError
+from edgevae.train import TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
-from edgevae.train.programs import Program, make_programs, model_spec
+from edgevae.train.programs import Program
 from edgevae.verify import rounding_names
 
-from .card import VaeDecoder, write_card
+from .card import write_card
 from .errors import GraphError, VerificationError
 from .files import bundle_folder
 from .precision import add_precisions
+from .program_vae import ProgramVAE
 from .reference import make_reference
 from .sign import SigningKey
-from .source import Source
+from .source import Source, source_of_program
 from .to_onnx import opset_of, to_onnx
 from .torch_formats import TORCH_PROGRAMS, TorchGraph, to_pt2, to_torchscript, verify_torch
 from .wheel import check_license, check_version
@@ -114,6 +117,55 @@ def export_bundle(
     return reports
 
 
+def export_program(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    example: Mapping[str, ArrayLike | Tensor],
+    out: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    static: Collection[str] = (),
+    data_shape: tuple[int, ...] | None = None,
+    formats: Sequence[Format] = ("onnx",),
+    tolerances: Tolerances | None = None,
+    overwrite: bool = False,
+) -> tuple[Report, ...]:
+    """Export a Pyro program of your own, as it is: a model and a guide with one normal latent and one observed site.
+
+    The graphs are derived from the program and verified against it, on the rows of the example. The quantiles of their
+    ELBO give the threshold of `Model.is_anomaly`, so give some hundred rows that the training did not see.
+
+    Args:
+        model: The model, trained, on the CPU.
+        guide: The guide, which takes the same arguments.
+        example: Arguments by the names that the model gives them, the batch first: the data, and labels where the
+            program takes them. Numbers in double precision become float32.
+        out: The bundle's folder.
+        name: The model's name; by default that of the folder.
+        static: Names of arguments that have no batch axis. They are constants.
+        data_shape: Shape of one observation for users of the bundle, like `(1, 28, 28)` where the program takes 784
+            values; by default what the program takes.
+        formats: What to write: `onnx` for the runtime, `torchscript` and `pt2` for PyTorch.
+        tolerances: As for `export_bundle`.
+        overwrite: Whether to replace an existing bundle.
+
+    Returns:
+        The verifications, one a format; all passed.
+
+    Raises:
+        ExportError: As for `export_bundle`.
+        GraphError: The program cannot be exported; the message names the line, and what to do.
+        VerificationError: A graph's outputs differ from Pyro's by more than the tolerances.
+    """
+    out = Path(out).resolve()
+    try:
+        vae = ProgramVAE(model, guide, example, static=static, data_shape=data_shape)
+    except TraceError as error:
+        raise GraphError(f"the program cannot be exported: {error}") from error
+    source = source_of_program(vae, name or out.name)
+    return export_bundle(source, out, formats, tolerances=tolerances, overwrite=overwrite)
+
+
 def write_bundle(
     folder: Path,
     source: Source,
@@ -126,7 +178,8 @@ def write_bundle(
     tolerances: Tolerances,
 ) -> tuple[Report, ...]:
     """Write a bundle's files to an existing folder and verify them; arguments and errors are as for `export_bundle`."""
-    every, spec = make_programs(source.vae), model_spec(source.vae)
+    exported = source.model
+    every, spec = exported.programs, exported.spec
     programs = {name: every[name] for name in graphs_of(part, list(every))}
     graphs: dict[GraphName, GraphSpec] = {}
     torch_files: dict[str, FileEntry] = {}
@@ -147,14 +200,14 @@ def write_bundle(
             if "pt2" in formats and name in TORCH_PROGRAMS:
                 torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
-    reference = make_reference(source.vae, source.samples, source.labels, source.outliers, source.outlier_labels)
+    reference = make_reference(exported, source.samples, source.labels, source.outliers, source.outlier_labels)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=source.name,
         version=source.version,
         license=source.license,
         model=spec,
-        latent_space_id=latent_space_id(source.vae),
+        latent_space_id=exported.latent_space_id,
         graphs=graphs,
         torch_files=torch_files,
         reference=write(_REFERENCE_FILE, reference.only(_used(programs)).encode()),
@@ -177,7 +230,7 @@ def write_bundle(
         manifest,
         reports,
         reference,
-        VaeDecoder(source.vae),
+        exported,
         samples_note=source.samples_note,
         collapse_advice=source.collapse_advice,
     )
@@ -217,12 +270,3 @@ def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Fo
     signatures = {name: program.signature for name, program in programs.items()}
     elbo = TorchGraph(signatures["elbo"], programs["elbo"].module) if "elbo" in programs else None
     return verify_torch(Bundle(folder), format_name, signatures, elbo)
-
-
-def latent_space_id(vae: VAE) -> str:
-    """Return the SHA-256 of the weights, which identifies the latent space: latents of other models do not fit."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from edgevae import Bundle, Manifest, ModelSpec, Part, PrecisionSpec, Reference, Report, load, part_of, values_text
 from edgevae.images import can_draw, save_grid
-from edgevae.train import VAE
 
 from .errors import ExportError
 from .precision import left_in_float32
@@ -38,7 +37,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Decoder(Protocol):
-    """The methods that the pictures need. A loaded bundle has them; `VaeDecoder` adds them to a VAE."""
+    """The methods that the pictures need. A loaded bundle has them, and a model that is exported."""
 
     @property
     def component_probs(self) -> FloatArray:
@@ -49,39 +48,6 @@ class Decoder(Protocol):
 
     def generate(self, n: int, seed: int, *, y: Any = None, component: Any = None) -> FloatArray:
         """Return the means for `n` draws of the prior, shape `(n, data_dim)`."""
-
-
-class VaeDecoder:
-    """A VAE's generative half with the methods of a loaded bundle.
-
-    Args:
-        vae: The model, on the CPU, in evaluation mode.
-    """
-
-    def __init__(self, vae: VAE) -> None:
-        self._vae = vae
-
-    @property
-    def component_probs(self) -> FloatArray:
-        """p(c) of a mixture's components, shape `(components,)`; empty for other latents."""
-        return np.asarray(self._vae.latent.component_probs.detach(), np.float32)
-
-    @torch.no_grad()
-    def decode(self, z: Any, *, y: Any = None) -> FloatArray:
-        """Return the observations' means for latents, shape `(count, data_dim)`."""
-        loc_img: FloatArray = self._vae.decoder(_tensor(z), None if y is None else _tensor(y)).numpy()
-        return loc_img
-
-    @torch.no_grad()
-    def generate(self, n: int, seed: int, *, y: Any = None, component: Any = None) -> FloatArray:
-        """Return the means for `n` draws of the prior, those of `Model.generate` from the same seed."""
-        generator, noise = torch.Generator().manual_seed(seed), []
-        if self._vae.latent.enumerated:
-            below = self._vae.latent.component_probs.cumsum(0)[:-1]
-            drawn = torch.rand(n, generator=generator) if component is None else None
-            noise = [_tensor(component) if drawn is None else torch.searchsorted(below, drawn, right=True)]
-        levels = [torch.randn((n, size), generator=generator) for size in reversed(self._vae.config.z_dims)]
-        return self.decode(self._vae.latent.prior(*noise, *reversed(levels)), y=y)
 
 
 def write_card(
@@ -269,10 +235,6 @@ def _grey(model: ModelSpec, samples: FloatArray, sets: Mapping[str, FloatArray])
     low, high = samples.min(axis), samples.max(axis)
     span = np.where(high > low, high - low, np.float32(1))
     return {name: (values - low) / span for name, values in sets.items()}
-
-
-def _tensor(values: Any) -> torch.Tensor:
-    return values if isinstance(values, torch.Tensor) else torch.from_numpy(np.asarray(values))
 
 
 def _values(manifest: Manifest) -> str:

@@ -10,25 +10,29 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 import onnx
+from torch import Tensor
 
-from edgevae import PARTS, Bundle, EdgeVAEError, Part, Precision, Tolerances
+from edgevae import PARTS, Bundle, EdgeVAEError, Part, Precision, Report, Tolerances
 from edgevae.cli.sections import SectionedCommand, SectionOption
-from edgevae.train import DATASET_NAMES, ConfigError, DataConfig, TrainError, newest_run
+from edgevae.train import DATASET_NAMES, ConfigError, DataConfig, TraceError, TrainError, newest_run
 from edgevae.train.cli import Numbers, Sizes
 from edgevae.train.conversion import DEFAULT_OPSET
 
 from .bundle_writer import FORMATS, Format, export_bundle
-from .errors import ExportError, VerificationError
+from .errors import ExportError, GraphError, VerificationError
 from .files import check_writable
+from .loading import LoadedProgram, load_program, load_weights, read_example
 from .precision import LIMITS_NATS, left_in_float32
+from .program_check import check_program
+from .program_vae import ProgramVAE
 from .sign import SigningKey
-from .source import source_of_run, source_of_weights
+from .source import Source, dataset_of, source_of_program, source_of_run, source_of_weights
 from .state_dict import REFERENCE_NAMES
 from .weights import Weights, read_weights
 from .wheel import build_wheel, check_license, check_version, wheel_file
@@ -123,6 +127,41 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     help="Relative tolerance of each output of a graph, beside the absolute one.",
 )
 @_option(
+    "A Pyro program of your own",
+    "--program",
+    metavar="PLACE",
+    help="Export a Pyro program as it is, instead of a run: FILE.py:NAME or module:NAME. NAME is an object with model "
+    "and guide, a class or function that makes one without arguments, or a pair (model, guide).",
+)
+@_option(
+    "A Pyro program of your own",
+    "--weights",
+    "program_weights",
+    type=click.Path(exists=True, path_type=Path),
+    help="Its weights: a state_dict, a checkpoint with one inside, safetensors, or what pyro.get_param_store().save() "
+    "wrote. Without it the program must come with its weights.",
+)
+@_option(
+    "A Pyro program of your own",
+    "--example",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Its arguments: an .npz file with an array for each, by the names that the model gives them, rows first. They "
+    "are traced and verified with, and their ELBO gives the threshold for anomalies unless --dataset or --data do.",
+)
+@_option(
+    "A Pyro program of your own",
+    "--static",
+    multiple=True,
+    metavar="NAME",
+    help="An argument in the example that has no rows; it becomes a constant. Can be given several times.",
+)
+@_option(
+    "A Pyro program of your own",
+    "--check",
+    is_flag=True,
+    help="Only print the program's sites and functions, and what stands in the way of its export.",
+)
+@_option(
     "Weights trained elsewhere",
     "--state-dict",
     type=click.Path(exists=True, path_type=Path),
@@ -133,7 +172,8 @@ def _option(section: str, *names: str, **settings: Any) -> Callable[[_Function],
     "Weights trained elsewhere",
     "--weights-key",
     metavar="KEY",
-    help="Which weights of a checkpoint to take, where it holds several, like ema or callbacks.ema.",
+    help="Of --state-dict or --weights: which weights of a checkpoint to take, where it holds several, like ema or "
+    "callbacks.ema.",
 )
 @_option(
     "Weights trained elsewhere", "--data-shape", type=Sizes("1,28,28"), help="Shape of an observation, like 1,28,28."
@@ -186,6 +226,11 @@ def main(
     no_optimize: bool,
     atol: float,
     rtol: float,
+    program: str | None,
+    program_weights: Path | None,
+    example: Path | None,
+    static: tuple[str, ...],
+    check: bool,
     state_dict: Path | None,
     weights_key: str | None,
     data_shape: tuple[int, ...] | None,
@@ -204,24 +249,36 @@ def main(
       vae-export runs/mnist-mlp --precision int8 --precision fp16
       vae-export runs/mnist-mlp --graphs encoder --out models/mnist-encoder
       vae-export runs/mnist-mlp --sign key.pem
+      vae-export --program my_models.py:make_vae --weights vae.pt --example batch.npz --out models/mine
+      vae-export --program my_models.py:make_vae --example batch.npz --check
       vae-export --state-dict vae.pt --dataset mnist --data-dir ~/mnist
       vae-export --state-dict checkpoint.ckpt --weights-key ema --data images.npy
     """
     if not (math.isfinite(atol) and math.isfinite(rtol)):
         raise click.UsageError(f"--atol and --rtol must be finite, got {atol} and {rtol}")
-    _check_origin(run, state_dict, {"weights_key": weights_key, "data_shape": data_shape, **data_options})
+    of_program = {"weights": program_weights, "example": example, "static": static, "check": check}
+    elsewhere = {"weights_key": weights_key, "data_shape": data_shape, **data_options}
+    _check_origin({"RUN": run, "--program": program, "--state-dict": state_dict}, of_program, elsewhere)
     data = _data_of(**data_options)
     try:
         model_version, license_ = check_version(model_version), check_license(license_) if license_ else ""
-        origin = state_dict or run or newest_run(_RUNS)
-        out = (out or _MODELS / (origin.stem if state_dict else origin.resolve().name)).resolve()
+        own = None if program is None else _OwnProgram.open(program, program_weights, weights_key, example, static)
+        if own is not None and check:
+            own.print_check()
+            return
+        origin = (own and own.name) or state_dict or run or newest_run(_RUNS)
+        out = (out or _MODELS / (Path(origin).stem if state_dict else Path(origin).resolve().name)).resolve()
         check_writable(out, force)
         key = SigningKey(sign_with, passphrase_of_signing_key) if sign_with is not None else None
         wheel = _check_wheel(out, model_version, force) if _WHEEL in formats else None
-        if state_dict is None:
-            source = source_of_run(origin, out.name)
+        if own is not None:
+            source = own.source(out.name, data_shape, data)
+        elif state_dict is not None:
+            weights = read_weights(state_dict, REFERENCE_NAMES, weights_key)
+            _echo_notes(weights)
+            source = source_of_weights(weights, out.name, data_shape, data)
         else:
-            source = source_of_weights(_weights_of(origin, weights_key), out.name, data_shape, data)
+            source = source_of_run(Path(origin), out.name)
         click.echo(f"{origin}: verified with {source.samples_note}")
         if "int8" in precisions and source.train_samples is None:
             click.echo(
@@ -252,6 +309,11 @@ def main(
         raise click.ClickException(str(error)) from error
     except (ExportError, TrainError, EdgeVAEError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    _print_written(out, reports, part, wheel)
+
+
+def _print_written(out: Path, reports: Sequence[Report], part: Part, wheel: Path | None) -> None:
+    """Print the verifications, and what to try."""
     click.echo("\n\n".join(map(str, reports)))
     for name, spec in Bundle(out).manifest.precisions.items():
         if left := left_in_float32(spec):
@@ -263,22 +325,84 @@ def main(
         click.echo(f"Wrote {shown.parent / wheel.name}. Try it with: pip install {shown.parent / wheel.name}")
 
 
-def _check_origin(run: Path | None, state_dict: Path | None, options: Mapping[str, Any]) -> None:
-    """Check that there is a run or weights, and that options about weights and data go with weights."""
-    if run is not None and state_dict is not None:
-        raise click.UsageError("RUN and --state-dict were both given; give one of them")
-    for name, value in options.items():
-        if value and state_dict is None:
-            option = name.replace("_", "-")
-            raise click.UsageError(f"--{option} goes with --state-dict; a run knows its own weights and data")
+def _check_origin(
+    origins: Mapping[str, object], of_program: Mapping[str, object], elsewhere: Mapping[str, object]
+) -> None:
+    """Check that there is one origin of the model, and that options about it go with it."""
+    given = [name for name, value in origins.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} were both given; give one of them")
+    if "--program" not in given:
+        for name, value in of_program.items():
+            if value:
+                raise click.UsageError(f"--{name} goes with --program")
+    if not {"--program", "--state-dict"}.intersection(given):
+        for name, value in elsewhere.items():
+            if value:
+                option = name.replace("_", "-")
+                raise click.UsageError(
+                    f"--{option} goes with --state-dict or --program; a run knows its own weights and data"
+                )
 
 
-def _weights_of(path: Path, key: str | None) -> Weights:
-    """Read weights, and print what was done to them."""
-    weights = read_weights(path, REFERENCE_NAMES, key)
+@dataclasses.dataclass(frozen=True)
+class _OwnProgram:
+    """A Pyro program of the user's own, with weights and an example."""
+
+    program: LoadedProgram
+    example: Mapping[str, Tensor]
+    static: tuple[str, ...]
+
+    @classmethod
+    def open(
+        cls, place: str, weights: Path | None, key: str | None, example: Path | None, static: tuple[str, ...]
+    ) -> _OwnProgram:
+        """Import the program, read its example, load its weights, and print what was done to them."""
+        if example is None:
+            raise click.UsageError(
+                "--program needs --example: an .npz file with an array for each argument of the model"
+            )
+        program, arrays = load_program(place), read_example(example)
+        if weights is not None:
+            _echo_notes(load_weights(program, weights, arrays, key))
+        return cls(program, arrays, static)
+
+    @property
+    def name(self) -> str:
+        """The name of its class or function."""
+        return self.program.name
+
+    def print_check(self) -> None:
+        """Print what it consists of; end with an error if something stands in the way of its export."""
+        report = check_program(self.program.model, self.program.guide, self.example, static=self.static)
+        click.echo(str(report))
+        if not report.passed:
+            raise ExportError(f"{self.name} cannot be exported")
+
+    def source(self, name: str, data_shape: tuple[int, ...] | None, data: DataConfig | None) -> Source:
+        """Derive its functions, print what a user should know, and measure it."""
+        dataset = None if data is None else dataset_of(data, labels=len(self.example) > len(self.static) + 1)
+        shape = data_shape or (None if dataset is None else dataset.data_shape)
+        try:
+            vae = ProgramVAE(
+                self.program.model,
+                self.program.guide,
+                self.example,
+                static=self.static,
+                data_shape=shape,
+                name=self.name,
+            )
+        except TraceError as error:
+            raise GraphError(f"{self.name} cannot be exported: {error}") from error
+        for note in vae.notes:
+            click.echo(f"{self.name}: {note}")
+        return source_of_program(vae, name, dataset)
+
+
+def _echo_notes(weights: Weights) -> None:
+    """Print what was done to weights that were read."""
     for note in weights.notes:
-        click.echo(f"{path}: {note}")
-    return weights
+        click.echo(f"{weights.path}: {note}")
 
 
 def _data_of(**options: Any) -> DataConfig | None:

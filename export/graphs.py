@@ -12,7 +12,7 @@ from edgevae.train.tracing import trace
 
 from .errors import GraphError
 from .program import TERMS, TRACE_ROWS, PyroProgram, RunName
-from .subgraph import as_functions, subgraph
+from .subgraph import SIZE, as_functions, subgraph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Function:
         return {
             name
             for name, node in zip(self.inputs, nodes, strict=True)
-            if any(user.target is not torch.ops.aten.sym_size.int for user in node.users)
+            if any(user.target != SIZE for user in node.users)
         }
 
 
@@ -58,8 +58,13 @@ class _Traceable(nn.Module):
         return tuple(results.values())
 
 
-class _TracedRun:
-    """A run of a program as a graph: its nodes by name, and values of its inputs."""
+class TracedRun:
+    """A run of a program as a graph: its nodes by name, and values of its inputs.
+
+    Args:
+        program: The program.
+        run: Which of its runs.
+    """
 
     def __init__(self, program: PyroProgram, run: RunName) -> None:
         arguments, noise = program.rows(TRACE_ROWS), program.noise(run, TRACE_ROWS)
@@ -108,8 +113,8 @@ def derive(program: PyroProgram) -> dict[str, Function]:
 
 
 def _derive(program: PyroProgram) -> dict[str, Function]:
-    posterior = _TracedRun(program, "posterior")
-    densities = posterior if program.run_of_densities == "posterior" else _TracedRun(program, "enumerated")
+    posterior = TracedRun(program, "posterior")
+    densities = posterior if program.run_of_densities == "posterior" else TracedRun(program, "enumerated")
     latents = [site.name for site in program.sites if site.role == "latent"]
     drawn = [site.name for site in program.sites if site.role == "latent" and not site.is_input]
     of_prior = [f"{site.name}.{key}" for site in program.sites if site.is_input for key in site.parameters]
@@ -126,7 +131,7 @@ def _derive(program: PyroProgram) -> dict[str, Function]:
         "elbo": densities.function(cuts, TERMS),
     }
     if not program.needs_all_values:
-        prior = _TracedRun(program, "prior")
+        prior = TracedRun(program, "prior")
         functions |= {
             "decoder": posterior.function(latents, [*of_model, *means, *computed]),
             "observation": posterior.function(of_model, draws),

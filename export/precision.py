@@ -74,7 +74,7 @@ def add_precisions(
         )
     calibration = None
     if "int8" in limits and source.train_samples is not None:
-        calibration = make_reference(source.vae, source.train_samples, source.train_labels).samples()
+        calibration = make_reference(source.model, source.train_samples, source.train_labels).samples()
     expected = _elbos(folder, "fp32", source)
     finite = np.isfinite(expected)  # not of outliers that overflow float32
     for precision, limit in limits.items():

@@ -49,7 +49,9 @@ _PARTS = ("observed", "latent", "guide")
 TRACE_ROWS = 3
 _PROBE_ROWS = (TRACE_ROWS, 5)
 _DRAWN_OUTSIDE = ("Multinomial", "DirichletMultinomial")  # take as many draws as their count says
-_WITHOUT_MEAN = ("Categorical", "Multinomial", "DirichletMultinomial")  # NaN, and means of a count that the data choose
+_WITHOUT_MEAN = ("Categorical", "Cauchy", "HalfCauchy", "Multinomial", "DirichletMultinomial")
+"""Distributions whose mean is NaN, or that of a count that the data choose."""
+
 _PYRO = str(Path(pyro.__file__).parent) + os.sep
 _MODULE_DIVIDER = "$$$"  # in the names under which `pyro.module` registers parameters
 
@@ -673,11 +675,14 @@ _WRAPPERS = {"Independent", "ReshapedDistribution", "MaskedDistribution", "Expan
 
 def _mean_of(distribution: Distribution) -> Tensors:
     """Return the mean of a distribution as `mean`, or nothing where it has none."""
+    inner = unwrapped(distribution)
+    if type(inner).__name__ == "StudentT":  # whose mean is NaN where df <= 1; this one is the median there
+        return {"mean": inner.loc.expand(inner.batch_shape)}
     try:
         mean = distribution.mean
     except NotImplementedError:  # so say transformed distributions, for one
         return {}
-    return {} if type(unwrapped(distribution)).__name__ in _WITHOUT_MEAN else {"mean": mean}
+    return {} if type(inner).__name__ in _WITHOUT_MEAN else {"mean": mean}
 
 
 def _named(site: str, tensors: Tensors) -> Tensors:

@@ -85,17 +85,12 @@ def check_program(
     Returns:
         The sites, the functions that can be derived, and the problems. An error of the program itself is a problem too.
     """
-    tensors = {name: _tensor(value) for name, value in example.items()}
+    tensors = example_of(example)
     report = ProgramReport({name: tuple(tensor.shape[1:]) for name, tensor in tensors.items() if name not in static})
     try:
-        program = PyroProgram(model, guide, tensors, static)
+        program = run_program(model, guide, tensors, static)
     except GraphError as error:
         return dataclasses.replace(report, problems=(str(error),))
-    except Exception as error:  # noqa: BLE001 - a stranger's program raises anything
-        where = line_of_error(error) or "the program"
-        said = str(error).strip().partition("\n")[0]
-        problem = f"{where} fails on {', '.join(tensors)}: {type(error).__name__}" + (f": {said}" if said else "")
-        return dataclasses.replace(report, problems=(problem,))
     report = dataclasses.replace(
         report, sites=program.sites, draws=program.draws["posterior"], notes=tuple(program.notes)
     )
@@ -108,9 +103,31 @@ def check_program(
     )
 
 
-def _tensor(value: ArrayLike | Tensor) -> Tensor:
-    tensor = torch.as_tensor(value)
-    return tensor.float() if tensor.dtype == torch.float64 else tensor
+def example_of(example: Mapping[str, ArrayLike | Tensor]) -> dict[str, Tensor]:
+    """Return the arguments of a program as tensors; numbers in double precision become float32."""
+    tensors = {name: torch.as_tensor(value) for name, value in example.items()}
+    return {name: tensor.float() if tensor.dtype == torch.float64 else tensor for name, tensor in tensors.items()}
+
+
+def run_program(
+    model: Callable[..., Any], guide: Callable[..., Any], example: Mapping[str, Tensor], static: Collection[str] = ()
+) -> PyroProgram:
+    """Run a program on a few rows of its example, and return what it consists of.
+
+    Raises:
+        GraphError: It cannot be run with given noise, its rows depend on each other, or it fails; the message names the
+            line.
+    """
+    try:
+        return PyroProgram(model, guide, example, static)
+    except GraphError:
+        raise
+    except Exception as error:  # a stranger's program raises anything
+        where = line_of_error(error) or "the program"
+        said = str(error).strip().partition("\n")[0]
+        raise GraphError(
+            f"{where} fails on {', '.join(example)}: {type(error).__name__}" + (f": {said}" if said else "")
+        ) from error
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +14,14 @@ from torch import Tensor
 from edgevae import DatasetSpec, Preprocessing
 from edgevae.train import VAE, DataConfig, Dataset, Images, check_range, load_data, load_run
 from edgevae.train.data import evenly_spaced, open_source
-from edgevae.train.elbo import comparable, evaluate_each
+from edgevae.train.elbo import comparable
 from edgevae.train.evaluation import ElboSummary, collapse_advice
 from edgevae.train.fitting import FINAL_PARTICLES
 from edgevae.train.run import NUM_SAMPLES
 
 from .errors import ExportError
+from .exportable import Exportable, exportable
+from .program_vae import ProgramVAE
 from .state_dict import reference_vae
 from .weights import Weights
 
@@ -32,7 +35,7 @@ class Source:
 
     Args:
         name: The model's name.
-        vae: The trained model, on the CPU.
+        vae: The trained model, on the CPU; of a Pyro program of your own a `ProgramVAE`.
         samples: Observations to verify with, shape `(num_samples, *data_shape)`; at least one.
         labels: Their classes, shape `(num_samples,)`; `None` where the model is not conditional.
         samples_note: What they are, for the model card, like `test images of mnist`.
@@ -52,7 +55,7 @@ class Source:
     """
 
     name: str
-    vae: VAE
+    vae: VAE | Exportable
     samples: Tensor
     samples_note: str
     dataset: DatasetSpec | None
@@ -66,6 +69,11 @@ class Source:
     outliers: Tensor | None = None
     outlier_labels: Tensor | None = None
     collapse_advice: str = ""
+
+    @functools.cached_property
+    def model(self) -> Exportable:
+        """The model as the export sees it."""
+        return exportable(self.vae)
 
 
 def source_of_run(path: Path, name: str) -> Source:
@@ -137,7 +145,7 @@ def source_of_weights(
             z = torch.randn((_PRIOR_DRAWS, vae.config.z_dim), generator=torch.Generator().manual_seed(0))
             images = vae.decoder(z).reshape(-1, *vae.config.data_shape)
         return Source(name, vae, images, "images drawn from the model's own prior (no data set was given)", None)
-    dataset = _dataset_of(data)
+    dataset = dataset_of(data)
     vae = reference_vae(weights, data_shape or dataset.data_shape)
     if dataset.data_shape != vae.config.data_shape:
         raise ExportError(
@@ -156,17 +164,68 @@ def source_of_weights(
     )
 
 
-def _dataset_of(data: DataConfig) -> Dataset[Images]:
-    """Return a known set; or own data, all of whose rows are both training and test rows."""
+def source_of_program(
+    vae: ProgramVAE, name: str, dataset: Dataset[Images] | None = None, samples_note: str = "rows of the example"
+) -> Source:
+    """Return a Pyro program of a user's own.
+
+    Args:
+        vae: The program.
+        name: The model's name.
+        dataset: What to measure, verify and calibrate with, of `dataset_of`; by default the rows of the example.
+        samples_note: What the rows of the example are.
+
+    Raises:
+        DatasetError: The data are out of range.
+        ExportError: The data do not have the program's shape, or have no labels where it takes them; or the ELBO of a
+            quarter of the rows is not finite.
+    """
+    note = samples_note
+    if dataset is None:
+        dataset = Dataset[Images]("the example", vae.samples, vae.samples, vae.labels, vae.labels)
+    else:
+        note = f"test images of {dataset.name}"
+        if dataset.data_shape != vae.spec.data_shape:
+            raise ExportError(
+                f"the observations of {dataset.name} have shape {dataset.data_shape}, those of the program "
+                f"{vae.spec.data_shape}; give data of that shape"
+            )
+        if vae.spec.num_classes and dataset.num_classes > vae.spec.num_classes:
+            raise ExportError(
+                f"{dataset.name} has {dataset.num_classes} classes, the labels of the example {vae.spec.num_classes}; "
+                "give an example in which each class is"
+            )
+    check_range(dataset.test, vae.spec.unit_interval, trained=True)
+    chosen = evenly_spaced(len(dataset.train), NUM_SAMPLES)
+    return Source(
+        name,
+        vae,
+        dataset.test[:NUM_SAMPLES],
+        note,
+        _measured(vae, dataset),
+        None if dataset.test_labels is None else dataset.test_labels[:NUM_SAMPLES],
+        preprocessing=None if dataset.preprocessing == Preprocessing() else dataset.preprocessing,
+        train_samples=dataset.train[chosen],
+        train_labels=None if dataset.train_labels is None else dataset.train_labels[chosen],
+    )
+
+
+def dataset_of(data: DataConfig, *, labels: bool = False) -> Dataset[Images]:
+    """Return a known set; or own data, all of whose rows are both training and test rows.
+
+    Raises:
+        DatasetError: The data cannot be loaded, or have no labels where they are asked for.
+    """
     if data.data is None:
-        return load_data(data, labels=False)
-    rows = open_source(data.data, data, labels=False).rows
-    return Dataset[Images](data.name, rows, rows, preprocessing=rows.preprocessing)
+        return load_data(data, labels=labels)
+    source = open_source(data.data, data, labels=labels)
+    rows = source.rows
+    return Dataset[Images](data.name, rows, rows, source.labels, source.labels, preprocessing=rows.preprocessing)
 
 
-def _measured(vae: VAE, dataset: Dataset[Images]) -> DatasetSpec:
+def _measured(model: VAE | Exportable, dataset: Dataset[Images]) -> DatasetSpec:
     """Return the ELBO of the test images: its mean and its quantiles."""
-    elbos = evaluate_each(vae, dataset.test, num_particles=FINAL_PARTICLES).elbo
+    elbos = exportable(model).elbo_of_each(dataset.test, dataset.test_labels, FINAL_PARTICLES)
     summary = ElboSummary.of(elbos, dataset.test)
     if summary.not_finite is not None and not math.isfinite(summary.robust_nats):
         raise ExportError(

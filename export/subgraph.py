@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 _SIZE = torch.ops.aten.sym_size.int
+SIZE = "size"
+"""The method by which parts of a program take a size: TorchScript makes constants of operators' sizes."""
+
 _CHECKS = (torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten._assert_scalar.default)  # noqa: SLF001 - names of operators
 _SAME_IF_SAME_SHAPE = (
     torch.ops.aten.expand.default,
@@ -28,6 +32,7 @@ _FILLED: dict[Any, float | None] = {
 }
 """Operators that take a tensor for its dtype or size, and what they fill in; `None`: their last argument."""
 
+_SIZED_METHODS = ("expand", "new_full", "new_ones", "new_zeros", "repeat", "reshape", "view")
 _SIZED = (torch.ops.aten.new_zeros.default, torch.ops.aten.new_ones.default, torch.ops.aten.new_full.default)
 
 
@@ -120,15 +125,32 @@ def subgraph(
         name, node = next(iter(given.items()))
         copies[node] = graph.placeholder("input_0")
         inputs.append(name)
-    rows = graph.call_function(_SIZE, (next(iter(copies.values())), 0)) if copies else None
+    rows = graph.call_method(SIZE, (next(iter(copies.values())), 0)) if copies else None
     batch = _sizes(next(iter(copies)).meta["val"])[0] if copies else None
     for node in program.graph.nodes:
         if node in reached and node not in copies:
-            is_batch = node.target is _SIZE and node.meta["val"].node.expr == batch
-            copies[node] = rows if is_batch and rows is not None else graph.node_copy(node, copies.__getitem__)
+            if node.target is not _SIZE:
+                copies[node] = _with_method(graph.node_copy(node, copies.__getitem__))
+            elif rows is not None and node.meta["val"].node.expr == batch:
+                copies[node] = rows
+            else:
+                tensor, axis = node.args
+                copies[node] = graph.call_method(SIZE, (copies[tensor], axis))
     graph.output(tuple(copies[node] for node in wanted.values()))
     graph.eliminate_dead_code()
     return fx.GraphModule(program, graph), tuple(inputs)
+
+
+def _with_method(node: fx.Node) -> fx.Node:
+    """Call the method or function of an operator that takes sizes: TorchScript makes constants of operators' sizes."""
+    takes_sizes = any(isinstance(argument, (list, tuple)) and argument for argument in node.args)
+    if node.op == "call_function" and isinstance(node.target, OpOverload) and takes_sizes:
+        name = node.target._opname  # noqa: SLF001 - there is no public name
+        if name in _SIZED_METHODS:
+            node.op, node.target = "call_method", name
+        elif name == "full":
+            node.target = torch.full
+    return node
 
 
 def _reached(stops: Collection[fx.Node], wanted: Collection[fx.Node]) -> set[fx.Node]:

@@ -288,10 +288,12 @@ def signatures(model: ModelSpec, parameters: Sequence[TensorSpec]) -> dict[Graph
         "decoder": Signature((z, *y), parameters),
         "reconstruct": Signature((x, *y, eps[0]), parameters[:1]),
         "elbo": Signature((x, z, locs[0], scales[0], *parameters, *eps[1:]), terms),
-        "observation": Signature((*parameters, tensor("eps_obs", model.data_dim)), (tensor("obs", model.data_dim),)),
     }
+    if model.has_draws:
+        eps_obs = tensor("eps_obs", model.data_dim)
+        found["observation"] = Signature((*parameters, eps_obs), (tensor("obs", model.data_dim),))
     z_prior = (tensor("z_prior", model.z_dim),)
-    if model.latent == "hierarchical":
+    if model.latent in ("hierarchical", "program"):
         found["prior"] = Signature(eps, z_prior)
     if model.latent == "mixture":
         prior_probs = tensor("prior_probs", model.num_components)

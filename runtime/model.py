@@ -388,8 +388,14 @@ class Model:
             float32 in the units of the data, shape `(num_samples, batch, data_dim)`.
 
         Raises:
-            InputError: An argument has another shape or dtype, or values out of range.
+            InputError: An argument has another shape or dtype, or values out of range; or this bundle draws no
+                observations.
         """
+        if not self._spec.has_draws:
+            raise InputError(
+                f"this bundle draws no observations: a draw of {self._spec.likelihood} takes no fixed amount of noise; "
+                "decode and reconstruct give the mean"
+            )
         given, stream = self._observations.given(x, y), stream_of(seed)
         draws = np.empty((_inputs.count("num_samples", num_samples, MAX_DRAWS), *given["x"].shape), np.float32)
         for row, draw in zip(draws, posterior_draws(self._graphs, self._spec, given, stream), strict=False):

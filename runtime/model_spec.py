@@ -23,30 +23,34 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
 
-class ModelSpec(Record, frozen=True, kw_only=True):
+class ModelSpec(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The model's choices and sizes.
 
     Args:
-        architecture: The networks, like `mlp` or `conv`; the runtime runs any.
+        architecture: The networks, like `mlp` or `conv`, or the name of a Pyro program; the runtime runs any.
         likelihood: p(x|z), like `bernoulli` or `normal`; the runtime runs any, its first parameter is `loc_img`.
-        latent: p(z): `normal`, one standard normal; `hierarchical`, levels of them; or `mixture`.
+        latent: p(z): `normal`, one standard normal; `hierarchical`, levels of them; `mixture`; or `program`, what a
+            Pyro program of the user's own makes of standard normal noise.
         data_shape: Shape of one observation, `(channels, height, width)` for images.
         z_dims: Sizes of the latent's levels, that of z first; one, except in a hierarchy.
-        hidden_dim: Width of the hidden layers.
+        hidden_dim: Width of the hidden layers; 0 where it is not known.
         num_classes: Number of labels that the networks see, 0 where they see none.
         num_components: Number of a mixture's components; 0 for the other latents.
         unit_interval: Whether observations must lie in [0, 1].
+        has_draws: Whether a graph `observation` draws from p(x|z). Counts and other draws that take no fixed amount of
+            noise, like those of a Poisson distribution, have none.
     """
 
     architecture: Text
     likelihood: Text
-    latent: Literal["normal", "hierarchical", "mixture"]
+    latent: Literal["normal", "hierarchical", "mixture", "program"]
     data_shape: Sizes
     z_dims: Sizes
-    hidden_dim: Size
+    hidden_dim: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
     num_classes: Count
     num_components: Count
     unit_interval: bool
+    has_draws: bool = True
 
     def __post_init__(self) -> None:
         if (self.latent == "hierarchical") != (len(self.z_dims) > 1):
@@ -59,7 +63,7 @@ class ModelSpec(Record, frozen=True, kw_only=True):
     @property
     def sizes(self) -> str:
         """The sizes in one word, like `784-400-50`: of the data, of the hidden layers, of z and the levels above it."""
-        return "-".join(map(str, (self.data_dim, self.hidden_dim, *self.z_dims)))
+        return "-".join(str(size) for size in (self.data_dim, self.hidden_dim, *self.z_dims) if size)
 
     @property
     def latent_text(self) -> str:

@@ -34,8 +34,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import importlib
-import importlib.util
 import inspect
 import itertools
 import math
@@ -50,6 +48,7 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .errors import ConfigError, LabelError
+from .importing import import_file, import_module
 from .likelihoods import Bernoulli, Likelihood, Standardisation
 from .tracing import line_of_error
 
@@ -316,7 +315,7 @@ def architecture_of(encoder: type[AbstractEncoder], decoder: type[AbstractDecode
     for module in (encoder.__module__, decoder.__module__):
         there = [getattr(sys.modules.get(module), network.__name__, None) for network in (encoder, decoder)]
         if there == [encoder, decoder]:
-            source = module.partition("@")[2] or module  # the path of a file that `_import_file` imported
+            source = module.partition("@")[2] or module  # the path of a file that `import_file` imported
             architecture = f"{source}:{encoder.__name__},{decoder.__name__}"
             networks_of(architecture)
             return architecture
@@ -388,7 +387,13 @@ def networks_of(architecture: str) -> tuple[type[AbstractEncoder], type[Abstract
             f"architecture must be one of {', '.join(ARCHITECTURES)}, or two classes of your own as {_FORM}, got "
             f"{architecture!r}"
         )
-    imported = _import_file(Path(module).resolve()) if is_file else _import(module, architecture)
+    if is_file:
+        remedy = (
+            "put it there, or, for a run whose file has moved, write its new path into the run's config.json, under "
+        )
+        imported = import_file(Path(module), "networks", f"{remedy}architecture")
+    else:
+        imported = import_module(module, f"architecture {architecture}")
     return _class_of(imported, names[0], AbstractEncoder), _class_of(imported, names[1], AbstractDecoder)
 
 
@@ -423,52 +428,6 @@ def check_networks(encoder: AbstractEncoder, decoder: AbstractDecoder, config: M
         outputs = _computed(decoder, decoder.outputs_at, z, y)
         width = f"num_outputs * data_dim, {num_outputs} * {config.data_dim}"
         _check_shape(decoder, "outputs", outputs, num_outputs * config.data_dim, width)
-
-
-def _import(name: str, architecture: str) -> ModuleType:
-    """Import a module from Python's path or from the working directory, which is appended to the path if needed."""
-    folder = str(Path.cwd())
-    for attempt in (1, 2):
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module exists, and imports one that does not
-            if attempt == 2 or folder in sys.path:
-                if attempt == 2:
-                    sys.path.remove(folder)
-                raise ConfigError(
-                    f"architecture {architecture} needs the module {name}, and Python finds no {error.name}, neither "
-                    f"in {folder} nor on its path; run the command in the folder that holds it, or set "
-                    "PYTHONPATH=FOLDER"
-                ) from error
-        sys.path.append(folder)  # last, so that it hides no installed module
-    raise AssertionError
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Import a file, as a module whose name nothing else has; modules beside it can be imported too."""
-    name = f"{path.stem}@{path}"
-    if name in sys.modules:
-        return sys.modules[name]
-    if not path.is_file():
-        raise ConfigError(
-            f"the file {path} with the networks is not there; put it there, or, for a run whose file has moved, write "
-            "its new path into the run's config.json, under architecture"
-        )
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise AssertionError
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # last, so that it hides no installed module
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _class_of(module: ModuleType, name: str, base: type) -> type[Any]:
@@ -556,7 +515,7 @@ def _class_name(network: type) -> str:
 
 
 def _module_name(name: str) -> str:
-    """The name of a module; of a file that `_import_file` imported, without its folders."""
+    """The name of a module; of a file that `import_file` imported, without its folders."""
     return Path(name.partition("@")[2] or name).name
 
 

@@ -117,8 +117,10 @@ def test_a_perturbed_weight_in_the_graph_leaves_no_bundle(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_model_whose_numbers_are_not_finite_leaves_no_bundle(source: Source, tmp_path: Path, value: float) -> None:
-    vae = copy.deepcopy(source.vae)
+def test_a_model_whose_numbers_are_not_finite_leaves_no_bundle(
+    source: Source, vae: VAE, tmp_path: Path, value: float
+) -> None:
+    vae = copy.deepcopy(vae)
     with torch.no_grad():
         vae.encoder.fc21.bias[0] = value
     with pytest.raises(ExportError, match=r"the weights encoder\.fc21\.bias hold NaN or infinity; train again"):
@@ -132,12 +134,12 @@ def test_a_tolerance_that_cannot_hold_fails_the_export(source: Source, tmp_path:
     assert not (tmp_path / "small").exists()
 
 
-def test_a_model_with_dropout_is_refused_by_name(source: Source, tmp_path: Path) -> None:
+def test_a_model_with_dropout_is_refused_by_name(source: Source, vae: VAE, tmp_path: Path) -> None:
     class Noisy(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.nn.functional.dropout(x, 0.5, training=True)
 
-    vae = copy.deepcopy(source.vae)
+    vae = copy.deepcopy(vae)
     vae.encoder.softplus = Noisy()
     with pytest.raises(GraphError, match=r"encoder cannot be exported: line \d+ of test_.* aten\.dropout in training"):
         export_bundle(dataclasses.replace(source, vae=vae), tmp_path / "small", ["onnx"])

@@ -141,19 +141,21 @@ def test_a_traversal_moves_one_active_unit_a_row_the_one_with_most_effect_first(
     labelled: Dataset, tmp_path: Path
 ) -> None:
     source = small(labelled)
+    vae = source.vae
+    assert isinstance(vae, VAE)
     with torch.no_grad():
-        source.vae.encoder.get_parameter("fc21.weight").mul_(10)
-        source.vae.encoder.get_parameter("fc21.weight")[1] = 0  # the mean of this unit does not vary
-        z_loc, _ = source.vae.encoder(labelled.test[:238].flatten(1))
+        vae.encoder.get_parameter("fc21.weight").mul_(10)
+        vae.encoder.get_parameter("fc21.weight")[1] = 0  # the mean of this unit does not vary
+        z_loc, _ = vae.encoder(labelled.test[:238].flatten(1))
         spread = z_loc.std(0, correction=0)
-        into_decoder = source.vae.decoder.get_parameter("fc1.weight")
+        into_decoder = vae.decoder.get_parameter("fc1.weight")
         for unit, effect in {0: 0.0, 2: 2.0, 3: 1.5, 4: 3.0}.items():
             into_decoder[:, unit] = effect / spread[unit] * torch.linspace(-1, 1, 16)
         moved = {}
         for unit in (2, 3, 4):  # unit 0 has no effect
             z = z_loc[:1].repeat(12, 1)
             z[:, unit] = z_loc[:, unit].mean() + torch.linspace(-3, 3, 12) * spread[unit]
-            moved[f"z[{unit}]"] = source.vae.decoder(z).numpy()
+            moved[f"z[{unit}]"] = vae.decoder(z).numpy()
     export_bundle(source, tmp_path / "small", ["torchscript"])
     order = sorted(moved, key=lambda name: float(moved[name].var(axis=0).sum()), reverse=True)
     save_grid(tmp_path / "expected.png", {name: moved[name] for name in order}, (1, 8, 8), columns=12)
@@ -165,6 +167,7 @@ def test_a_traversal_moves_one_active_unit_a_row_the_one_with_most_effect_first(
 
 def test_a_collapsed_model_has_no_traversal(labelled: Dataset, tmp_path: Path) -> None:
     source = small(labelled)
+    assert isinstance(source.vae, VAE)
     with torch.no_grad():
         source.vae.encoder.get_parameter("fc21.weight").zero_()
     export_bundle(source, tmp_path / "small", ["torchscript"])

@@ -351,7 +351,10 @@ def test_a_state_dict_that_does_not_fit_says_what_is_missing(vae: VAE, tmp_path:
         (["--format", "tflite"], "'tflite' is not one of"),
         (["{run}", "--graphs", "elbo"], "'elbo' is not one of"),
         (["{run}", "--opset", "99"], "99 is not in the range 18<=x<="),
-        (["{run}", "--dataset", "digits"], "--dataset goes with --state-dict; a run knows its own weights and data"),
+        (
+            ["{run}", "--dataset", "digits"],
+            "--dataset goes with --state-dict or --program; a run knows its own weights and data",
+        ),
         (["{run}", "--weights-key", "ema"], "--weights-key goes with --state-dict"),
         (["{run}", "--data-shape", "4,4"], "--data-shape goes with --state-dict"),
         (["{run}", "--grey"], "--grey goes with --state-dict"),
