@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,13 @@ REPOSITORY = Path(__file__).parent.parent
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime before our runtime does
 
 
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported: it would look at it again in every trace of a network."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 def pytest_runtest_setup() -> None:
     """Start each test with the same seed, in any order of tests."""
     torch.manual_seed(0)
@@ -28,11 +36,13 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_are_read_once() -> Iterator[None]:
-    """Read PyTorch's ONNX operators once: its exporter would read them again for each graph, which is slow."""
+    """Read the operators of ONNX and PyTorch once: the exporter would read them again for each graph, which is slow."""
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        patch.setattr(utils, "_materialize_cpp_cia_ops", functools.cache(utils._materialize_cpp_cia_ops))
         yield
 
 
