@@ -37,12 +37,12 @@ def pytest_runtest_setup() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _operators_are_read_once() -> Iterator[None]:
     """Read the operators of ONNX and PyTorch once: the exporter would read them again for each graph, which is slow."""
-    from torch._export import utils
+    from torch._export.utils import _materialize_cpp_cia_ops
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        patch.setattr(utils, "_materialize_cpp_cia_ops", functools.cache(utils._materialize_cpp_cia_ops))
+        patch.setattr("torch._export.utils._materialize_cpp_cia_ops", functools.cache(_materialize_cpp_cia_ops))
         yield
 
 
