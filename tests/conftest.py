@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -13,12 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgevae import Model, load
+from edgevae import Model, Report, load
 from edgevae.export import FORMATS, Source, export_bundle
 from edgevae.train import VAE, Dataset, ModelConfig, load_dataset
+from edgevae.train.report import figures
 
 REPOSITORY = Path(__file__).parent.parent
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import ONNX Runtime before our runtime does
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was imported: it would look at it again in every trace of a network."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_runtest_setup() -> None:
@@ -28,11 +37,13 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _operators_are_read_once() -> Iterator[None]:
-    """Read PyTorch's ONNX operators once: its exporter would read them again for each graph, which is slow."""
+    """Read the operators of ONNX and PyTorch once: the exporter would read them again for each graph, which is slow."""
+    from torch._export.utils import _materialize_cpp_cia_ops
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        patch.setattr("torch._export.utils._materialize_cpp_cia_ops", functools.cache(_materialize_cpp_cia_ops))
         yield
 
 
@@ -59,11 +70,21 @@ def source(vae: VAE, digits: Dataset) -> Source:
 
 
 @pytest.fixture(scope="session")
-def bundle(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model of `vae`, exported in all formats."""
+def exported_once(source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Report, ...]]:
     out = tmp_path_factory.mktemp("models") / "small"
-    export_bundle(source, out, FORMATS)
-    return out
+    return out, export_bundle(source, out, FORMATS)
+
+
+@pytest.fixture(scope="session")
+def bundle(exported_once: tuple[Path, tuple[Report, ...]]) -> Path:
+    """The model of `vae`, exported in all formats; tests that change files change a copy."""
+    return exported_once[0]
+
+
+@pytest.fixture(scope="session")
+def reports(exported_once: tuple[Path, tuple[Report, ...]]) -> tuple[Report, ...]:
+    """What the export of `bundle` returned."""
+    return exported_once[1]
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +102,13 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", f"{REPOSITORY}[cpu]"], check=True)
     return python
+
+
+@pytest.fixture
+def coarse_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a report draw small figures, in less time."""
+    monkeypatch.setattr(figures, "DPI", 30)
+    monkeypatch.setattr(figures, "FEATURES_SHOWN", 2)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> subprocess.CompletedProcess[bytes]:
     """A training into the folder `run→`, whose output can't hold the arrow."""
-    options = ["--dataset", "digits", "--epochs", 1, "--hidden-dim", 8, "--z-dim", 2, "--out", "run→"]
+    options = ["--dataset", "digits", "--epochs", 1, "--hidden-dim", 8, "--z-dim", 2, "--no-report", "--out", "run→"]
     return call(folder, "edgevae.train", *options, encoding="cp1252")
 
 

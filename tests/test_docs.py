@@ -42,9 +42,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "models").mkdir()
     for bundle in (REPOSITORY / "models").iterdir():
         (folder / "models" / bundle.name).symlink_to(bundle)
-    command = [sys.executable, "-m", "edgevae.train", "--dataset", "digits", "--epochs", "1"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_command(train_main, ["--dataset", "digits", "--epochs", "1", "--no-report"])
     return folder
+
+
+def run_command(command: click.Command, arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, f"{arguments}: {result.output}"
 
 
 def run_python(arguments: list[str], folder: Path) -> None:
@@ -119,8 +125,9 @@ def test_documented_commands_have_the_options_that_they_use(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", documented_runs())
-def test_documented_runs_of_bundles_work(line: str, workplace: Path) -> None:
-    run_python(["-m", "edgevae", *shlex.split(line)[1:]], workplace)
+def test_documented_runs_of_bundles_work(line: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    run_command(run_main, shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize("name", run_main.commands)
@@ -134,8 +141,7 @@ def test_each_command_ends_its_help_with_examples_that_run(
     for line in lines:
         program, *arguments = shlex.split(line)
         assert program == "vae-run", f"{line} is no example of vae-run"
-        result = CliRunner().invoke(run_main, arguments, prog_name=program)
-        assert result.exit_code == 0, f"{line}: {result.output}"
+        run_command(run_main, arguments)
         for option, value in itertools.pairwise(arguments):
             assert option != "--out" or (tmp_path / value).stat().st_size > 0, f"{line} wrote no {value}"
 

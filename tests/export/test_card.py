@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevae import DatasetSpec, load
+from edgevae import DatasetSpec, Report, load
 from edgevae.export import FORMATS, ExportError, Source, export_bundle, renew_card
 from edgevae.images import save_grid
 from edgevae.train import VAE, Dataset, ModelConfig, load_dataset
@@ -47,22 +50,48 @@ def small(labelled: Dataset, **choices: Any) -> Source:
     return dataclasses.replace(source, outliers=labelled.test[-1:], outlier_labels=outlier_labels)
 
 
-def test_the_card_says_how_good_the_model_is_and_how_many_units_are_active(source: Source, tmp_path: Path) -> None:
-    export_bundle(dataclasses.replace(source, dataset=DATASET, outliers=source.samples[-1:]), tmp_path / "small")
-    card = (tmp_path / "small" / CARD).read_text(encoding="utf-8")
+CHOICES: dict[str, dict[str, Any]] = {
+    "normal": {},
+    "conditional": {"num_classes": 10},
+    "hierarchical": {"latent": "hierarchical", "upper_dims": (2,)},
+    "mixture": {"latent": "mixture", "components": 3},
+    "conditional mixture": {"num_classes": 10, "latent": "mixture", "components": 3},
+    "any range": {"likelihood": "normal"},
+}
+Exported = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def exported(labelled: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Gives the bundle of a choice, which is not to be changed."""
+
+    @functools.cache
+    def export(name: str) -> Path:
+        out = tmp_path_factory.mktemp("models") / "small"
+        export_bundle(small(labelled, **CHOICES[name]), out)
+        return out
+
+    return export
+
+
+def test_the_card_says_how_good_the_model_is_and_how_many_units_are_active(
+    exported: Exported, labelled: Dataset
+) -> None:
+    bundle = exported("normal")
+    card = (bundle / CARD).read_text(encoding="utf-8")
     assert "| test ELBO | -25.12 nats an image, 360 images, 10 particles |" in card
-    with load(tmp_path / "small", provider="cpu") as model:
+    with load(bundle, provider="cpu") as model:
         assert model.manifest.dataset == DATASET
-        active = int(model.active_units(source.samples[:238].numpy()).sum())
+        active = int(model.active_units(labelled.test[:238].numpy()).sum())
     assert f"| active units | {active} of 5, measured on 238 samples |" in card
     assert "Warning" not in card
 
 
-def test_the_card_shows_the_verifications_as_they_are_reported(source: Source, tmp_path: Path) -> None:
-    reports = export_bundle(source, tmp_path / "small", FORMATS)
-    card = (tmp_path / "small" / CARD).read_text(encoding="utf-8")
+def test_the_card_shows_the_verifications_as_they_are_reported(bundle: Path, reports: tuple[Report, ...]) -> None:
+    card = (bundle / CARD).read_text(encoding="utf-8")
+    assert [report.format for report in reports] == list(FORMATS)
     assert all(str(report) in card for report in reports)
-    with load(tmp_path / "small", provider="cpu") as model:
+    with load(bundle, provider="cpu") as model:
         assert str(model.verify()) in card
 
 
@@ -72,17 +101,18 @@ def test_the_card_shows_the_advice_for_a_collapsed_posterior(source: Source, tmp
     assert f"**Warning:** {advice}." in (tmp_path / "small" / CARD).read_text(encoding="utf-8")
 
 
-def test_samples_stand_below_originals_and_their_reconstructions(labelled: Dataset, tmp_path: Path) -> None:
-    source = small(labelled)
-    export_bundle(source, tmp_path / "small")
+def test_samples_stand_below_originals_and_their_reconstructions(
+    exported: Exported, labelled: Dataset, tmp_path: Path
+) -> None:
+    bundle = exported("normal")
     x = labelled.test[:12].flatten(1).numpy()
-    with load(tmp_path / "small", provider="cpu") as model:
+    with load(bundle, provider="cpu") as model:
         sets = {
             "originals": x,
             "reconstructions": model.reconstruct(labelled.test[:238].numpy(), seed=0)[:12],
             "samples": model.generate(24, seed=0),
         }
-    found = pixels(tmp_path / "small" / SAMPLES)
+    found = pixels(bundle / SAMPLES)
     save_grid(tmp_path / "expected.png", sets, (1, 8, 8), columns=12)
     expected = pixels(tmp_path / "expected.png")
     assert found.shape == expected.shape
@@ -91,20 +121,9 @@ def test_samples_stand_below_originals_and_their_reconstructions(labelled: Datas
     np.testing.assert_allclose(found[-130:], expected[-130:], atol=1)
 
 
-CHOICES: dict[str, dict[str, Any]] = {
-    "normal": {},
-    "conditional": {"num_classes": 10},
-    "hierarchical": {"latent": "hierarchical", "upper_dims": (2,)},
-    "mixture": {"latent": "mixture", "components": 3},
-    "conditional mixture": {"num_classes": 10, "latent": "mixture", "components": 3},
-    "any range": {"likelihood": "normal"},
-}
-
-
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_card_can_be_made_again_from_the_bundle_alone(labelled: Dataset, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "small"
-    export_bundle(small(labelled, **CHOICES[name]), out)
+def test_a_card_can_be_made_again_from_the_bundle_alone(exported: Exported, tmp_path: Path, name: str) -> None:
+    out = Path(shutil.copytree(exported(name), tmp_path / "small"))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     pictures = {file: pixels(out / file) for file in (SAMPLES, TRAVERSAL)}
     for file in (CARD, SAMPLES, TRAVERSAL):
@@ -128,13 +147,12 @@ def test_a_card_is_not_made_from_a_part_of_the_model(source: Source, tmp_path: P
     [("conditional", 10, "class"), ("mixture", 3, "component"), ("conditional mixture", 10, "class")],
 )
 def test_classes_and_components_have_a_labelled_row_each(
-    labelled: Dataset, tmp_path: Path, name: str, rows: int, label: str
+    exported: Exported, tmp_path: Path, name: str, rows: int, label: str
 ) -> None:
-    export_bundle(small(labelled, **CHOICES[name]), tmp_path / "small", ["torchscript"])
     blank = np.zeros((12, 64), np.float32)
     sets = dict.fromkeys(["originals", "reconstructions", *(f"{label} {row}" for row in range(rows))], blank)
     save_grid(tmp_path / "blank.png", sets, (1, 8, 8), columns=12)
-    assert pixels(tmp_path / "small" / SAMPLES).shape == pixels(tmp_path / "blank.png").shape
+    assert pixels(exported(name) / SAMPLES).shape == pixels(tmp_path / "blank.png").shape
 
 
 def test_a_traversal_moves_one_active_unit_a_row_the_one_with_most_effect_first(
@@ -177,13 +195,14 @@ def test_a_collapsed_model_has_no_traversal(labelled: Dataset, tmp_path: Path) -
     assert not (tmp_path / "small" / TRAVERSAL).exists()
 
 
-def test_data_in_any_range_is_drawn_from_its_smallest_to_its_largest_value(labelled: Dataset, tmp_path: Path) -> None:
+def test_data_in_any_range_is_drawn_from_its_smallest_to_its_largest_value(
+    exported: Exported, labelled: Dataset, tmp_path: Path
+) -> None:
     vae = VAE(ModelConfig((1, 8, 8), 5, 16, likelihood="normal", data_loc=100.0, data_scale=20.0)).eval()
     samples = 80 + 40 * labelled.test
     export_bundle(Source("small", vae, samples, "test images of digits", None), tmp_path / "small", ["torchscript"])
-    export_bundle(small(labelled), tmp_path / "plain", ["torchscript"])
     originals = slice(None, 70)
-    found, plain = (pixels(tmp_path / name / SAMPLES)[originals] for name in ("small", "plain"))
+    found, plain = (pixels(bundle / SAMPLES)[originals] for bundle in (tmp_path / "small", exported("normal")))
     np.testing.assert_allclose(found, plain, atol=1)  # black is black, as where the data is in [0, 1]
 
 

@@ -31,7 +31,7 @@ def export(*arguments: object) -> Result:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs in runs/, `second` the newest."""
     folder = tmp_path_factory.mktemp("workplace")
-    options = ["--dataset", "digits", "--epochs", "1", "--z-dim", "3", "--hidden-dim", "8"]
+    options = ["--dataset", "digits", "--epochs", "1", "--z-dim", "3", "--hidden-dim", "8", "--no-report"]
     for age, name in ((10, "first"), (0, "second")):
         result = CliRunner().invoke(train_main, [*options, "--out", str(folder / "runs" / name)])
         assert result.exit_code == 0, result.output
@@ -63,7 +63,8 @@ def test_without_a_run_the_newest_is_exported_as_onnx(
     again = export()
     assert again.exit_code == 1
     assert "already holds a bundle" in again.output
-    assert export("--force").exit_code == 0
+    assert export("--force", "--graphs", "encoder").exit_code == 0
+    assert set(edgevae.load("models/second").manifest.graphs) == {"encoder"}
 
 
 def test_help_groups_the_options_the_common_ones_first() -> None:
@@ -88,7 +89,7 @@ def test_a_wheel_stands_beside_its_bundle_and_is_not_overwritten_unless_asked_to
     workplace: Path, tmp_path: Path
 ) -> None:
     release = ["--model-version", "2.0", "--license", "apache-2.0"]
-    options = [workplace / "runs/first", "--out", tmp_path / "digits-first", *release]
+    options = [workplace / "runs/first", "--out", tmp_path / "digits-first", *release, "--graphs", "encoder"]
     result = export(*options, "--format", "wheel")
     assert result.exit_code == 0, result.output
     wheel = tmp_path / "digits_first-2.0-py3-none-any.whl"
@@ -146,7 +147,7 @@ def test_a_failed_verification_is_exit_code_1_with_the_table_and_no_bundle(workp
 
 def test_a_state_dict_is_exported_with_draws_of_its_own_prior(vae: VAE, tmp_path: Path) -> None:
     torch.save(vae.state_dict(), tmp_path / "vae.pt")
-    result = export("--state-dict", tmp_path / "vae.pt", "--out", tmp_path / "out")
+    result = export("--state-dict", tmp_path / "vae.pt", "--graphs", "decoder", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "verified with images drawn from the model's own prior (no data set was given)" in result.output
     z = torch.randn((4, 5), generator=torch.Generator().manual_seed(1))
@@ -189,7 +190,7 @@ def test_pyros_parameter_store_gives_the_bundle_of_the_state_dict(vae: VAE, tmp_
 def test_of_several_weights_in_a_checkpoint_one_is_chosen_by_its_key(vae: VAE, tmp_path: Path) -> None:
     other = {name: torch.zeros_like(tensor) for name, tensor in vae.state_dict().items()}
     torch.save({"model": other, "ema": vae.state_dict()}, tmp_path / "vae.ckpt")
-    options = ["--state-dict", tmp_path / "vae.ckpt", "--out", tmp_path / "out"]
+    options = ["--state-dict", tmp_path / "vae.ckpt", "--graphs", "encoder", "--out", tmp_path / "out"]
     result = export(*options)
     assert result.exit_code == 1
     assert (
@@ -264,7 +265,7 @@ def test_a_folder_of_images_gives_the_threshold(vae: VAE, tmp_path: Path) -> Non
     for number in range(5):
         pixels = np.random.RandomState(number).randint(0, 256, (16, 16, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
-    options = ["--data", tmp_path / "pictures", "--resize", "8,8", "--grey"]
+    options = ["--data", tmp_path / "pictures", "--resize", "8,8", "--grey", "--graphs", "encoder"]
     result = export("--state-dict", tmp_path / "vae.pt", *options, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     data = DataConfig(data=tmp_path / "pictures", resize=(8, 8), grey=True, test_fraction=0.2)
@@ -291,9 +292,8 @@ def test_observations_have_the_shape_of_the_data(
 ) -> None:
     torch.save(VAE(ModelConfig((48,), 3, 6)).state_dict(), tmp_path / "vae.pt")
     np.save(tmp_path / "x.npy", np.random.RandomState(0).rand(*shape).astype(np.float32))
-    result = export(
-        "--state-dict", tmp_path / "vae.pt", "--data", tmp_path / "x.npy", *options, "--out", tmp_path / "out"
-    )
+    data = ["--data", tmp_path / "x.npy", *options]
+    result = export("--state-dict", tmp_path / "vae.pt", *data, "--graphs", "encoder", "--out", tmp_path / "out")
     assert result.exit_code == (0 if message is None else 1), result.output
     if message is None:
         assert edgevae.load(tmp_path / "out").data_shape == shape[1:]
@@ -329,7 +329,8 @@ def test_int8_takes_the_training_images_of_a_data_set_and_says_where_there_are_n
 @pytest.mark.parametrize(("shape", "picture"), [("3,4,4", True), ("6,8", True), ("12,2,2", False)])
 def test_a_state_dict_of_any_shape_is_exported(tmp_path: Path, shape: str, picture: bool) -> None:
     torch.save(VAE(ModelConfig((48,), 3, 6)).state_dict(), tmp_path / "vae.pt")
-    result = export("--state-dict", tmp_path / "vae.pt", "--data-shape", shape, "--out", tmp_path / "out")
+    options = ["--data-shape", shape, "--graphs", "encoder"]
+    result = export("--state-dict", tmp_path / "vae.pt", *options, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "samples.png").exists() == picture
     assert ("samples.png" in (tmp_path / "out" / "README.md").read_text()) == picture

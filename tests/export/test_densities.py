@@ -349,7 +349,7 @@ def as_double(density: Density) -> Density:
     return dataclasses.replace(density, of=of)
 
 
-QUICK = {"bernoulli", "categorical", "multinomial", "negative binomial, extreme", "student, extreme", "sigmoid"}
+QUICK = {"bernoulli", "categorical", "multinomial", "negative binomial, extreme", "sigmoid"}
 """One of each kind. An export of any takes seconds, all together minutes."""
 
 

@@ -64,7 +64,11 @@ def fitted(name: str) -> tuple[VAE, torch.Tensor, torch.Tensor | None]:
     return trainer.vae.eval(), test, test_labels
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+# The networks of the mlp are those of the hierarchy and of the mixture too.
+CHOICES = [pytest.param(name, marks=[pytest.mark.slow] if name == "mlp" else []) for name in CONFIGS]
+
+
+@pytest.fixture(scope="module", params=CHOICES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[VAE, Bundle]:
     vae, x, y = fitted(request.param)
     folder = tmp_path_factory.mktemp("models") / request.param
@@ -139,17 +143,26 @@ def far_out(digits: Dataset) -> tuple[VAE, torch.Tensor]:
     return vae, x
 
 
-def test_outliers_are_no_samples_and_may_overflow(digits: Dataset, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def far(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[VAE, Bundle, Reference]:
+    """The model of `far_out` and its verified bundle, with the rows far out as outliers."""
     vae, x = far_out(digits)
-    (report,) = export_bundle(Source("far", vae, x, "rows", None, outliers=x[17:]), tmp_path / "far")
-    assert report.passed
-    reference = Reference.of(Bundle(tmp_path / "far"))
+    folder = tmp_path_factory.mktemp("models") / "far"
+    export_bundle(Source("far", vae, x, "rows", None, outliers=x[17:]), folder)
+    return vae, Bundle(folder), Reference.of(Bundle(folder))
+
+
+def test_outliers_are_no_samples_and_may_overflow(far: tuple[VAE, Bundle, Reference], digits: Dataset) -> None:
+    _, x = far_out(digits)
+    _, bundle, reference = far
+    model = load(bundle.path, provider="cpu")
+    assert model.verify().passed
     assert (reference["x"][reference.is_sample].reshape(238, 64)[:17] == x[:17].flatten(1).numpy()).all()
     assert np.abs(reference["x"][reference.is_sample]).max() <= 1
     overflow = ~np.isfinite(reference["z_scale"]).all(1)
     assert set(reference.case[overflow]) == {"outlier", "highest"}
     assert np.isfinite(reference.elbo[reference.is_sample]).all()
-    score = load(tmp_path / "far", provider="cpu").score(x.numpy())
+    score = model.score(x.numpy())
     assert np.isfinite(score.elbo).tolist() == [True] * 19 + [False]
     assert score.below(-1e37).tolist() == [False] * 19 + [True]
 
@@ -185,13 +198,6 @@ class Changed:
 
     def __call__(self, arrays: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[np.float32]]:
         return {name: self._change(name, output.copy()) for name, output in self._graph(arrays).items()}
-
-
-@pytest.fixture
-def far(digits: Dataset, tmp_path: Path) -> tuple[VAE, Bundle, Reference]:
-    vae, x = far_out(digits)
-    export_bundle(Source("far", vae, x, "rows", None, outliers=x[17:]), tmp_path / "far")
-    return vae, Bundle(tmp_path / "far"), Reference.of(Bundle(tmp_path / "far"))
 
 
 def outcome(far: tuple[VAE, Bundle, Reference], change: Change) -> Mapping[str, bool]:

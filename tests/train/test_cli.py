@@ -23,12 +23,14 @@ from edgevae.train.cli import main
 SMALL = ["--dataset", "digits", "--z-dim", "3", "--hidden-dim", "8"]
 
 
-def train(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [*SMALL, *map(str, arguments)])
+def train(*arguments: object, report: bool = False) -> Result:
+    """Train a small model; a report takes seconds, many times as long as the training."""
+    return CliRunner().invoke(main, [*SMALL, *map(str, arguments), *([] if report else ["--no-report"])])
 
 
 def test_training_leaves_a_complete_run(tmp_path: Path) -> None:
-    result = train("--epochs", 3, "--seed", 5, "--batch-size", 128, "--learning-rate", 0.01, "--out", tmp_path / "run")
+    options = ["--epochs", 3, "--seed", 5, "--batch-size", 128, "--learning-rate", 0.01, "--out", tmp_path / "run"]
+    result = train(*options, report=True)
     assert result.exit_code == 0, result.output
     run = load_run(tmp_path / "run")
     assert run.config.model.data_shape == (1, 8, 8)
@@ -77,7 +79,8 @@ def test_without_a_terminal_there_is_a_plain_line_an_epoch(tmp_path: Path) -> No
 def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "edgevae.train", *SMALL, "--epochs", "2", "--out", str(tmp_path / "run")]
+    options = ["--epochs", "2", "--no-report", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "edgevae.train", *SMALL, *options]
     process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment)
     os.close(terminal)
     output = b""
@@ -210,7 +213,7 @@ def test_bfloat16_trains_too_and_is_kept_with_the_run(tmp_path: Path, monkeypatc
 
 def test_a_run_is_resumed_with_its_own_options(tmp_path: Path) -> None:
     options = ["--epochs", 2, "--batch-size", 100, "--binarize", "threshold", "--out", tmp_path / "run"]
-    assert train(*options, "--no-report").exit_code == 0
+    assert train(*options).exit_code == 0
     more = CliRunner().invoke(main, ["--resume", "--epochs", "3", "--out", str(tmp_path / "run")])
     assert more.exit_code == 0, more.output
     assert f"{tmp_path / 'run'} (there already: 2 of 3 epochs, 30 steps made)" in more.output
@@ -223,7 +226,7 @@ def test_a_run_is_resumed_with_its_own_options(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
-    assert train("--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
+    assert train("--epochs", 1, "--out", tmp_path / "run").exit_code == 0
     other = train("--resume", "--seed", 3, "--out", tmp_path / "run")
     assert other.exit_code == 2
     assert "was begun with seed 0, got 3" in other.output
@@ -232,7 +235,7 @@ def test_a_run_is_not_resumed_as_another(tmp_path: Path) -> None:
 
 
 def test_resume_starts_a_new_run_where_there_is_none(tmp_path: Path) -> None:
-    assert train("--resume", "--epochs", 1, "--no-report", "--out", tmp_path / "run").exit_code == 0
+    assert train("--resume", "--epochs", 1, "--out", tmp_path / "run").exit_code == 0
     assert len(load_run(tmp_path / "run").metrics) == 1
 
 
@@ -285,7 +288,7 @@ def test_own_data_are_trained_on_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "sensors.npy", rows)
     options = ["--data", str(tmp_path / "sensors.npy"), "--likelihood", "normal", "--z-dim", "2", "--hidden-dim", "8"]
     steering = ["--validation-fraction", "0.2", "--patience", "2", "--epochs", "3", "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(main, options + steering)
+    result = CliRunner().invoke(main, [*options, *steering, "--no-report"])
     assert result.exit_code == 0, result.output
     assert "sensors: 140 training, 40 validation, 20 test rows, shape (6,)" in result.output
     model = load_run(tmp_path / "run").config.model

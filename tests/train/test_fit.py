@@ -77,6 +77,7 @@ def test_binarized_training_reports_and_keeps_binarized_test_images(tmp_path: Pa
     assert run.test_elbo[0] != pytest.approx(float(grey), rel=1e-4)
 
 
+@pytest.mark.usefixtures("coarse_figures")
 @pytest.mark.parametrize("shape", [(3, 8, 8), (64,), (8, 8), (2, 8, 8)])
 def test_data_of_any_shape_is_fitted_and_drawn(tmp_path: Path, shape: tuple[int, ...]) -> None:
     images = torch.rand((50, *shape), generator=torch.Generator().manual_seed(0))
@@ -197,6 +198,7 @@ def fit_table(folder: Path, dataset: Dataset, training: TrainingConfig, **choice
 TO_BE_STOPPED = TrainingConfig(epochs=60, batch_size=20, learning_rate=0.1, patience=3)
 
 
+@pytest.mark.usefixtures("coarse_figures")
 def test_outliers_in_the_evaluation_data_do_not_end_a_training_and_are_named(tmp_path: Path) -> None:
     run = fit_table(tmp_path / "run", with_outliers({7: 1e12, 60: 1e30}), TO_BE_STOPPED, report=True)
     for line in run.metrics:

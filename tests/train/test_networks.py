@@ -440,7 +440,7 @@ def test_networks_come_from_a_file_with_options_and_a_run_finds_both_again_from_
         'architecture = "nets/own.py:Deep,OwnDecoder"\narchitecture-option = ["depth=3", "act=relu"]\n',
         encoding="utf-8",
     )
-    trained("--config", "settings.toml", "--out", "other")
+    trained("--config", "settings.toml", "--out", "other", "--no-export-check")
     monkeypatch.chdir("/")
     for name in ("run", "other"):
         run = load_run(tmp_path / name)
@@ -459,7 +459,7 @@ def test_networks_come_from_a_file_with_options_and_a_run_finds_both_again_from_
 def test_a_run_whose_file_moved_says_so(tmp_path: Path) -> None:
     file = tmp_path / "own.py"
     file.write_text(NETWORKS, encoding="utf-8")
-    trained("--architecture", f"{file}:Own,OwnDecoder", "--out", str(tmp_path / "run"))
+    trained("--architecture", f"{file}:Own,OwnDecoder", "--no-export-check", "--out", str(tmp_path / "run"))
     sys.modules.pop(f"own@{file}")
     file.rename(tmp_path / "moved.py")
     with pytest.raises(ConfigError, match=r"the file .*own\.py with the networks is not there; .* config\.json"):
@@ -571,7 +571,7 @@ class Attending(Own):
 def test_only_the_batch_is_called_batch(write: Write, digits: Dataset, tmp_path: Path, encoder: str) -> None:
     vae = own(write(FOLDED), encoder).eval()
     source = Source("own", vae, digits.test[:64], "digits", None)
-    reports = export_bundle(source, tmp_path / "bundle", ["onnx", "torchscript", "pt2"])
+    reports = export_bundle(source, tmp_path / "bundle", ["onnx", "torchscript", "pt2"], part="encoder")
     assert all(report.passed for report in reports)
     graph = onnx.load(tmp_path / "bundle" / "encoder.onnx").graph
     names = {
@@ -593,7 +593,7 @@ class Sized(Own):
         return super().features(x.reshape(int(x.shape[0]), 64), labels)
 """)
     source = Source("own", own(name, "Sized").eval(), digits.test[:64], "digits", None)
-    export_bundle(source, tmp_path / "onnx", ["onnx", "pt2"])
+    export_bundle(source, tmp_path / "onnx", ["onnx", "pt2"], part="encoder")
     with pytest.raises(GraphError, match=rf"encoder cannot be exported: line 21 of {name}\.py, `return .*TorchScript"):
         export_bundle(source, tmp_path / "script", ["torchscript"])
     assert not (tmp_path / "script").exists()
@@ -607,7 +607,7 @@ class Transposed(AbstractDecoder):
     def outputs(self, code):
         return self.last(torch.relu(self.first(code)).unflatten(1, (16, 4, 4))).flatten(1)
 """)
-    trained("--architecture", f"{name}:Own,Transposed", "--out", str(tmp_path / "run"))
+    trained("--architecture", f"{name}:Own,Transposed", "--no-export-check", "--out", str(tmp_path / "run"))
     bundle = tmp_path / "bundle"
     result = CliRunner().invoke(export_main, [str(tmp_path / "run"), "--precision", "int8", "--out", str(bundle)])
     assert result.exit_code == 0, result.output

@@ -34,10 +34,7 @@ from tests.train.models import METRICS, model
 SIZE = 40  # observations: few, so that t-SNE takes no time
 
 
-@pytest.fixture(autouse=True)
-def _coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "DPI", 30)
-    monkeypatch.setattr(figures, "FEATURES_SHOWN", 2)
+pytestmark = pytest.mark.usefixtures("coarse_figures")
 
 
 class Page(HTMLParser):
