@@ -26,7 +26,7 @@ _SPAN = 3.0  # standard deviations of a dimension over the samples, to either si
 _SEED = 0
 _ACTIVE_VARIANCE = 0.01  # as in `Model.active_units`
 _VISIBLE = 0.25  # a unit is drawn if its largest change is at least this share of the strongest unit's
-_TRAINED_ELSEWHERE = "| trained on | not known: exported from a state_dict |"
+_TRAINED_ELSEWHERE = "| trained on | not known: trained elsewhere |"
 _BINARIZED = {
     "none": "",
     "threshold": ", binarized at one half",

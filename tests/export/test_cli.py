@@ -153,7 +153,7 @@ def test_a_state_dict_is_exported_with_draws_of_its_own_prior(vae: VAE, tmp_path
     z = torch.randn((4, 5), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         np.testing.assert_allclose(edgevae.load(tmp_path / "out").decode(z.numpy()), vae.decoder(z), atol=1e-5)
-    assert "not known: exported from a state_dict" in (tmp_path / "out" / "README.md").read_text()
+    assert "not known: trained elsewhere" in (tmp_path / "out" / "README.md").read_text()
 
     with pytest.raises(edgevae.InputError, match="holds no distribution of test images"):
         edgevae.load(tmp_path / "out").threshold()
@@ -218,7 +218,7 @@ def check_threshold(out: Path, vae: VAE, name: str, images: torch.Tensor) -> edg
     for rate in (0.01, 0.05, 0.5):
         assert model.threshold(rate) == pytest.approx(np.quantile(elbos, rate))
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert "| trained on | not known: exported from a state_dict |" in card
+    assert "| trained on | not known: trained elsewhere |" in card
     elbo = f"{elbos.mean():.2f} nats an image, {len(images)} images of {name}"
     assert f"| test ELBO | {elbo}, 10 particles |" in card
     info = " ".join(CliRunner().invoke(run_main, ["info", str(out)]).output.split())
