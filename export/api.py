@@ -11,6 +11,7 @@ from .errors import ExportError, GraphError, PrecisionError, StateDictError, Ver
 from .exportable import latent_space_id
 from .precision import LIMITS_NATS
 from .program_check import ProgramReport, check_program
+from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
 from .reference import make_reference
 from .sign import SigningKey
@@ -31,6 +32,7 @@ __all__ = [
     "ProgramReport",
     "ProgramVAE",
     "SigningKey",
+    "SiteProgram",
     "Source",
     "StateDictError",
     "VerificationError",

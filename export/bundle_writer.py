@@ -28,20 +28,21 @@ from edgevae import (
     Tolerances,
     graphs_of,
     load,
+    load_program,
 )
 from edgevae.train import TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
 from edgevae.train.programs import Program
 from edgevae.verify import rounding_names
 
-from .card import write_card
-from .errors import GraphError, VerificationError
+from .card import write_card, write_site_card
+from .errors import ExportError, GraphError, NotAVAEError, VerificationError
 from .files import bundle_folder
 from .precision import add_precisions
+from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
-from .reference import make_reference
 from .sign import SigningKey
-from .source import Source, source_of_program
+from .source import SiteSource, Source, source_of_program, source_of_sites
 from .to_onnx import opset_of, to_onnx
 from .torch_formats import TORCH_PROGRAMS, TorchGraph, to_pt2, to_torchscript, verify_torch
 from .wheel import check_license, check_version
@@ -54,7 +55,7 @@ _PRODUCERS = ("edgevae", "torch", "pyro-ppl", "onnx", "onnxscript")
 
 
 def export_bundle(
-    source: Source,
+    source: Source | SiteSource,
     out: Path,
     formats: Sequence[Format] = ("onnx",),
     *,
@@ -130,7 +131,10 @@ def export_program(
     tolerances: Tolerances | None = None,
     overwrite: bool = False,
 ) -> tuple[Report, ...]:
-    """Export a Pyro program of your own, as it is: a model and a guide with one normal latent and one observed site.
+    """Export a Pyro program of your own, as it is.
+
+    With one normal latent and one observed site, `edgevae.load` loads the bundle as it loads any VAE; with other sites,
+    `edgevae.load_program` loads it.
 
     The graphs are derived from the program and verified against it, on the rows of the example. The quantiles of their
     ELBO give the threshold of `Model.is_anomaly`, so give some hundred rows that the training did not see.
@@ -158,17 +162,46 @@ def export_program(
         VerificationError: A graph's outputs differ from Pyro's by more than the tolerances.
     """
     out = Path(out).resolve()
+    exported = open_program(model, guide, example, static=static, data_shape=data_shape)
+    name = name or out.name
+    source = source_of_sites(exported, name) if isinstance(exported, SiteProgram) else source_of_program(exported, name)
+    return export_bundle(source, out, formats, tolerances=tolerances, overwrite=overwrite)
+
+
+def open_program(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    example: Mapping[str, ArrayLike | Tensor],
+    *,
+    static: Collection[str] = (),
+    data_shape: tuple[int, ...] | None = None,
+    name: str = "",
+) -> ProgramVAE | SiteProgram:
+    """Return a program as a VAE where it has one normal latent and one observed site, and else by its sites.
+
+    Args:
+        model: The model.
+        guide: The guide.
+        example: Arguments by name.
+        static: Names of arguments that have no batch axis.
+        data_shape: Shape of one observation for users of a VAE's bundle.
+        name: The program's name, for the manifest.
+
+    Raises:
+        GraphError: The program cannot be exported; the message names the line, and what to do.
+    """
     try:
-        vae = ProgramVAE(model, guide, example, static=static, data_shape=data_shape)
+        try:
+            return ProgramVAE(model, guide, example, static=static, data_shape=data_shape, name=name)
+        except NotAVAEError:
+            return SiteProgram(model, guide, example, static=static, name=name)
     except TraceError as error:
         raise GraphError(f"the program cannot be exported: {error}") from error
-    source = source_of_program(vae, name or out.name)
-    return export_bundle(source, out, formats, tolerances=tolerances, overwrite=overwrite)
 
 
 def write_bundle(
     folder: Path,
-    source: Source,
+    source: Source | SiteSource,
     formats: Sequence[Format],
     *,
     part: Part,
@@ -179,6 +212,8 @@ def write_bundle(
 ) -> tuple[Report, ...]:
     """Write a bundle's files to an existing folder and verify them; arguments and errors are as for `export_bundle`."""
     exported = source.model
+    if isinstance(source, SiteSource) and (precisions or part != "all"):
+        raise ExportError("a program that is used by its sites is exported whole, and in float32: leave the rest out")
     every, spec = exported.programs, exported.spec
     programs = {name: every[name] for name in graphs_of(part, list(every))}
     graphs: dict[GraphName, GraphSpec] = {}
@@ -200,7 +235,7 @@ def write_bundle(
             if "pt2" in formats and name in TORCH_PROGRAMS:
                 torch_files[f"{name}.pt2"] = write(f"{name}.pt2", to_pt2(traced))
 
-    reference = make_reference(exported, source.samples, source.labels, source.outliers, source.outlier_labels)
+    reference = source.reference()
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=source.name,
@@ -221,6 +256,9 @@ def write_bundle(
     reports = tuple(_verify(folder, programs, format_name) for format_name in FORMATS if format_name in formats)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
+    if isinstance(source, SiteSource):
+        write_site_card(folder, manifest, reports, samples_note=source.samples_note)
+        return reports
     manifest = add_precisions(folder, manifest, precisions, source)
     reports += tuple(load(folder, provider="cpu", precision=name).verify() for name in manifest.precisions)
     if not all(report.passed for report in reports):
@@ -230,7 +268,7 @@ def write_bundle(
         manifest,
         reports,
         reference,
-        exported,
+        source.model,
         samples_note=source.samples_note,
         collapse_advice=source.collapse_advice,
     )
@@ -266,7 +304,8 @@ def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> Gr
 def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Format) -> Report:
     """Verify one format by loading the written files, as users will."""
     if format_name == "onnx":
-        return load(folder, provider="cpu").verify()
+        by_site = Bundle(folder).manifest.model.program is not None
+        return (load_program if by_site else load)(folder, provider="cpu").verify()
     signatures = {name: program.signature for name, program in programs.items()}
     elbo = TorchGraph(signatures["elbo"], programs["elbo"].module) if "elbo" in programs else None
     return verify_torch(Bundle(folder), format_name, signatures, elbo)

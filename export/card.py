@@ -50,6 +50,68 @@ class Decoder(Protocol):
         """Return the means for `n` draws of the prior, shape `(n, data_dim)`."""
 
 
+def write_site_card(folder: Path, manifest: Manifest, reports: Sequence[Report], *, samples_note: str) -> None:
+    """Write the README.md of a program's bundle: its arguments, its sites, how to use it, and what was verified.
+
+    Args:
+        folder: The bundle.
+        manifest: Its manifest.
+        reports: The verifications that it passed.
+        samples_note: What it was verified with.
+    """
+    program = manifest.model.program
+    if program is None or manifest.dataset is None:
+        raise AssertionError
+    takes = ", ".join(argument.name for argument in program.arguments)
+    rows = [
+        f"| {site.name} | {site.role} | {site.distribution} | {_size(site.shape)} | {', '.join(site.parameters)} |"
+        for site in program.sites
+    ]
+    arguments = [f"- `{each.name}`: {each.dtype}, rows of {_size(each.shape)}" for each in program.arguments]
+    seeds = f"A seed gives other samples than Pyro's: {program.why_other_samples}."
+    code = [
+        "import edgevae  # pip install 'edgevae[cpu]'",
+        "",
+        f'model = edgevae.load_program("{manifest.name}")  # the path of this folder',
+        f"q = model.encode({takes})  # parameters of each site of the guide, like q[site].loc",
+        "latents = q.sample(seed=0)",
+        f"scores = model.score({takes})  # nats a row; model.is_anomaly says which rows are unusual",
+    ]
+    text = [
+        f"# {manifest.name}",
+        "",
+        "A Pyro program, exported by EdgeVAE. Runs with NumPy and ONNX Runtime.",
+        "",
+        "## Arguments",
+        "",
+        *arguments,
+        "",
+        "## Sites",
+        "",
+        "| site | role | distribution | row | parameters |",
+        "| --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        f"Mean ELBO {manifest.dataset.test_elbo_nats:.2f} nats a row, of {manifest.dataset.num_test:,} {samples_note}.",
+        "A seed gives the samples that it gives in Pyro." if not program.why_other_samples else seeds,
+        "",
+        "## Use",
+        "",
+        "```python",
+        *code,
+        "```",
+        "",
+        "## Verified against Pyro",
+        "",
+        *(f"```\n{report}\n```\n" for report in reports),
+    ]
+    (folder / CARD_FILE).write_text("\n".join(text).rstrip() + "\n", encoding="utf-8")
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
+
+
 def write_card(
     folder: Path,
     manifest: Manifest,

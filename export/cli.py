@@ -20,19 +20,19 @@ from torch import Tensor
 
 from edgevae import PARTS, Bundle, EdgeVAEError, Part, Precision, Report, Tolerances
 from edgevae.cli.sections import SectionedCommand, SectionOption
-from edgevae.train import DATASET_NAMES, ConfigError, DataConfig, TraceError, TrainError, newest_run
+from edgevae.train import DATASET_NAMES, ConfigError, DataConfig, TrainError, newest_run
 from edgevae.train.cli import Numbers, Sizes
 from edgevae.train.conversion import DEFAULT_OPSET
 
-from .bundle_writer import FORMATS, Format, export_bundle
-from .errors import ExportError, GraphError, VerificationError
+from .bundle_writer import FORMATS, Format, export_bundle, open_program
+from .errors import ExportError, VerificationError
 from .files import check_writable
 from .loading import LoadedProgram, load_program, load_weights, read_example
 from .precision import LIMITS_NATS, left_in_float32
 from .program_check import check_program
-from .program_vae import ProgramVAE
+from .program_sites import SiteProgram
 from .sign import SigningKey
-from .source import Source, dataset_of, source_of_program, source_of_run, source_of_weights
+from .source import SiteSource, Source, dataset_of, source_of_program, source_of_run, source_of_sites, source_of_weights
 from .state_dict import REFERENCE_NAMES
 from .weights import Weights, read_weights
 from .wheel import build_wheel, check_license, check_version, wheel_file
@@ -272,7 +272,7 @@ def main(
         key = SigningKey(sign_with, passphrase_of_signing_key) if sign_with is not None else None
         wheel = _check_wheel(out, model_version, force) if _WHEEL in formats else None
         if own is not None:
-            source = own.source(out.name, data_shape, data)
+            source: Source | SiteSource = own.source(out.name, data_shape, data)
         elif state_dict is not None:
             weights = read_weights(state_dict, REFERENCE_NAMES, weights_key)
             _echo_notes(weights)
@@ -280,12 +280,13 @@ def main(
         else:
             source = source_of_run(Path(origin), out.name)
         click.echo(f"{origin}: verified with {source.samples_note}")
-        if "int8" in precisions and source.train_samples is None:
+        if "int8" in precisions and isinstance(source, Source) and source.train_samples is None:
             click.echo(
                 f"{origin}: no training data to calibrate int8 with: weights are rounded to the nearest integers, and "
                 "convolutions and products of the latent stay in float32. Train the run again, or give "
                 "--dataset or --data with --state-dict"
             )
+        _check_in_wheel(source, wheel)
         reports = export_bundle(
             dataclasses.replace(source, version=model_version, license=license_),
             out,
@@ -319,8 +320,10 @@ def _print_written(out: Path, reports: Sequence[Report], part: Part, wheel: Path
         if left := left_in_float32(spec):
             click.echo(f"\n{name}: {' and '.join(left)} stays in float32: there is nothing to quantize in it")
     shown = Path(os.path.relpath(out)) if out.is_relative_to(Path.cwd()) else out
-    trial = f"info {shown}" if part == "encoder" else f"generate {shown} --out samples.png"
-    click.echo(f"\nWrote {shown}. Try it with: vae-run {trial}")
+    trial = "vae-run " + (f"info {shown}" if part == "encoder" else f"generate {shown} --out samples.png")
+    if Bundle(out).manifest.model.program is not None:
+        trial = f"edgevae.load_program({str(shown)!r}), in Python; its README.md says how"
+    click.echo(f"\nWrote {shown}. Try it with: {trial}")
     if wheel is not None:
         click.echo(f"Wrote {shown.parent / wheel.name}. Try it with: pip install {shown.parent / wheel.name}")
 
@@ -379,24 +382,22 @@ class _OwnProgram:
         if not report.passed:
             raise ExportError(f"{self.name} cannot be exported")
 
-    def source(self, name: str, data_shape: tuple[int, ...] | None, data: DataConfig | None) -> Source:
+    def source(self, name: str, data_shape: tuple[int, ...] | None, data: DataConfig | None) -> Source | SiteSource:
         """Derive its functions, print what a user should know, and measure it."""
         dataset = None if data is None else dataset_of(data, labels=len(self.example) > len(self.static) + 1)
         shape = data_shape or (None if dataset is None else dataset.data_shape)
-        try:
-            vae = ProgramVAE(
-                self.program.model,
-                self.program.guide,
-                self.example,
-                static=self.static,
-                data_shape=shape,
-                name=self.name,
-            )
-        except TraceError as error:
-            raise GraphError(f"{self.name} cannot be exported: {error}") from error
-        for note in vae.notes:
+        model, guide = self.program.model, self.program.guide
+        found = open_program(model, guide, self.example, static=self.static, data_shape=shape, name=self.name)
+        for note in found.notes:
             click.echo(f"{self.name}: {note}")
-        return source_of_program(vae, name, dataset)
+        if isinstance(found, SiteProgram):
+            if shape is not None:
+                raise ExportError(
+                    f"{self.name} is exported by its sites, and measured on its example: leave --dataset, --data and "
+                    "--data-shape out"
+                )
+            return source_of_sites(found, name)
+        return source_of_program(found, name, dataset)
 
 
 def _echo_notes(weights: Weights) -> None:
@@ -432,6 +433,11 @@ def passphrase_of_signing_key() -> str:
 def _chosen(formats: tuple[str, ...]) -> list[Format]:
     wanted = {*formats, *([_ONNX] if _WHEEL in formats else [])}
     return [name for name in FORMATS if name in wanted or _ALL in wanted]
+
+
+def _check_in_wheel(source: Source | SiteSource, wheel: Path | None) -> None:
+    if wheel is not None and isinstance(source, SiteSource):
+        raise ExportError("a program that is used by its sites is in no wheel; leave --format wheel out")
 
 
 def _check_wheel(out: Path, version: str, force: bool) -> Path:

@@ -2,6 +2,7 @@
 
 ExportError
 ├── GraphError         a network cannot be exported as a graph that gives the same numbers everywhere
+│   ├── NotAVAEError            a program has other sites than one normal latent and one observed
 │   └── NothingToQuantizeError  a network has nothing that int8 could compute in integers
 ├── PrecisionError     a lower precision loses more of the ELBO than it may
 ├── StateDictError     weights from elsewhere cannot be read, or do not fit the model
@@ -22,6 +23,10 @@ class ExportError(Exception):
 
 class GraphError(ExportError):
     """A network cannot be exported as a graph that gives the same numbers everywhere."""
+
+
+class NotAVAEError(GraphError):
+    """A Pyro program has other sites than one normal latent and one observed; it can be exported by its sites."""
 
 
 class NothingToQuantizeError(GraphError):

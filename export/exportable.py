@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Exportable(abc.ABC):
-    """A trained model on the CPU. The shapes of data, labels and latents are those of a bundle.
+    """A trained model on the CPU.
 
     Args:
         spec: Choices and sizes, as the manifest says them.
@@ -41,6 +41,19 @@ class Exportable(abc.ABC):
     def weights(self) -> Mapping[str, Tensor]:
         """Return the weights by name."""
 
+    @property
+    def latent_space_id(self) -> str:
+        """SHA-256 of the weights, which identifies the latent space: latents of other models do not fit."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+class ExportableVAE(Exportable):
+    """A model with one observed site, and latents that a bundle knows. Shapes are those of the bundle."""
+
     @abc.abstractmethod
     def elbo_of_each(self, x: Images, y: Tensor | None = None, num_particles: int = 1) -> Tensor:
         """Return the ELBO of each row in nats, shape `(batch,)`, from noise of a fixed seed."""
@@ -56,15 +69,6 @@ class Exportable(abc.ABC):
             eps_obs: Standard normal noise of the observations, shape `(batch, data_dim)`. Values at which rounding
                 would change a draw may come back moved.
         """
-
-    @property
-    def latent_space_id(self) -> str:
-        """SHA-256 of the weights, which identifies the latent space: latents of other models do not fit."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.weights().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
 
     # What the card's pictures need, as a loaded bundle has it
 
@@ -86,7 +90,7 @@ class Exportable(abc.ABC):
         return loc_img.numpy()
 
 
-class TrainedVAE(Exportable):
+class TrainedVAE(ExportableVAE):
     """A VAE of `edgevae.train`.
 
     Args:
@@ -162,7 +166,7 @@ class TrainedVAE(Exportable):
         return self.decode(latent.prior(*noise, *reversed(levels)), y=y)
 
 
-def exportable(model: VAE | Exportable) -> Exportable:
+def exportable(model: VAE | ExportableVAE) -> ExportableVAE:
     """Return a model as the export sees it."""
     return TrainedVAE(model) if isinstance(model, VAE) else model
 

@@ -1,7 +1,7 @@
 """A Pyro program of a user's own as a VAE: the functions of a bundle, derived from its model and guide.
 
-A bundle holds programs with one normal latent and one observed site, the data, beside which the program may take
-labels: whatever the networks are, the prior, the likelihood, and the names. `check_program` shows the sites of any.
+Such a program has one normal latent and one observed site, the data, beside which it may take labels: whatever the
+networks are, the prior, the likelihood, and the names. Others go by `program_sites`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from edgevae.train.elbo import slices
 from edgevae.train.likelihoods import uniform_of
 from edgevae.train.programs import Program
 
-from .errors import GraphError
-from .exportable import Exportable, FloatArray, as_tensor, away_from_steps
+from .errors import GraphError, NotAVAEError
+from .exportable import ExportableVAE, FloatArray, as_tensor, away_from_steps
 from .graphs import Function, TracedRun
 from .program import TERMS, Draw, PyroProgram, RunName, Site
 from .program_check import example_of, run_program
@@ -33,10 +33,10 @@ _ROWS_AT_ONCE = 1024
 _SEED = 0
 _UNIT_INTERVAL = ("Bernoulli", "ContinuousBernoulli", "Beta")
 _STEP = 0.5  # draws of discrete distributions differ by 1 or more
-_BUNDLES = "a bundle holds programs with one normal latent and one observed site"
+_BUNDLES = "a VAE has one normal latent and one observed site"
 
 
-class ProgramVAE(Exportable):
+class ProgramVAE(ExportableVAE):
     """A Pyro program as a VAE with the names and shapes of a bundle.
 
     Args:
@@ -55,8 +55,8 @@ class ProgramVAE(Exportable):
         labels: Its labels, int64, shape `(rows,)`; `None` where the program takes none.
 
     Raises:
-        GraphError: The program cannot be run with given noise, its rows depend on each other, or a bundle cannot hold
-            it.
+        GraphError: The program cannot be run with given noise, or its rows depend on each other.
+        NotAVAEError: It has other sites or arguments.
         TraceError: The program cannot be traced for any batch size.
     """
 
@@ -82,7 +82,7 @@ class ProgramVAE(Exportable):
         self._functions = self._derive()
         super().__init__(
             ModelSpec(
-                architecture=name or _name_of(model),
+                architecture=name or name_of(model),
                 likelihood=self._observed.distribution,
                 latent="program" if "prior" in self._functions else "normal",
                 data_shape=shape,
@@ -135,13 +135,13 @@ class ProgramVAE(Exportable):
             observed = self._posterior.outputs[self._observed.name]
             data = [name for name in data if self._posterior.inputs[name] is observed]
         if len(data) != 1:
-            raise GraphError(
+            raise NotAVAEError(
                 f"expected one array of floats, the data, among the arguments {', '.join(example)}; {_BUNDLES}"
             )
         (data_name,) = data
         others = [name for name in example if name != data_name]
         if len(others) > 1:
-            raise GraphError(f"expected labels at most beside {data_name}, got {', '.join(others)}; {_BUNDLES}")
+            raise NotAVAEError(f"expected labels at most beside {data_name}, got {', '.join(others)}; {_BUNDLES}")
         return data_name, next(iter(others), None)
 
     def _classes(self) -> tuple[Tensor | None, int]:
@@ -153,7 +153,7 @@ class ProgramVAE(Exportable):
             return rows.long(), int(rows.max()) + 1
         if rows.ndim == 2 and bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(1) == 1).all()):
             return rows.argmax(1), rows.shape[1]
-        raise GraphError(
+        raise NotAVAEError(
             f"{self._label} must be labels, integers of shape (rows,) or one-hot of shape (rows, classes), got "
             f"{rows.dtype} of shape {tuple(rows.shape)}; {_BUNDLES}"
         )
@@ -164,9 +164,9 @@ class ProgramVAE(Exportable):
         mean, draw = f"{obs}.mean", f"{obs}.draw"
         outputs = self._posterior.outputs
         if mean not in outputs:
-            raise GraphError(
+            raise NotAVAEError(
                 f"site {obs!r} has no mean, its distribution is {self._observed.distribution}; observe a distribution "
-                f"that has one. {_BUNDLES.capitalize()}"
+                f"that has one. {_BUNDLES}"
             )
         heads = [f"{z}.loc", f"{z}.scale"]
         parameters = [f"{obs}.{name}" for name in self._observed.parameters]
@@ -208,7 +208,7 @@ class ProgramVAE(Exportable):
             function = self._functions[name]
             takes = self._takes(name, function, signature.inputs)
             shapes = [spec.row_shape for spec in signature.outputs]
-            found[name] = Program(_Adapted(function.module, takes, shapes).eval(), signature)
+            found[name] = Program(Adapted(function.module, takes, shapes).eval(), signature)
         return found
 
     def _bundle_name(self, name: str) -> str:
@@ -233,7 +233,7 @@ class ProgramVAE(Exportable):
         data_shape = self.program.example[self._data].shape[1:]
         return (self.spec.data_dim,) if shape == data_shape or name.endswith(".mean") else shape
 
-    def _takes(self, graph: GraphName, function: Function, inputs: Sequence[TensorSpec]) -> list[_Input]:
+    def _takes(self, graph: GraphName, function: Function, inputs: Sequence[TensorSpec]) -> list[Taken]:
         """Say where each input of a function comes from among the inputs of a graph.
 
         Raises:
@@ -246,18 +246,18 @@ class ProgramVAE(Exportable):
             source = self._bundle_name(name)
             if source not in names:
                 if name in function.read:
-                    raise GraphError(
-                        f"{graph} needs {name}, which a bundle's {graph} does not take, only {', '.join(names)}; "
+                    raise NotAVAEError(
+                        f"{graph} needs {name}, which a VAE's {graph} does not take, only {', '.join(names)}; "
                         f"{_BUNDLES}, whose prior and likelihood depend on labels in the decoder alone"
                     )
-                takes.append(_Input(0, tuple(example.shape[1:]), "rows"))
+                takes.append(Taken(0, tuple(example.shape[1:]), "rows"))
                 continue
             kind: _Kind = "values"
             if name == self._label and example.ndim == 2:
                 kind = "one-hot"
             elif name in draws and source == "eps_obs" and draws[name].kind == "uniform":
                 kind = "uniform"
-            takes.append(_Input(names.index(source), tuple(example.shape[1:]), kind, example.dtype))
+            takes.append(Taken(names.index(source), tuple(example.shape[1:]), kind, example.dtype))
         return takes
 
     def weights(self) -> Mapping[str, Tensor]:
@@ -361,7 +361,7 @@ _Kind = Literal["values", "one-hot", "uniform", "rows"]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Input:
+class Taken:
     """What a program's function takes.
 
     Args:
@@ -388,7 +388,7 @@ class _Input:
         return rows if rows.dtype == self.dtype else rows.to(self.dtype)
 
 
-class _Adapted(nn.Module):
+class Adapted(nn.Module):
     """A function of a program that takes and returns what a bundle's graph does.
 
     Args:
@@ -397,7 +397,7 @@ class _Adapted(nn.Module):
         shapes: Of a row of each result.
     """
 
-    def __init__(self, function: nn.Module, takes: Sequence[_Input], shapes: Sequence[tuple[int, ...]] = ()) -> None:
+    def __init__(self, function: nn.Module, takes: Sequence[Taken], shapes: Sequence[tuple[int, ...]] = ()) -> None:
         super().__init__()
         self.function, self._takes, self._shapes = function, tuple(takes), tuple(shapes)
 
@@ -411,7 +411,7 @@ class _Adapted(nn.Module):
         return shaped if len(shaped) > 1 else shaped[0]
 
 
-def _name_of(model: Callable[..., Any]) -> str:
+def name_of(model: Callable[..., Any]) -> str:
     """Return the name of the model's class, or of a plain function."""
     owner = getattr(model, "__self__", None)
     return type(owner).__name__ if owner is not None else getattr(model, "__qualname__", type(model).__name__)
@@ -431,11 +431,11 @@ def _sites_of(program: PyroProgram) -> tuple[Site, Site]:
     observed = [site for site in program.sites if site.role == "observed"]
     if len(latent) != 1 or len(observed) != 1:
         found = [f"{site.name} ({site.role}, {site.distribution})" for site in (*latent, *observed)]
-        raise GraphError(f"{_BUNDLES}, got {', '.join(found)}")
+        raise NotAVAEError(f"{_BUNDLES}, got {', '.join(found)}")
     (z,), (x,) = latent, observed
     if z.role != "latent" or z.distribution != "Normal" or z.auxiliary:
         where = "in the guide alone" if z.auxiliary else f"{z.distribution}, {z.role}"
-        raise GraphError(f"{_BUNDLES}; {z.name} is {where}")
+        raise NotAVAEError(f"{_BUNDLES}; {z.name} is {where}")
     if summed := [site.name for site in program.sites if site.role == "summed out"]:
-        raise GraphError(f"{_BUNDLES}; the model has {', '.join(summed)} too, which is summed out")
+        raise NotAVAEError(f"{_BUNDLES}; the model has {', '.join(summed)} too, which is summed out")
     return z, x

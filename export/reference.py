@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from edgevae.train.elbo import NUM_OUTLIERS, lowest
 from edgevae.verify import ELBO_ROUNDING, KL_ROUNDING, SAMPLE, rounding_name
 
 from .errors import ExportError
-from .exportable import GRID, Exportable, exportable
+from .exportable import GRID, Exportable, ExportableVAE, exportable
+from .program_sites import SiteProgram
 from .torch_formats import TorchGraph
 
 _ROWS = max(BATCH_SIZES)
@@ -30,7 +32,7 @@ _MOVE = 2.0**-20  # eight times float32's precision: less may vanish where few t
 
 
 def make_reference(
-    model: VAE | Exportable,
+    model: VAE | ExportableVAE,
     samples: Tensor,
     labels: Tensor | None = None,
     outliers: Tensor | None = None,
@@ -78,6 +80,27 @@ def make_reference(
     return _relabelled(_with_roundings(model, reference))
 
 
+def make_site_reference(program: SiteProgram, arguments: Mapping[str, Tensor]) -> Reference:
+    """Compute the reference of a program by its sites: 240 rows of the arguments, and the 16 with the lowest ELBO.
+
+    Args:
+        program: The program.
+        arguments: At least one row of each; repeated if there are fewer than 240.
+
+    Raises:
+        ExportError: The program's outputs are finite for no sample.
+    """
+    elbos = program.elbo_of_rows(arguments)
+    outliers = lowest(elbos, _OUTLIERS)
+    rest = torch.ones(len(elbos), dtype=torch.bool).index_fill(0, outliers, False).nonzero().flatten()
+    samples = rest if len(rest) else torch.arange(len(elbos))
+    rows = torch.cat([_taken(samples, _ROWS - _OUTLIERS), _taken(outliers, _OUTLIERS)])
+    tensors = program.outputs({name: values[rows] for name, values in arguments.items()})
+    arrays = {name: value.contiguous().numpy() for name, value in tensors.items()}
+    cases = np.array([SAMPLE] * (_ROWS - _OUTLIERS) + ["outlier"] * _OUTLIERS)
+    return _relabelled(_with_roundings(program, _relabelled(Reference(cases, arrays))))
+
+
 def _relabelled(reference: Reference) -> Reference:
     """Return the reference with samples that overflow float32 as outliers.
 
@@ -102,7 +125,7 @@ def _others(samples: Tensor, labels: Tensor | None, outliers: Tensor) -> tuple[T
     return samples[~same], None if labels is None else labels[~same]
 
 
-def _lowest(model: Exportable, samples: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _lowest(model: ExportableVAE, samples: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the samples with the lowest ELBO, and their labels."""
     rows = lowest(model.elbo_of_each(samples, labels), _OUTLIERS)
     return samples[rows], None if labels is None else labels[rows]
@@ -113,7 +136,7 @@ def _taken(rows: Tensor, count: int) -> Tensor:
     return rows[torch.arange(count) % len(rows)]
 
 
-def _outputs(model: Exportable, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+def _outputs(model: ExportableVAE, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
     """Return the inputs of all graphs, and Pyro's outputs for them."""
     generator = torch.Generator().manual_seed(_SEED)
     eps = [torch.randn((_ROWS, size), generator=generator) for size in model.spec.z_dims]
@@ -145,11 +168,13 @@ def _with_roundings(model: Exportable, reference: Reference) -> Reference:
                 keep(rounding_name(graph, output), _distance(reference, graph, output, array))
         posterior = graphs["encoder"](reference.arrays)
         arrays = {**reference.arrays, **posterior}
-        arrays["z"] = arrays["z_loc"] + arrays["z_scale"] * arrays["eps"]
-        for graph in ("decoder", "elbo"):
-            arrays.update(graphs[graph](arrays))
+        if model.spec.program is None:
+            arrays["z"] = arrays["z_loc"] + arrays["z_scale"] * arrays["eps"]
+            keep(KL_ROUNDING, reference.kl(posterior))
+        for graph in ("sample", "decoder", "elbo"):
+            if graph in graphs:
+                arrays.update(graphs[graph](arrays))
         keep(ELBO_ROUNDING, _apart(reference.elbo, Reference(reference.case, arrays).elbo))
-        keep(KL_ROUNDING, reference.kl(posterior))
     roundings = {name: array.astype(np.float32) for name, array in found.items()}
     return Reference(reference.case, {**reference.arrays, **roundings})
 

@@ -7,11 +7,12 @@ import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from edgevae import DatasetSpec, Preprocessing
+from edgevae import DatasetSpec, Preprocessing, Reference
 from edgevae.train import VAE, DataConfig, Dataset, Images, check_range, load_data, load_run
 from edgevae.train.data import evenly_spaced, open_source
 from edgevae.train.elbo import comparable
@@ -20,8 +21,10 @@ from edgevae.train.fitting import FINAL_PARTICLES
 from edgevae.train.run import NUM_SAMPLES
 
 from .errors import ExportError
-from .exportable import Exportable, exportable
+from .exportable import ExportableVAE, exportable
+from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
+from .reference import make_reference, make_site_reference
 from .state_dict import reference_vae
 from .weights import Weights
 
@@ -55,7 +58,7 @@ class Source:
     """
 
     name: str
-    vae: VAE | Exportable
+    vae: VAE | ExportableVAE
     samples: Tensor
     samples_note: str
     dataset: DatasetSpec | None
@@ -71,9 +74,56 @@ class Source:
     collapse_advice: str = ""
 
     @functools.cached_property
-    def model(self) -> Exportable:
+    def model(self) -> ExportableVAE:
         """The model as the export sees it."""
         return exportable(self.vae)
+
+    def reference(self) -> Reference:
+        """Return what Pyro computes for the samples and outliers."""
+        return make_reference(self.model, self.samples, self.labels, self.outliers, self.outlier_labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteSource:
+    """A Pyro program by its sites, and what its bundle says about it.
+
+    Args:
+        name: The model's name.
+        model: The program.
+        samples: Arguments to verify with, at least one row of each.
+        samples_note: What they are, for the model card.
+        dataset: The ELBO of the samples.
+        version: The model's version, in the form of Python packages (PEP 440).
+        license: The model's license, an SPDX expression; empty if none is stated.
+    """
+
+    name: str
+    model: SiteProgram
+    samples: Mapping[str, Tensor]
+    samples_note: str
+    dataset: DatasetSpec
+    version: str = "1.0.0"
+    license: str = ""
+
+    preprocessing: ClassVar[None] = None
+    training: ClassVar[Mapping[str, bool | int | float | str]] = {}
+
+    def reference(self) -> Reference:
+        """Return what Pyro computes for the samples."""
+        return make_site_reference(self.model, self.samples)
+
+
+def source_of_sites(program: SiteProgram, name: str, samples_note: str = "rows of the example") -> SiteSource:
+    """Return a Pyro program by its sites, measured on the rows of its example.
+
+    Raises:
+        ExportError: The ELBO of a quarter of the rows is not finite.
+    """
+    samples = program.program.example
+    elbos = program.elbo_of_rows(samples, FINAL_PARTICLES)
+    return SiteSource(
+        name, program, samples, samples_note, _spec_of(elbos, "the example", next(iter(samples.values())))
+    )
 
 
 def source_of_run(path: Path, name: str) -> Source:
@@ -223,19 +273,23 @@ def dataset_of(data: DataConfig, *, labels: bool = False) -> Dataset[Images]:
     return Dataset[Images](data.name, rows, rows, source.labels, source.labels, preprocessing=rows.preprocessing)
 
 
-def _measured(model: VAE | Exportable, dataset: Dataset[Images]) -> DatasetSpec:
+def _measured(model: VAE | ExportableVAE, dataset: Dataset[Images]) -> DatasetSpec:
     """Return the ELBO of the test images: its mean and its quantiles."""
     elbos = exportable(model).elbo_of_each(dataset.test, dataset.test_labels, FINAL_PARTICLES)
-    summary = ElboSummary.of(elbos, dataset.test)
+    return _spec_of(elbos, dataset.name, dataset.test)
+
+
+def _spec_of(elbos: Tensor, name: str, rows: Images) -> DatasetSpec:
+    summary = ElboSummary.of(elbos, rows)
     if summary.not_finite is not None and not math.isfinite(summary.robust_nats):
         raise ExportError(
-            f"the ELBO of {summary.not_finite.count:,} of {len(elbos):,} rows of {dataset.name}, at least a quarter, "
+            f"the ELBO of {summary.not_finite.count:,} of {len(elbos):,} rows of {name}, at least a quarter, "
             "is NaN or infinite: the model was not trained on such data; look at their values and --scale"
         )
     return DatasetSpec(
-        name=dataset.name,
+        name=name,
         num_train=0,
-        num_test=len(dataset.test),
+        num_test=len(elbos),
         test_elbo_nats=summary.mean_nats,
         num_particles=FINAL_PARTICLES,
         binarize="none",

@@ -44,6 +44,8 @@ from .model_spec import ModelSpec
 from .noise import Noise
 from .posterior import Latents, Level, Posterior
 from .preprocessing import Preprocessing, values_text
+from .program import Guide, Parameters, Program, load_program
+from .program_spec import ArgumentSpec, DrawSpec, ProgramSpec, SiteSpec
 from .providers import ProviderOptions
 from .scores import Score
 from .untrusted import GraphVersions, check_graph
@@ -58,15 +60,18 @@ __all__ = [
     "PARTS",
     "SCHEMA_VERSION",
     "SIGNATURE_FILE",
+    "ArgumentSpec",
     "Bundle",
     "BundleError",
     "Check",
     "DatasetSpec",
+    "DrawSpec",
     "EdgeVAEError",
     "FileEntry",
     "GraphName",
     "GraphSpec",
     "GraphVersions",
+    "Guide",
     "InputError",
     "InstallError",
     "Latents",
@@ -75,11 +80,14 @@ __all__ = [
     "Model",
     "ModelSpec",
     "Noise",
+    "Parameters",
     "Part",
     "Posterior",
     "Precision",
     "PrecisionSpec",
     "Preprocessing",
+    "Program",
+    "ProgramSpec",
     "ProviderError",
     "ProviderOptions",
     "ReducedPrecision",
@@ -89,12 +97,14 @@ __all__ = [
     "Score",
     "Signature",
     "SignatureError",
+    "SiteSpec",
     "TensorSpec",
     "Tolerances",
     "check_graph",
     "graphs_of",
     "level_names",
     "load",
+    "load_program",
     "part_of",
     "signatures",
     "tensor",

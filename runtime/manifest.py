@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from .errors import BundleError, printable
-from .model_spec import MAX_VALUES, ModelSpec, Record, Size, Text
+from .model_spec import ModelSpec
 from .preprocessing import Preprocessing
+from .program_spec import ProgramSpec
+from .record import MAX_VALUES, Record, Size, Text
 
 SCHEMA_VERSION: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
@@ -28,7 +30,7 @@ FileSize = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 """Bytes of a file; no protobuf, and so no ONNX graph, may have more."""
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Tolerance = Annotated[float, msgspec.Meta(ge=0)]
-GraphName = Literal["encoder", "decoder", "reconstruct", "elbo", "observation", "prior"]
+GraphName = Literal["encoder", "decoder", "reconstruct", "elbo", "observation", "prior", "sample"]
 ReducedPrecision = Literal["fp16", "int8"]
 Precision = Literal["fp32", "fp16", "int8"]
 Part = Literal["all", "encoder", "decoder"]
@@ -318,6 +320,9 @@ def check_signatures(manifest: Manifest) -> None:
         BundleError: A graph is missing or too much, or has an input or output of another name or size.
     """
     contradiction = "the manifest contradicts itself: {}; export the model again"
+    if manifest.model.program is not None:
+        _check_program(manifest, manifest.model.program, contradiction)
+        return
     part = part_of(manifest)
     loc_img = tensor("loc_img", manifest.model.data_dim)
     parameters = manifest.graphs["decoder"].outputs if "decoder" in manifest.graphs else (loc_img,)
@@ -347,6 +352,25 @@ def check_signatures(manifest: Manifest) -> None:
                 raise BundleError(
                     contradiction.format(f"the {what} of {name} are {_text(found)}, the model's are {_text(wanted)}")
                 )
+
+
+def _check_program(manifest: Manifest, program: ProgramSpec, contradiction: str) -> None:
+    """Refuse a program's graphs that take or give what the program does not have."""
+    shapes, arguments = program.tensors(), {argument.name: argument.dtype for argument in program.arguments}
+    if missing := [name for name in ("encoder", "elbo") if name not in manifest.graphs]:
+        raise BundleError(contradiction.format(f"it has no graph {' and '.join(missing)}"))
+    if manifest.precisions:
+        raise BundleError(contradiction.format(f"a program has no {', '.join(manifest.precisions)}"))
+    for name, graph in manifest.graphs.items():
+        for spec in (*graph.inputs, *graph.outputs):
+            dtype = arguments.get(spec.name, "float32") if spec in graph.inputs else "float32"
+            if (spec.dtype, spec.row_shape) != (dtype, shapes.get(spec.name)):
+                raise BundleError(contradiction.format(f"{name} has {_text([spec])}, which the program does not have"))
+        names = [spec.name for spec in graph.outputs]
+        if not graph.inputs or not names or len(set(names)) < len(names):
+            raise BundleError(
+                contradiction.format(f"{name} must take something, and give outputs with names of their own")
+            )
 
 
 def tensor(name: str, *sizes: int, dtype: Literal["float32", "int64"] = "float32") -> TensorSpec:

@@ -82,6 +82,42 @@ def load(
         ProviderError: A provider that was asked for does not work here, or runs no part of this model.
         SignatureError: The bundle was not signed with the private key of `public_key`.
     """
+    return Model(
+        open_graphs(
+            path,
+            provider,
+            threads,
+            providers=providers,
+            session_options=session_options,
+            precision=precision,
+            public_key=public_key,
+        )
+    )
+
+
+def open_graphs(
+    path: str | os.PathLike[str],
+    provider: str = "auto",
+    threads: int | None = None,
+    *,
+    providers: Sequence[ProviderOptions] | None = None,
+    session_options: Any = None,
+    precision: Precision = "fp32",
+    public_key: str | os.PathLike[str] | bytes | None = None,
+    by_site: bool = False,
+) -> Graphs:
+    """Open the graphs of a bundle; arguments and errors are those of `load`.
+
+    Args:
+        path: The folder.
+        provider: Where to run.
+        threads: Threads of a call.
+        providers: Instead of `provider`.
+        session_options: For all sessions.
+        precision: Of the networks.
+        public_key: Of the signer.
+        by_site: Whether the bundle must hold a program that is used by its sites, or a model that is not.
+    """
     if session_options is not None and threads is not None:
         raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
     threads = None if threads is None else _inputs.count("threads", threads)
@@ -91,9 +127,27 @@ def load(
     if not bundle.manifest.graphs:
         there = ", ".join(bundle.manifest.torch_files)
         raise BundleError(f"{bundle.path} has no ONNX graphs, only {there}; export it again with --format onnx")
+    if (bundle.manifest.model.program is not None) != by_site:
+        what, other = ("one latent and one observed site", "load") if by_site else ("other sites", "load_program")
+        raise BundleError(f"{bundle.path} holds a Pyro program with {what}; load it with edgevae.{other}(path)")
     check_signatures(bundle.manifest)
     execution = Execution.of(provider, threads or usable_cpus(), providers, session_options)
-    return Model(Graphs(bundle, execution, precision))
+    return Graphs(bundle, execution, precision)
+
+
+def threshold_of(manifest: Manifest, rate: float) -> float:
+    """Return the ELBO, in nats, that a fraction `rate` of the test rows lies below.
+
+    Raises:
+        InputError: `rate` is out of range, or the bundle holds no quantiles of the test rows' ELBO.
+    """
+    if manifest.dataset is None or not manifest.dataset.elbo_quantiles:
+        raise InputError("this bundle holds no distribution of test images; compare score(x).elbo with your own data")
+    probabilities, values = zip(*manifest.dataset.elbo_quantiles, strict=True)
+    rate = _inputs.number("rate", rate)
+    if not probabilities[0] <= rate <= probabilities[-1]:
+        raise InputError(f"rate must be from {probabilities[0]} to {probabilities[-1]}, got {rate}")
+    return float(np.interp(rate, probabilities, values))
 
 
 class Model:
@@ -500,16 +554,7 @@ class Model:
         Raises:
             InputError: `rate` is out of range, or the bundle holds no quantiles of the test images' ELBO.
         """
-        dataset = self.manifest.dataset
-        if dataset is None or not dataset.elbo_quantiles:
-            raise InputError(
-                "this bundle holds no distribution of test images; compare score(x).elbo with your own data"
-            )
-        probabilities, values = zip(*dataset.elbo_quantiles, strict=True)
-        rate = _inputs.number("rate", rate)
-        if not probabilities[0] <= rate <= probabilities[-1]:
-            raise InputError(f"rate must be from {probabilities[0]} to {probabilities[-1]}, got {rate}")
-        return float(np.interp(rate, probabilities, values))
+        return threshold_of(self.manifest, rate)
 
     def is_anomaly(
         self, x: ArrayLike, seed: int | Noise = _SCORE_SEED, *, y: ArrayLike | None = None, rate: float = 0.01

@@ -5,22 +5,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
-MAX_VALUES = 2**24
-"""How many values a row may have of anything: an image of 4,096 by 4,096, and no more than memory has room for."""
+from .program_spec import ProgramSpec
+from .record import MAX_VALUES, Record, Size, Text
 
-Size = Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**20)]
 Sizes = Annotated[tuple[Size, ...], msgspec.Meta(min_length=1, max_length=64)]
-Text = Annotated[str, msgspec.Meta(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
-"""Words to be shown: nothing in them that a terminal obeys."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the manifest; unknown fields are refused, so that nothing in it goes unread.
-
-    Files with records do not postpone their annotations: msgspec would evaluate each of them as text when a process
-    reads its first manifest, for longer than a session takes to load.
-    """
 
 
 class ModelSpec(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,6 +28,8 @@ class ModelSpec(Record, frozen=True, kw_only=True, omit_defaults=True):
         unit_interval: Whether observations must lie in [0, 1].
         has_draws: Whether a graph `observation` draws from p(x|z). Counts and other draws that take no fixed amount of
             noise, like those of a Poisson distribution, have none.
+        program: The sites of a Pyro program that is used by site, see `load_program`; the other fields are those of its
+            first argument then. `None` for all models with one latent and one observed site.
     """
 
     architecture: Text
@@ -51,6 +42,7 @@ class ModelSpec(Record, frozen=True, kw_only=True, omit_defaults=True):
     num_components: Count
     unit_interval: bool
     has_draws: bool = True
+    program: ProgramSpec | None = None
 
     def __post_init__(self) -> None:
         if (self.latent == "hierarchical") != (len(self.z_dims) > 1):

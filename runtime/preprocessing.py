@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .model_spec import MAX_VALUES, ModelSpec, Record, Size
+from .model_spec import ModelSpec
+from .record import MAX_VALUES, Record, Size
 
 FloatArray = NDArray[np.float32]
 

@@ -24,6 +24,7 @@ _Floats = NDArray[np.floating[Any]]
 SAMPLE = "sample"
 _CASE = "case"
 _CASES = (SAMPLE, "outlier", "lowest", "highest", "zeros", "ones")  # the last two are those of older bundles
+_TERMS = ("log_px_z", "log_pz", "log_qz_x")
 _INPUTS = ("x", "y", "eps")  # and other noise, whose names begin so
 _MAX_ROWS = 1024  # the exporter writes 256
 _VALUE_BYTES, _TEXT_BYTES, _OVERHEAD_BYTES = 8, 64, 2**16
@@ -123,6 +124,8 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
         A term of the ELBO sums values, each of which may be off. The last operation of a network may scale numbers near
         1 to the data's units: a column in thousands has a thousand times the rounding error of one in [0, 1].
         """
+        if output in _TERMS and "z_loc" not in self.arrays:  # of a program that is used by its sites
+            return float(sum(array[0].size for name, array in self.arrays.items() if "." not in name))
         if output == "log_px_z":
             return float(self["x"].shape[1])
         if output in {"log_pz", "log_qz_x"}:
@@ -197,7 +200,9 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
             raise _damaged(f"each row must be one of {', '.join(_CASES)}, and one at least a {SAMPLE}")
         reference = Reference(cases, arrays)
         for name, array in arrays.items():
-            if not np.isfinite(array if name.startswith(_INPUTS) else array[reference.is_sample]).all():
+            if not np.isfinite(
+                array if name.startswith(_INPUTS) and "." not in name else array[reference.is_sample]
+            ).all():
                 raise _damaged(f"{name!a} holds NaN or infinity")
             if name.startswith("rounding.") and not (array >= 0).all():
                 raise _damaged(f"{name!a} holds NaN or a negative number")
@@ -314,6 +319,9 @@ def verify_graphs(
     for name, graph in graphs.items():
         runs = [run_rows(graph, reference.arrays, size) for size in BATCH_SIZES]
         checks += [_check_output(reference, tolerances, name, output, runs) for output in graph.outputs]
+    if bundle.manifest.model.program is not None:
+        elbos = [_elbo_by_site(reference, size, graphs) for size in BATCH_SIZES]
+        return Report(format_name, len(reference.case), (*checks, _drift(reference, tolerances, elbos)))
     if "encoder" in graphs:
         encoded = [_encoded(reference, size, graphs["encoder"]) for size in BATCH_SIZES]
         kl = np.stack([reference.kl(here) for here in encoded])
@@ -324,11 +332,28 @@ def verify_graphs(
         if "decoder" in graphs:
             chain = (graphs["decoder"], elbo or graphs["elbo"])
             elbos = [_elbo(reference, size, here, *chain) for size, here in zip(BATCH_SIZES, encoded, strict=True)]
-            drift = np.abs(_signed(reference.elbo, np.stack(elbos)))
-            elbo_allowed = tolerances.elbo_nats + _ROUNDING * np.abs(_finite(reference.elbo))
-            elbo_allowed = np.maximum(elbo_allowed, _ROUNDINGS * reference.rounding(ELBO_ROUNDING))
-            checks.append(_check(reference, "model", "ELBO drift nats", drift, elbo_allowed))
+            checks.append(_drift(reference, tolerances, elbos))
     return Report(format_name, len(reference.case), tuple(checks))
+
+
+def _drift(reference: Reference, tolerances: Tolerances, elbos: Sequence[NDArray[np.float64]]) -> Check:
+    """Compare the ELBO of each row with Pyro's; `elbos` has one array for each batch size."""
+    drift = np.abs(_signed(reference.elbo, np.stack(elbos)))
+    allowed = tolerances.elbo_nats + _ROUNDING * np.abs(_finite(reference.elbo))
+    allowed = np.maximum(allowed, _ROUNDINGS * reference.rounding(ELBO_ROUNDING))
+    return _check(reference, "model", "ELBO drift nats", drift, allowed)
+
+
+def _elbo_by_site(
+    reference: Reference, batch_size: int, graphs: Mapping[GraphName, RunnableGraph]
+) -> NDArray[np.float64]:
+    """Return the ELBO of each row of a program; each graph gets the outputs of those before it."""
+    arrays = dict(reference.arrays)
+    with np.errstate(all="ignore"):  # outputs that are not finite come out as NaN, and fail
+        for name in ("encoder", "sample", "decoder", "elbo"):
+            if name in graphs:
+                arrays.update(run_rows(graphs[name], arrays, batch_size))
+        return Reference(reference.case, arrays).elbo
 
 
 def verify_reduced(bundle: Bundle, precision: ReducedPrecision, graphs: Mapping[GraphName, RunnableGraph]) -> Report:

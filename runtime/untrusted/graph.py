@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..model_spec import MAX_VALUES
+from ..record import MAX_VALUES
 from .growth import MAX_SHAPE_VALUES, MAX_SIZE, SIZED, Node, Outline, Value, check_growth
 from .protobuf import BYTES, FIXED32, VARINT, Field, Message, Schema, bytes_field, integer_field, shown
 from .weights import Weight

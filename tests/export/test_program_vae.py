@@ -23,6 +23,7 @@ import edgevae
 from edgevae.cli import main as vae_run
 from edgevae.export import ExportError, GraphError, ProgramVAE, StateDictError, export_program
 from edgevae.export.cli import main as vae_export
+from edgevae.export.errors import NotAVAEError
 from edgevae.export.loading import load_program, load_weights
 from tests.mutations import altered_weights, is_refused
 
@@ -253,22 +254,26 @@ class Choice(Images):
         return dist.Categorical(logits=self.decoder(code)[..., None].expand(-1, -1, -1, 3))
 
 
+def test_a_loop_over_the_rows_is_refused_with_its_line(tmp_path: Path) -> None:
+    vae = Loop()
+    message = r"line \d+ of test_program_vae\.py, `loc = torch\.stack.* in place of a loop over its rows"
+    with pytest.raises(GraphError, match=message):
+        export_program(vae.model, vae.guide, {"images": images()}, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (TwoLatents, r"one normal latent and one observed site, got above \(latent, Normal\), code"),
-        (Loop, r"line \d+ of test_program_vae\.py, `loc = torch\.stack.* in place of a loop over its rows"),
         (Choice, "site 'pixels' has no mean, its distribution is Categorical"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_a_bundle_cannot_hold_is_refused_with_the_reason(
-    make: Callable[[], Any], message: str, tmp_path: Path
-) -> None:
+def test_other_programs_are_no_vae(make: Callable[[], Any], message: str) -> None:
     vae = make()
-    with pytest.raises(GraphError, match=message):
-        export_program(vae.model, vae.guide, {"images": images()}, tmp_path / "mine")
-    assert not (tmp_path / "mine").exists()
+    with pytest.raises(NotAVAEError, match=message):
+        ProgramVAE(vae.model, vae.guide, {"images": images()})
 
 
 def test_each_changed_weight_is_caught_by_the_verification(plain: Exported, tmp_path: Path) -> None:
