@@ -95,6 +95,13 @@ def instance_norm(  # noqa: PLR0917 - aten's arguments
     return torch.batch_norm(x, weight, bias, running_mean, running_var, False, momentum, eps, cudnn_enabled)
 
 
+def flip(x: Tensor, dims: Sequence[int]) -> Tensor:
+    """Reverse axes. The exporter writes a slice of negative step, of which a stranger's graph may hold none."""
+    for dim in dims:
+        x = x.index_select(dim, x.shape[dim] - 1 - torch.arange(x.shape[dim], device=x.device))
+    return x
+
+
 def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, axes: int) -> Tensor:
     """Multiply and add; weight and bias have `axes` fewer axes on the right."""
     if weight is not None:

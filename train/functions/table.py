@@ -74,6 +74,7 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[OpOverload, ...]] = {
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     **{operator: in_float32(function) for function, operators in _FUNCTIONS.items() for operator in operators},
+    _aten.flip.default: layers.flip,
     _aten.index_put.default: masks.index_put,
     _aten.scaled_dot_product_attention.default: layers.attention,
     _aten.layer_norm.default: layers.layer_norm,
