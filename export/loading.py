@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edgevae.arrays import open_npz
 from edgevae.errors import InputError
 from edgevae.train import ConfigError
 from edgevae.train.importing import import_file, import_module
+from edgevae.train.tracing import line_of_error
 
 from .errors import ExportError, StateDictError
 from .program_check import example_of
@@ -69,12 +71,17 @@ def load_program(place: str) -> LoadedProgram:
     made = found
     if callable(found) and (isinstance(found, type) or not _is_program(found)):
         try:
-            made = found()
+            inspect.signature(found).bind()
         except TypeError as error:
             raise ExportError(
                 f"{place} cannot be called without arguments: {error}. Write a function that makes the program, like "
                 f"def make(): return {name}(...), and give its name"
             ) from error
+        try:
+            made = found()
+        except Exception as error:  # a stranger's program raises anything
+            where = line_of_error(error) or place
+            raise ExportError(f"{where} fails where the program is made: {type(error).__name__}: {error}") from error
     if not _is_program(made):
         raise ExportError(
             f"{place} must be an object with model and guide, a class or function that makes one without arguments, or "

@@ -314,6 +314,9 @@ def make_vae():
     torch.manual_seed(9)
     return Mine()
 
+def broken():
+    return [1] + (2,)
+
 net = nn.Linear(6, 4)
 raw = nn.Linear(2, 6)
 
@@ -415,6 +418,7 @@ def test_check_prints_sites_and_functions_and_writes_nothing(place: Path) -> Non
         (["--program", "{}/none.py:make", "--example", "{}/batch.npz"], "none.py with the program is not there"),
         (["--program", "{}/my_models.py:other", "--example", "{}/batch.npz"], "there is no other in"),
         (["--program", "{}/my_models.py:Wide", "--example", "{}/batch.npz"], "cannot be called without arguments"),
+        (["--program", "{}/my_models.py:broken", "--example", "{}/batch.npz"], "`return [1] + (2,)`, fails where the"),
         (
             ["--program", "{}/my_models.py:number", "--example", "{}/batch.npz"],
             "must be an object with model and guide",
