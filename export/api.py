@@ -4,13 +4,13 @@ from . import requirements as _requirements  # noqa: F401 - checks, before anyth
 
 # isort: split
 from edgevae.train.conversion import DEFAULT_OPSET
+from edgevae.train.program import ProgramReport, check_program
 
 from .bundle_writer import FORMATS, Format, export_bundle, export_program
 from .card import renew_card
 from .errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
 from .exportable import latent_space_id
 from .precision import LIMITS_NATS
-from .program_check import ProgramReport, check_program
 from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
 from .reference import make_reference

@@ -30,7 +30,7 @@ from edgevae import (
     load,
     load_program,
 )
-from edgevae.train import TraceError
+from edgevae.train import ProgramError, TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
 from edgevae.train.programs import Program
 from edgevae.verify import rounding_names
@@ -195,7 +195,7 @@ def open_program(
             return ProgramVAE(model, guide, example, static=static, data_shape=data_shape, name=name)
         except NotAVAEError:
             return SiteProgram(model, guide, example, static=static, name=name)
-    except TraceError as error:
+    except (ProgramError, TraceError) as error:
         raise GraphError(f"the program cannot be exported: {error}") from error
 
 

@@ -18,10 +18,10 @@ from edgevae.arrays import open_npz
 from edgevae.errors import InputError
 from edgevae.train import ConfigError
 from edgevae.train.importing import import_file, import_module
+from edgevae.train.program import example_of
 from edgevae.train.tracing import line_of_error
 
 from .errors import ExportError, StateDictError
-from .program_check import example_of
 from .weights import Weights, few, read_weights
 
 _FORM = "FILE.py:NAME or module:NAME"

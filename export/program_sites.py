@@ -24,13 +24,11 @@ from edgevae import (
 )
 from edgevae.program_spec import PRIOR
 from edgevae.train.elbo import slices
+from edgevae.train.program import Draw, Function, RunName, derive, example_of, run_program
 from edgevae.train.programs import Program
 
 from .errors import GraphError
 from .exportable import Exportable
-from .graphs import Function, derive
-from .program import Draw, RunName
-from .program_check import example_of, run_program
 from .program_vae import Adapted, Taken, name_of
 
 _ROWS_AT_ONCE = 1024
@@ -56,8 +54,8 @@ class SiteProgram(Exportable):
         program: The program, as it was found.
 
     Raises:
-        GraphError: The program cannot be run with given noise, its rows depend on each other, or a latent is drawn by
-            what takes no fixed amount of noise.
+        GraphError: A latent is drawn by what takes no fixed amount of noise.
+        ProgramError: The program cannot be run with given noise, or its rows depend on each other.
         TraceError: The program cannot be traced for any batch size.
     """
 

@@ -21,13 +21,11 @@ from edgevae import GraphName, ModelSpec, TensorSpec, signatures, tensor
 from edgevae.train import Images
 from edgevae.train.elbo import slices
 from edgevae.train.likelihoods import uniform_of
+from edgevae.train.program import TERMS, Draw, Function, PyroProgram, RunName, Site, TracedRun, example_of, run_program
 from edgevae.train.programs import Program
 
 from .errors import GraphError, NotAVAEError
 from .exportable import ExportableVAE, FloatArray, as_tensor, away_from_steps
-from .graphs import Function, TracedRun
-from .program import TERMS, Draw, PyroProgram, RunName, Site
-from .program_check import example_of, run_program
 
 _ROWS_AT_ONCE = 1024
 _SEED = 0
@@ -55,7 +53,8 @@ class ProgramVAE(ExportableVAE):
         labels: Its labels, int64, shape `(rows,)`; `None` where the program takes none.
 
     Raises:
-        GraphError: The program cannot be run with given noise, or its rows depend on each other.
+        GraphError: `data_shape` does not fit the data.
+        ProgramError: The program cannot be run with given noise, or its rows depend on each other.
         NotAVAEError: It has other sites or arguments.
         TraceError: The program cannot be traced for any batch size.
     """

@@ -9,6 +9,7 @@ TrainError
 ├── LabelError     a conditional model got no labels, or another model got some
 ├── ProcessError   processes that train together did not connect, or one was lost
 │   └── FirstFailedError  process 0 failed; its message says why
+├── ProgramError   a Pyro program cannot be run on given noise, or its rows depend on each other
 ├── RunError       a run folder is missing, damaged, or already there
 └── TraceError     a network cannot be traced, and so not exported
 
@@ -42,6 +43,10 @@ class InstallError(TrainError):
 
 class LabelError(TrainError, ValueError):
     """A conditional model got no labels, or another model got some."""
+
+
+class ProgramError(TrainError):
+    """A Pyro program cannot be run on given noise, or its rows depend on each other."""
 
 
 class RunError(TrainError):

@@ -20,8 +20,7 @@ import edgevae
 from edgevae.export import ExportError, GraphError, export_program
 from edgevae.export.cli import main as vae_export
 from tests.mutations import altered_weights, put
-
-from .programs import PROGRAMS, Example
+from tests.train.programs import PROGRAMS, Example
 
 CHAIN, DISCRETE, GAMMA = (
     "a latent that hangs on another's draw",
@@ -203,7 +202,7 @@ def test_latents_without_a_fixed_amount_of_noise_and_lower_precisions_are_refuse
 
 def test_the_command_exports_by_sites_and_says_so(chain: Exported, tmp_path: Path) -> None:
     np.savez(tmp_path / "batch.npz", **chain.arguments)
-    program = "from tests.export.programs import TwoLevels\n\n\ndef make():\n    return TwoLevels()\n"
+    program = "from tests.train.programs import TwoLevels\n\n\ndef make():\n    return TwoLevels()\n"
     (tmp_path / "mine.py").write_text(program)
     base = ["--program", f"{tmp_path}/mine.py:make", "--example", f"{tmp_path}/batch.npz", "--out", f"{tmp_path}/out"]
     refused = CliRunner().invoke(vae_export, [*base, "--data-shape", "2,3"])

@@ -35,7 +35,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .errors import GraphError
+from ..errors import ProgramError
 
 NoiseKind = Literal["normal", "uniform"]
 
@@ -67,7 +67,7 @@ _DECISIONS = {
 _INNER = (str(Path(torch.__file__).parent) + os.sep, __file__)
 
 
-class DrawError(GraphError):
+class DrawError(ProgramError):
     """A program draws what cannot be lifted; the message says what and where."""
 
 

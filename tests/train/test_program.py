@@ -18,9 +18,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from edgevae.export import check_program
-from edgevae.export.graphs import Function, derive
-from edgevae.export.program import PyroProgram, RunName
 from edgevae.train.conversion import DEFAULT_OPSET, convert
+from edgevae.train.program import Function, PyroProgram, RunName, derive
 from edgevae.train.tracing import trace
 
 from .programs import DIM, PROGRAMS, Branches, Example, Plain, TwoMixtures, Z, functions, rows

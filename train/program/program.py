@@ -35,9 +35,9 @@ from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..errors import ProgramError
 from .draws import Decision, LiftedDraws, NoiseKind
 from .enumeration import Enumeration, eliminate, expected, has_axis
-from .errors import GraphError
 
 Role = Literal["latent", "observed", "deterministic", "summed out", "from the prior"]
 RunName = Literal["posterior", "prior", "enumerated"]
@@ -75,18 +75,18 @@ class Layout:
         """Compare the shapes of a tensor for the two batch sizes of the probes.
 
         Raises:
-            GraphError: No axis grows in proportion to the rows, or several do.
+            ProgramError: No axis grows in proportion to the rows, or several do.
         """
         grown = [axis for axis, sizes in enumerate(zip(small, large, strict=False)) if sizes[0] != sizes[1]]
         shapes = f"{what} has shape {tuple(small)} for {_PROBE_ROWS[0]} rows and {tuple(large)} for {_PROBE_ROWS[1]}"
         if len(small) != len(large) or len(grown) > 1:
-            raise GraphError(f"{shapes}; expected one axis that grows with the rows, as they must be independent")
+            raise ProgramError(f"{shapes}; expected one axis that grows with the rows, as they must be independent")
         if not grown:
             return Layout(None, 1, tuple(small))
         (axis,) = grown
         repeats = small[axis] // _PROBE_ROWS[0]
         if [small[axis], large[axis]] != [repeats * rows for rows in _PROBE_ROWS]:
-            raise GraphError(f"{shapes}; expected an axis that grows in proportion to the rows")
+            raise ProgramError(f"{shapes}; expected an axis that grows in proportion to the rows")
         return Layout(axis, repeats, (*small[:axis], *small[axis + 1 :]))
 
     @property
@@ -205,7 +205,7 @@ class PyroProgram(nn.Module):
         initial: Parameters that Pyro's parameter store did not have: they have their initial values.
 
     Raises:
-        GraphError: The program cannot be run with given noise, or its rows depend on each other.
+        ProgramError: The program cannot be run with given noise, or its rows depend on each other.
     """
 
     def __init__(
@@ -498,7 +498,7 @@ class PyroProgram(nn.Module):
         )
         if tensors.keys() != others.keys() or len(drawn) != len(other_drawn):
             differ = ", ".join(sorted(tensors.keys() ^ others.keys())) or "other draws"
-            raise GraphError(f"the program has other sample statements for other numbers of rows: {differ}")
+            raise ProgramError(f"the program has other sample statements for other numbers of rows: {differ}")
         for name, tensor in tensors.items():
             self._layouts[run, name] = Layout.of(name, tensor.shape, others[name].shape)
         draws: list[Draw] = []
@@ -506,7 +506,7 @@ class PyroProgram(nn.Module):
             layout = Layout.of(f"the noise of {one.site}", one.noise.shape, other.noise.shape)
             if layout.axis is None:
                 where = f"site {one.site!r}" if one.site else "the program"
-                raise GraphError(
+                raise ProgramError(
                     f"{where} draws once for all rows; expected a draw for each row: put the statement into the plate "
                     "of the batch, or condition it on a value"
                 )
@@ -524,13 +524,13 @@ class PyroProgram(nn.Module):
             for name, tensor in tensors.items():
                 layout = self._layouts["posterior", f"log {part} {name}"]
                 if layout.axis is None:
-                    raise GraphError(
+                    raise ProgramError(
                         f"site {name!r} has one log-density of shape {layout.shape} for all rows; expected one for "
                         "each row: is the batch a part of the event (to_event), or the statement outside of its plate?"
                     )
                 axes.setdefault(layout.axis - tensor.ndim, name)
         if len(axes) > 1:
-            raise GraphError(f"the batch is another axis of log-densities in {' and '.join(axes.values())}")
+            raise ProgramError(f"the batch is another axis of log-densities in {' and '.join(axes.values())}")
         return next(iter(axes))
 
     def _describe(self, found: _Found) -> tuple[Site, ...]:
@@ -579,18 +579,18 @@ class PyroProgram(nn.Module):
         first = {name: tensor[:few] for name, tensor in (noise | values).items()}
         for name, tensor in self.compute("posterior", self.rows(few), first).items():
             if not torch.allclose(tensor.float(), all_rows[name][:few].float(), rtol=1e-3, atol=1e-4, equal_nan=True):
-                raise GraphError(
+                raise ProgramError(
                     f"{name} of a row depends on the other rows of the batch; expected rows that are independent given "
                     "the weights. Batch statistics are one reason: use BatchNorm with running statistics"
                 )
 
 
 def _check_branches(decided: Sequence[Decision], others: Sequence[Decision]) -> None:
-    """Raise `GraphError` if a branch is taken both ways."""
+    """Raise `ProgramError` if a branch is taken both ways."""
     for one, other in zip(decided, others, strict=False):
         same_line = one.line and (one.file, one.line) == (other.file, other.line)
         if same_line and isinstance(one.value, bool) and one.value != other.value:
-            raise GraphError(
+            raise ProgramError(
                 f"line {one.line} of {Path(one.file).name} branches on the data, and takes both ways in the example; "
                 "a graph is the same for all data. Choose by torch.where(condition, a, b) in place of if"
             )
@@ -720,12 +720,12 @@ def _common_scale(nodes: Iterable[Any]) -> Any:
     """Return the factor of `poutine.scale` of sites that are summed over together.
 
     Raises:
-        GraphError: They have different ones.
+        ProgramError: They have different ones.
     """
     first, *others = [(node["name"], node["scale"]) for node in nodes]
     for name, scale in others:
         if isinstance(scale, Tensor) or isinstance(first[1], Tensor) or scale != first[1]:
-            raise GraphError(
+            raise ProgramError(
                 f"sites {first[0]!r} and {name!r}, which are summed over together, have different scales; expected one "
                 "poutine.scale for all of them"
             )
@@ -751,7 +751,7 @@ def _bound(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[
         bound = signature.bind(**arguments)
     except TypeError as error:
         names = ", ".join(signature.parameters)
-        raise GraphError(
+        raise ProgramError(
             f"the example does not fit the model, whose arguments are {names}: {error}; give each array its name"
         ) from error
     return bound.args, bound.kwargs
@@ -761,7 +761,7 @@ def _check_example(example: Mapping[str, Tensor]) -> None:
     sizes = {name: tensor.shape[0] if tensor.ndim else None for name, tensor in example.items()}
     if not sizes or None in sizes.values() or len(set(sizes.values())) > 1 or 0 in sizes.values():
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in example.items()) or "nothing"
-        raise GraphError(
+        raise ProgramError(
             f"the example must be arrays with the same number of rows, at least one, got {found}; name arguments that "
             "have no rows as static"
         )

@@ -10,10 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from edgevae.train.errors import TraceError
-from edgevae.train.tracing import line_of_error
-
-from .errors import GraphError
+from ..errors import ProgramError, TraceError
+from ..tracing import line_of_error
 from .graphs import derive
 from .program import Draw, PyroProgram, Site
 
@@ -89,14 +87,14 @@ def check_program(
     report = ProgramReport({name: tuple(tensor.shape[1:]) for name, tensor in tensors.items() if name not in static})
     try:
         program = run_program(model, guide, tensors, static)
-    except GraphError as error:
+    except ProgramError as error:
         return dataclasses.replace(report, problems=(str(error),))
     report = dataclasses.replace(
         report, sites=program.sites, draws=program.draws["posterior"], notes=tuple(program.notes)
     )
     try:
         functions = derive(program)
-    except (GraphError, TraceError) as error:
+    except (ProgramError, TraceError) as error:
         return dataclasses.replace(report, problems=(str(error),))
     return dataclasses.replace(
         report, functions={name: (function.inputs, function.outputs) for name, function in functions.items()}
@@ -115,17 +113,17 @@ def run_program(
     """Run a program on a few rows of its example, and return what it consists of.
 
     Raises:
-        GraphError: It cannot be run with given noise, its rows depend on each other, or it fails; the message names the
-            line.
+        ProgramError: It cannot be run with given noise, its rows depend on each other, or it fails; the message names
+            the line.
     """
     try:
         return PyroProgram(model, guide, example, static)
-    except GraphError:
+    except ProgramError:
         raise
     except Exception as error:  # a stranger's program raises anything
         where = line_of_error(error) or "the program"
         said = str(error).strip().partition("\n")[0]
-        raise GraphError(
+        raise ProgramError(
             f"{where} fails on {', '.join(example)}: {type(error).__name__}" + (f": {said}" if said else "")
         ) from error
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx, nn
 
-from edgevae.train.tracing import trace
-
-from .errors import GraphError
+from ..errors import ProgramError
+from ..tracing import trace
 from .program import TERMS, TRACE_ROWS, PyroProgram, RunName
 from .subgraph import SIZE, as_functions, subgraph
 
@@ -104,7 +103,7 @@ def derive(program: PyroProgram) -> dict[str, Function]:
     One that would give nothing is left out.
 
     Raises:
-        GraphError: The guide does not depend on the arguments.
+        ProgramError: The guide does not depend on the arguments.
         TraceError: The program cannot be traced for any batch size.
     """
     with torch.random.fork_rng([]):
@@ -139,7 +138,7 @@ def _derive(program: PyroProgram) -> dict[str, Function]:
             "prior": prior.function([], [name for name in (*drawn, *of_prior) if name in prior.outputs]),
         }
     if not functions["encoder"].read & set(program.example):
-        raise GraphError(
+        raise ProgramError(
             f"the guide does not depend on {', '.join(program.example)}: its parameters are the same for all rows. "
             "Give it a network that takes the data; autoguides that are not amortized fit the data of one call only"
         )

@@ -1,0 +1,20 @@
+"""Functions of arrays from a Pyro program: its sites, its draws, its densities."""
+
+from .check import ProgramReport, check_program, example_of, run_program
+from .graphs import Function, TracedRun, derive
+from .program import TERMS, Draw, PyroProgram, RunName, Site
+
+__all__ = [
+    "TERMS",
+    "Draw",
+    "Function",
+    "ProgramReport",
+    "PyroProgram",
+    "RunName",
+    "Site",
+    "TracedRun",
+    "check_program",
+    "derive",
+    "example_of",
+    "run_program",
+]
