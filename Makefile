@@ -9,8 +9,8 @@ OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11 python3.12; do $$p -c ''
 SOURCES := $(wildcard $(foreach folder,runtime train export,$(folder)/*.py $(folder)/*/*.py $(folder)/*/*/*.py $(folder)/*/*.jinja))
 # setuptools copies everything that an older build left in build/lib into the next wheel.
 CLEAR_BUILD := rm -rf build/lib build/bdist.*
-# Two processes, each with one thread; a test file runs in one process.
-PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadfile
+# Two processes, each with one thread; a test file runs in one process, the longest files first: those of the export.
+PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-runtime slow fuzz audit bench lint types pytest wheel measure clean
 

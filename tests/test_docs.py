@@ -6,11 +6,10 @@ import inspect
 import itertools
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import click
+import pyro
 import pytest
 from click.testing import CliRunner
 
@@ -53,10 +52,11 @@ def run_command(command: click.Command, arguments: list[str]) -> None:
     assert result.exit_code == 0, f"{arguments}: {result.output}"
 
 
-def run_python(arguments: list[str], folder: Path) -> None:
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run_code(code: str, folder: Path) -> None:
+    """Run a program in a folder; in this process, as importing PyTorch takes longer than what most programs do."""
+    with pytest.MonkeyPatch.context() as patch, pyro.get_param_store().scope():
+        patch.chdir(folder)
+        exec(compile(code, "<documentation>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own
 
 
 def code_blocks() -> list[str]:
@@ -103,13 +103,13 @@ def test_there_is_documentation_to_test() -> None:
 
 @pytest.mark.parametrize("index", range(len(code_blocks())))
 def test_the_readmes_code_runs(index: int, workplace: Path) -> None:
-    run_python(["-W", "error::RuntimeWarning", "-c", code_blocks()[index]], workplace)
+    run_code(code_blocks()[index], workplace)
 
 
 @pytest.mark.parametrize("module", [edgevae.train, edgevae.export, edgevae], ids=lambda module: module.__name__)
 def test_the_packages_docstrings_run(module: object, workplace: Path) -> None:
     code = docstring_code(module).replace('models/digits"', 'docstring/digits"')
-    run_python(["-c", code], workplace)
+    run_code(code, workplace)
 
 
 @pytest.mark.parametrize("line", documented_commands())

@@ -58,6 +58,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "conditional mixture": {"num_classes": 10, "latent": "mixture", "components": 3},
     "any range": {"likelihood": "normal"},
 }
+ALONE, SLOW = ("conditional", "mixture"), pytest.mark.slow
 Exported = Callable[[str], Path]
 
 
@@ -121,7 +122,8 @@ def test_samples_stand_below_originals_and_their_reconstructions(
     np.testing.assert_allclose(found[-130:], expected[-130:], atol=1)
 
 
-@pytest.mark.parametrize("name", CHOICES)
+# Labels and components together are in the default run.
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name in ALONE else []) for name in CHOICES])
 def test_a_card_can_be_made_again_from_the_bundle_alone(exported: Exported, tmp_path: Path, name: str) -> None:
     out = Path(shutil.copytree(exported(name), tmp_path / "small"))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -144,7 +146,11 @@ def test_a_card_is_not_made_from_a_part_of_the_model(source: Source, tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "rows", "label"),
-    [("conditional", 10, "class"), ("mixture", 3, "component"), ("conditional mixture", 10, "class")],
+    [
+        pytest.param("conditional", 10, "class", marks=SLOW),
+        pytest.param("mixture", 3, "component", marks=SLOW),
+        ("conditional mixture", 10, "class"),
+    ],
 )
 def test_classes_and_components_have_a_labelled_row_each(
     exported: Exported, tmp_path: Path, name: str, rows: int, label: str

@@ -193,7 +193,7 @@ def test_two_argument_functions_and_sums_are_exact_at_zero_and_infinity() -> Non
         ),
         lambda x: torch.logit(x, eps=0.2) + torch.special.logit(x),
         lambda x: (
-            torch.mvlgamma(x + 3, 3) + torch.special.gammaln(x) + torch.special.psi(x) + torch.special.polygamma(0, x)
+            torch.mvlgamma(x + 3, 2) + torch.special.gammaln(x) + torch.special.psi(x) + torch.special.polygamma(0, x)
         ),
         lambda x: torch.special.erfc(x) + torch.special.erfinv(x) + torch.special.expm1(x) + torch.special.log1p(x),
         lambda x: x.clone().lgamma_(),
@@ -212,15 +212,14 @@ ROWS = torch.tensor(
 )
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])
-def test_logsumexp_is_right_for_each_batch_and_for_rows_without_mass(rows: int) -> None:
+def test_logsumexp_is_right_for_each_batch_and_for_rows_without_mass() -> None:
     model = exported(lambda x: (x.logsumexp(-1), x.logsumexp((0, 1), keepdim=True), x.logcumsumexp(1)), ROWS)
     assert "ReduceLogSumExp" not in operators(model)
-    x = ROWS[:rows]
-    row, whole, up_to = run_exported(model, x.numpy())
-    np.testing.assert_allclose(row, x.double().logsumexp(-1), rtol=1e-6)
-    np.testing.assert_allclose(whole, x.double().logsumexp((0, 1), keepdim=True), rtol=1e-6)
-    np.testing.assert_allclose(up_to, x.double().logcumsumexp(1), rtol=1e-6)
+    for x in (ROWS[:1], ROWS[:2], ROWS):
+        row, whole, up_to = run_exported(model, x.numpy())
+        np.testing.assert_allclose(row, x.double().logsumexp(-1), rtol=1e-6)
+        np.testing.assert_allclose(whole, x.double().logsumexp((0, 1), keepdim=True), rtol=1e-6)
+        np.testing.assert_allclose(up_to, x.double().logcumsumexp(1), rtol=1e-6)
 
 
 def test_logsumexp_of_no_axis_is_the_value_itself() -> None:
@@ -331,7 +330,7 @@ def positive_definite(size: int, rows: int = 3) -> torch.Tensor:
     return a @ a.mT + torch.eye(size)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 8])
+@pytest.mark.parametrize("size", [1, 3, 8])
 def test_a_cholesky_factor_gives_its_matrix_and_the_determinant(size: int) -> None:
     matrix = positive_definite(size)
     model = exported(lambda a: (torch.linalg.cholesky(a), torch.linalg.cholesky(a, upper=True)), matrix)
@@ -350,26 +349,30 @@ def test_a_matrix_that_is_not_positive_definite_gives_nan() -> None:
     assert matrices.cholesky(torch.tensor([[1.0, 2.0], [2.0, 1.0]]))[1, 1].isnan()
 
 
-@pytest.mark.parametrize("left", [True, False])
-@pytest.mark.parametrize("upper", [True, False])
-@pytest.mark.parametrize("unitriangular", [True, False])
-def test_triangular_systems_are_solved(left: bool, upper: bool, unitriangular: bool) -> None:
-    size = 6
+def test_triangular_systems_are_solved() -> None:
+    size = 4
     matrix = torch.randn(3, size, size) / 4 + 2 * torch.eye(size)  # the other triangle is not to be read
-    right = torch.randn(3, size, 2) if left else torch.randn(3, 2, size)
+    columns, rows = torch.randn(3, size, 2), torch.randn(3, 2, size)
 
-    def solve(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.solve_triangular(a, b, upper=upper, left=left, unitriangular=unitriangular)
+    def solve(a: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(
+            torch.linalg.solve_triangular(a, b, upper=upper, left=b is columns, unitriangular=unitriangular)
+            for b in (columns, rows)
+            for upper in (True, False)
+            for unitriangular in (True, False)
+        )
 
-    found = run_exported(exported(solve, matrix, right), matrix.numpy(), right.numpy())[0]
-    np.testing.assert_allclose(
-        found, solve(matrix.double().triu() if upper else matrix.double().tril(), right.double()), rtol=1e-5, atol=1e-5
-    )
+    arguments = (matrix, columns, rows)
+    found = run_exported(exported(solve, *arguments), *(each.numpy() for each in arguments))
+    exact = solve(*(each.double() for each in arguments))
+    assert len(found) == len(exact) == 8
+    for one, other in zip(found, exact, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:torch.triangular_solve is deprecated:UserWarning")
 def test_the_older_names_of_triangular_systems_are_known() -> None:
-    matrix, right = positive_definite(3), torch.randn(3, 3, 2)
+    matrix, right = positive_definite(2), torch.randn(3, 2, 2)
 
     def solve(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
         results = []

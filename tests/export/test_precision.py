@@ -517,7 +517,10 @@ class Outputs(AbstractDecoder):
         return found
 
 
-@pytest.mark.parametrize("encoder", [Twice, Halves, Factor, Attention])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("encoder", [*(pytest.param(each, marks=SLOW) for each in (Twice, Halves, Factor)), Attention])
 def test_a_users_encoder_is_exported_in_float32_and_int8(
     encoder: type[AbstractEncoder], digits: Dataset, tmp_path: Path
 ) -> None:

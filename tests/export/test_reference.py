@@ -65,7 +65,7 @@ def fitted(name: str) -> tuple[VAE, torch.Tensor, torch.Tensor | None]:
 
 
 # The networks of the mlp are those of the hierarchy and of the mixture too.
-CHOICES = [pytest.param(name, marks=[pytest.mark.slow] if name == "mlp" else []) for name in CONFIGS]
+CHOICES = [pytest.param(name, marks=[pytest.mark.slow] if name in ("mlp", "conv") else []) for name in CONFIGS]
 
 
 @pytest.fixture(scope="module", params=CHOICES)

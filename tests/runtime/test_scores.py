@@ -255,7 +255,11 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(LIKELIHOODS))
+SLOW = ("continuous-bernoulli", "categorical")
+PAIRS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in LIKELIHOODS]
+
+
+@pytest.fixture(scope="module", params=PAIRS)
 def pair(
     request: pytest.FixtureRequest, digits: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[VAE, Model]:
@@ -277,7 +281,7 @@ def theirs(pair: tuple[VAE, Model], digits: Dataset) -> Draws:
     vae, _ = pair
     with pyro.get_param_store().scope(), torch.random.fork_rng([]):
         pyro.set_rng_seed(1)
-        predictive = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=NUM_SAMPLES)
+        predictive = Predictive(poutine.uncondition(vae.model), guide=vae.guide, num_samples=NUM_SAMPLES, parallel=True)
         y = [torch.arange(3)] if vae.config.num_classes else []
         obs: NDArray[np.float32] = predictive(digits.test[:3], *y)["obs"].numpy()
     return obs.astype(np.float64) / (vae.config.levels - 1 if vae.config.likelihood == "categorical" else 1)

@@ -679,7 +679,7 @@ print(json.dumps(First.calls))
 """
 
 
-@pytest.mark.parametrize("what", ["evaluation", "training"])
+@pytest.mark.parametrize("what", [pytest.param("evaluation", marks=pytest.mark.slow), "training"])
 def test_the_first_call_of_each_mkl_function_is_deterministic(what: str) -> None:
     found = subprocess.run([sys.executable, "-c", WATCHED, what], check=True, capture_output=True, text=True)
     calls: dict[str, int] = json.loads(found.stdout)
