@@ -313,7 +313,8 @@ def test_what_a_part_cannot_do_is_an_error_that_says_why(halves: tuple[Model, Mo
             call()
 
 
-@pytest.mark.parametrize("latent", ["hierarchical", pytest.param("mixture", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("latent", ["hierarchical", "mixture"])
 def test_a_decoder_alone_brings_its_prior(latent: str, digits: Dataset, tmp_path: Path) -> None:
     choices = {"upper_dims": (2,)} if latent == "hierarchical" else {"components": 3}
     with torch.random.fork_rng([]):

@@ -174,17 +174,14 @@ def test_pyros_parameter_store_gives_the_bundle_of_the_state_dict(vae: VAE, tmp_
         ("vae.pt", ["taken from model", "names were shortened, module."]),
     ):
         out = tmp_path / f"of-{file}"
-        result = export("--state-dict", tmp_path / file, "--out", out)
+        result = export("--state-dict", tmp_path / file, "--graphs", "decoder", "--out", out)
         assert result.exit_code == 0, result.output
         for note in notes:
             assert f"{tmp_path / file}: {note}" in result.output
         models[file] = edgevae.load(out, provider="cpu")
     first, second = models.values()
-    assert first.latent_space_id == second.latent_space_id
-    images = first.generate(8, seed=0)
-    np.testing.assert_array_equal(images, second.generate(8, seed=0))
-    np.testing.assert_array_equal(first.elbo(images, seed=1), second.elbo(images, seed=1))
-    np.testing.assert_array_equal(first.reconstruct(images, seed=2), second.reconstruct(images, seed=2))
+    assert first.latent_space_id == second.latent_space_id == latent_space_id(vae)
+    np.testing.assert_array_equal(first.generate(8, seed=0), second.generate(8, seed=0))
 
 
 def test_of_several_weights_in_a_checkpoint_one_is_chosen_by_its_key(vae: VAE, tmp_path: Path) -> None:
