@@ -12,7 +12,7 @@ CLEAR_BUILD := rm -rf build/lib build/bdist.*
 # Two processes, each with one thread; a test file runs in one process, the longest files first: those of the export.
 PYTEST := OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-runtime slow fuzz audit bench lint types pytest wheel measure clean
+.PHONY: demo test test-runtime slow fuzz audit bench lint types pytest wheel models measure clean
 
 # The development environment: training, export, tests.
 $(DEV)/installed: pyproject.toml
@@ -100,6 +100,23 @@ bench: $(DEV)/installed $(BARE)/installed
 wheel:
 	$(CLEAR_BUILD) dist
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The bundles in models/, trained and exported again; hours on two cores. `make model-mnist-mlp` makes one of them. A stopped
+# training goes on. EDGEVAE_DATA names a folder with mnist/ and fashion-mnist/; what it lacks is downloaded.
+BUNDLES := digits-mlp fashion-normal mnist-conditional mnist-conv mnist-hierarchical mnist-mixture mnist-mlp
+RECIPE_digits-mlp := --dataset digits --epochs 200 --batch-size 64
+RECIPE_fashion-normal := --dataset fashion-mnist --likelihood normal --hidden-dim 200 --epochs 60
+RECIPE_mnist-conditional := --dataset mnist --conditional
+RECIPE_mnist-conv := --dataset mnist --architecture conv --hidden-dim 128 --epochs 60
+RECIPE_mnist-hierarchical := --dataset mnist --latent hierarchical --z-dims 32,16
+RECIPE_mnist-mixture := --dataset mnist --latent mixture
+RECIPE_mnist-mlp := --dataset mnist
+FORMATS_digits-mlp := --format onnx --format torchscript
+data_of = $(if $(EDGEVAE_DATA),$(addprefix --data-dir ,$(wildcard $(EDGEVAE_DATA)/$(word 2,$(RECIPE_$1)))))
+models: $(BUNDLES:%=model-%)
+model-%: $(DEV)/installed
+	$(DEV)/bin/python -m train $(RECIPE_$*) $(call data_of,$*) --no-report --out build/models/$* --resume
+	$(DEV)/bin/vae-export build/models/$* $(FORMATS_$*) --license Apache-2.0 --out models/$* --force
 
 # Files, lines, and tests that use private names.
 measure: $(DEV)/installed
