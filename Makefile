@@ -101,7 +101,7 @@ wheel:
 	$(CLEAR_BUILD) dist
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-# The bundles in models/, trained and exported again; hours on two cores. `make model-mnist-mlp` makes one of them. A stopped
+# The bundles in models/, trained and exported again; hours on two cores. `make models BUNDLES=mnist-mlp` makes one. A stopped
 # training goes on. EDGEVAE_DATA names a folder with mnist/ and fashion-mnist/; what it lacks is downloaded.
 BUNDLES := digits-mlp fashion-normal mnist-conditional mnist-conv mnist-hierarchical mnist-mixture mnist-mlp
 RECIPE_digits-mlp := --dataset digits --epochs 200 --batch-size 64
