@@ -32,11 +32,12 @@ from edgevae import (
 )
 from edgevae.train import ProgramError, TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
-from edgevae.train.programs import Program
+from edgevae.train.program import example_of, run_program
 from edgevae.verify import rounding_names
 
 from .card import write_card, write_site_card
 from .errors import ExportError, GraphError, NotAVAEError, VerificationError
+from .exportable import Program
 from .files import bundle_folder
 from .precision import add_precisions
 from .program_sites import SiteProgram
@@ -191,10 +192,11 @@ def open_program(
         GraphError: The program cannot be exported; the message names the line, and what to do.
     """
     try:
+        program = run_program(model, guide, example_of(example), static)
         try:
-            return ProgramVAE(model, guide, example, static=static, data_shape=data_shape, name=name)
+            return ProgramVAE(program, data_shape=data_shape, name=name)
         except NotAVAEError:
-            return SiteProgram(model, guide, example, static=static, name=name)
+            return SiteProgram(program, name=name)
     except (ProgramError, TraceError) as error:
         raise GraphError(f"the program cannot be exported: {error}") from error
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from edgevae import (
@@ -24,12 +23,11 @@ from edgevae import (
 )
 from edgevae.program_spec import PRIOR
 from edgevae.train.elbo import slices
-from edgevae.train.program import Draw, Function, RunName, derive, example_of, run_program
-from edgevae.train.programs import Program
+from edgevae.train.program import Draw, Function, PyroProgram, RunName, derive
 
 from .errors import GraphError
-from .exportable import Exportable
-from .program_vae import Adapted, Taken, name_of
+from .exportable import Exportable, Program
+from .program_vae import Adapted, Taken
 
 _ROWS_AT_ONCE = 1024
 _SEED = 0
@@ -43,32 +41,19 @@ class SiteProgram(Exportable):
     """A Pyro program by its sites.
 
     Args:
-        model: The model.
-        guide: The guide, which takes the same arguments.
-        example: Arguments by the names that the model gives them, the batch first, at least one row. Numbers in double
-            precision become float32.
-        static: Names of arguments that have no batch axis. They are constants.
+        program: The program.
         name: The program's name, for the manifest.
 
     Attributes:
-        program: The program, as it was found.
+        program: The program.
 
     Raises:
         GraphError: A latent is drawn by what takes no fixed amount of noise.
-        ProgramError: The program cannot be run with given noise, or its rows depend on each other.
         TraceError: The program cannot be traced for any batch size.
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
-        example: Mapping[str, ArrayLike | Tensor],
-        *,
-        static: Collection[str] = (),
-        name: str = "",
-    ) -> None:
-        self.program = run_program(model, guide, example_of(example), static)
+    def __init__(self, program: PyroProgram, *, name: str = "") -> None:
+        self.program = program
         for site in self.program.sites:
             if site.is_input:
                 raise GraphError(
@@ -82,7 +67,7 @@ class SiteProgram(Exportable):
         latents = [site for site in self.program.sites if site.role == "latent"]
         super().__init__(
             ModelSpec(
-                architecture=name or name_of(model),
+                architecture=name or program.name,
                 likelihood=", ".join(site.distribution for site in self.program.sites if site.role == "observed"),
                 latent="program",
                 data_shape=tuple(rows.shape[1:]) or (1,),

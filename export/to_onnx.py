@@ -10,9 +10,9 @@ from torch.export import ExportedProgram
 
 from edgevae import MODEL_PROPERTY, ModelSpec
 from edgevae.train.conversion import convert
-from edgevae.train.programs import Program
 
 from .errors import GraphError
+from .exportable import Program
 from .lint import lint_onnx
 from .rewrites import rewrite_graph
 

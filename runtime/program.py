@@ -76,7 +76,7 @@ class Parameters(Mapping[str, FloatArray]):
 
 
 class Guide(Mapping[str, Parameters]):
-    """The approximate posterior: the parameters of each site of the guide, by its name."""
+    """The approximate posterior: the parameters of each site of the guide, by its name; `value` of a computed one."""
 
     def __init__(self, sites: Mapping[str, Parameters], draw: Callable[[int | Noise], Arrays]) -> None:
         self._sites, self._draw = dict(sites), draw
@@ -180,13 +180,13 @@ class Program:
 
     def _encoded(self, given: Arrays, noise: Arrays) -> Guide:
         outputs = self._graphs["encoder"]({**given, **noise})
-        sites = {
-            site.name: Parameters(
-                {name: outputs[key] for name in site.parameters if (key := f"{site.name}.{name}") in outputs}
-            )
-            for site in self.sites
-            if site.role == "latent"
-        }
+        sites: dict[str, Parameters] = {}
+        for site in self.sites:
+            if site.role == "latent":
+                found = {name: outputs[key] for name in site.parameters if (key := f"{site.name}.{name}") in outputs}
+                sites[site.name] = Parameters(found)
+            elif site.name in outputs:
+                sites[site.name] = Parameters({"value": outputs[site.name]})
 
         def draw(seed: int | Noise) -> Arrays:
             return self._drawn(given, self._noise("posterior", _rows(given), seed))

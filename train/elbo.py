@@ -15,6 +15,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import config_enumerate
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Normal as NormalDistribution
@@ -97,27 +98,69 @@ def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = No
         eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
         y: Labels, shape `(batch,)`, for a conditional model.
     """
-    statements, _ = objective_of(vae, registered=False)
     # The user's own networks may register parameters with Pyro.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # NaN is the caller's to handle
-        guide = poutine.trace(GivenNoise(eps)(vae.sample_posterior)).get_trace(x, y)
-        enumerated = poutine.enum(statements, first_available_dim=-2)
-        model = poutine.trace(poutine.replay(enumerated, guide)).get_trace(x, y)
-        guide.compute_log_prob()
-        model.compute_log_prob()
-    levels: list[Any] = [guide.nodes[name] for name in site_names(len(eps))]
+        guide, model = _traces(vae.sample_posterior, objective_of(vae, registered=False)[0], eps, x, y)
+    latents = _terms(guide, model, len(eps))
+    return dataclasses.replace(latents, log_px_z=model.nodes["obs"]["log_prob"])
+
+
+def _traces(
+    guide: Callable[..., Any], model: Callable[..., Any], eps: Sequence[Tensor], *arguments: Any
+) -> tuple[Any, Any]:
+    """Return the traces of guide and model for given noise, with log-probabilities; a mixture's model is enumerated."""
+    traced = poutine.trace(GivenNoise(eps)(guide)).get_trace(*arguments)
+    enumerated = poutine.enum(model, first_available_dim=-2)
+    replayed = poutine.trace(poutine.replay(enumerated, traced)).get_trace(*arguments)
+    traced.compute_log_prob()
+    replayed.compute_log_prob()
+    return traced, replayed
+
+
+def _terms(guide: Any, model: Any, num_levels: int) -> ElboTerms:
+    """Return the latents' terms of two traces; log_px_z is 0."""
+    levels: list[Any] = [guide.nodes[name] for name in site_names(num_levels)]
     log_pz = _sum(model.nodes[level["name"]]["log_prob"] for level in levels)
-    if vae.latent.enumerated:
+    if COMPONENT_SITE in model.nodes:
         log_pz = torch.logsumexp(log_pz + model.nodes[COMPONENT_SITE]["log_prob"], dim=0)
+    log_qz_x = _sum(level["log_prob"] for level in levels)
     return ElboTerms(
-        log_px_z=model.nodes["obs"]["log_prob"],
+        log_px_z=torch.zeros_like(log_qz_x),
         log_pz=log_pz,
-        log_qz_x=_sum(level["log_prob"] for level in levels),
+        log_qz_x=log_qz_x,
         z=tuple(level["value"] for level in levels),
         z_loc=tuple(level["fn"].base_dist.loc for level in levels),
         z_scale=tuple(level["fn"].base_dist.scale for level in levels),
     )
+
+
+def _latents(latent: Latent, z_loc: Tensor, z_scale: Tensor, eps: Sequence[Tensor]) -> ElboTerms:
+    """Return the latents' terms from what the encoder gave; log_px_z is 0."""
+
+    def guide() -> None:
+        with latent.plate("data", len(z_loc)):
+            latent.sample_posterior(z_loc, z_scale)
+
+    def model() -> None:
+        with latent.plate("data", len(z_loc)):
+            latent.sample_prior(z_loc)
+
+    return _terms(*_traces(guide, config_enumerate(model) if latent.enumerated else model, eps), len(eps))
+
+
+def draw_prior(latent: Latent, eps: Sequence[Tensor], component: Tensor | None = None) -> Tensor:
+    """Return z of the prior, shape `(batch, z_dim)`.
+
+    Args:
+        latent: The latent.
+        eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
+        component: Component of each row, integers of shape `(batch,)`, for a mixture.
+    """
+    given = {} if component is None else {COMPONENT_SITE: component}
+    with latent.plate("data", len(eps[0])):
+        z: Tensor = GivenNoise(eps)(poutine.condition(latent.sample_prior, data=given))(eps[0])
+    return z
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:
@@ -327,7 +370,7 @@ def importance_weighted_bound(
 def _bounds(vae: VAE, x: Tensor, y: Tensor | None, num_particles: int, at_once: int) -> Tensor:
     """Return the bound of each row, with `at_once` particles in a batch."""
     q_z = vae.encoder(x, y)
-    observed = vae.decoder.likelihood.observed(x.flatten(1))
+    observed = x.flatten(1)
     total = x.new_full((len(x),), -math.inf, dtype=torch.float64)
     for particles in slices(num_particles, at_once):
         count = particles.stop - particles.start
@@ -337,29 +380,25 @@ def _bounds(vae: VAE, x: Tensor, y: Tensor | None, num_particles: int, at_once: 
     return total - math.log(num_particles)
 
 
-def _log_weight(vae: VAE, observed: Tensor, y: Tensor | None, q_z: tuple[Tensor, Tensor], eps: list[Tensor]) -> Tensor:
+def _log_weight(vae: VAE, x: Tensor, y: Tensor | None, q_z: tuple[Tensor, Tensor], eps: list[Tensor]) -> Tensor:
     """Return log_px_z + log_pz - log_qz_x of each particle and row, shape `(particles, batch)`.
 
-    The same as `elbo_terms`, from the latent's and the decoder's functions, without Pyro's traces.
+    The same as `elbo_terms`, with what the encoder gave and without its work for each particle.
     """
     count, batch, _ = eps[0].shape
     z_loc, z_scale = (each.repeat(count, 1) for each in q_z)
-    z_eps, *upper_eps = (noise.flatten(0, 1) for noise in eps)
-    z = z_loc + z_scale * z_eps
-    log_pz, log_qz_x = vae.latent.log_densities(z, z_loc, z_scale, *upper_eps)
-    outputs = vae.decoder.outputs_at(z, None if y is None else y.repeat(count))
-    log_px_z = _log_px_z(vae.decoder.likelihood, outputs.unflatten(0, (count, batch)), observed)
-    return log_px_z + (log_pz - log_qz_x).unflatten(0, (count, batch))
+    latents = _latents(vae.latent, z_loc, z_scale, [noise.flatten(0, 1) for noise in eps])
+    outputs = vae.decoder.outputs_at(latents.z[0], None if y is None else y.repeat(count))
+    log_px_z = _log_px_z(vae.decoder.likelihood, outputs.unflatten(0, (count, batch)), x)
+    return log_px_z + (latents.log_pz - latents.log_qz_x).unflatten(0, (count, batch))
 
 
-def _log_px_z(likelihood: Likelihood, outputs: Tensor, observed: Tensor) -> Tensor:
+def _log_px_z(likelihood: Likelihood, outputs: Tensor, x: Tensor) -> Tensor:
     """Return log p(x|z), shape `(particles, batch)`, from the decoder's outputs, `(particles, batch, numbers)`."""
     if type(likelihood) is Bernoulli:
         # x log p + (1 - x) log(1 - p) = x logit - log(1 + exp(logit)), which takes fewer passes over memory
         logits = outputs.clamp(-_MAX_LOGIT, _MAX_LOGIT)
         log_normaliser = functional.softplus(logits).sum(-1)
-        return logits.mul_(observed).sum(-1) - log_normaliser
-    parameters = likelihood.parameters_of(outputs.flatten(0, 1))
-    unflattened = tuple(each.unflatten(0, outputs.shape[:2]) for each in parameters)
-    log_density: Tensor = likelihood.distribution(unflattened).log_prob(observed)
+        return logits.mul_(x).sum(-1) - log_normaliser
+    log_density: Tensor = likelihood.distribution(outputs).log_prob(x)
     return log_density.sum(-1)

@@ -19,10 +19,10 @@ from .data import Dataset, Images, Rows, binarize_once, check_range, standardisa
 from .elbo import NUM_OUTLIERS, elbo_of_each, evaluate_each, importance_weighted_bound, lowest
 from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
 from .evaluation import ElboSummary, Evaluation, collapse_advice
+from .export_check import check_exportable
 from .likelihoods import LIKELIHOODS
 from .observers import Observer
 from .processes import SINGLE, Processes
-from .programs import check_exportable
 from .report import write_report
 from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, RunWriter, load_run, run_config
 from .trainer import Trainer

@@ -20,6 +20,9 @@ LATENT_SITE = "latent"
 COMPONENT_SITE = "component"
 """Pyro's name of a mixture's component."""
 
+COMPONENT_PROBS_SITE = "component_probs"
+"""Pyro's name of q(c|x), a deterministic site of a mixture's guide in evaluation mode."""
+
 
 def site_names(num_levels: int) -> tuple[str, ...]:
     """Return Pyro's names of the levels, that of z first."""
@@ -30,8 +33,8 @@ class Latent(nn.Module, abc.ABC):
     """p(z), and q(z|x) given what the encoder made of x.
 
     The decoder takes z, shape `(batch, z_dim)`. The encoder returns `z_loc` and `z_scale` of q(z|x). Levels above z and
-    a mixture's component belong to the latent. Each latent is defined twice: as Pyro sample statements for
-    training, and as functions of explicit noise for export, which are compared with the statements.
+    a mixture's component belong to the latent. Its sample statements are all there is: densities, draws and graphs are
+    derived from them.
 
     Args:
         config: The model's choices and sizes.
@@ -62,38 +65,10 @@ class Latent(nn.Module, abc.ABC):
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
         """Sample q(z|x), as a part of the guide and inside of its plate; shape `(batch, z_dim)` each."""
 
-    def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 - for others
-        """Return the parameters of q(z|x) other than `z_loc` and `z_scale`.
-
-        Args:
-            z_loc: Means, shape `(batch, z_dim)`.
-            z_scale: Standard deviations, shape `(batch, z_dim)`.
-            eps: Noise of each level but the highest, the lowest first.
-        """
-        return ()
-
     @property
     def component_probs(self) -> Tensor:
         """p(c) of a mixture's components, shape `(components,)`; empty for the other latents."""
         return torch.empty(0)
-
-    @abc.abstractmethod
-    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *upper_eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p(z) and log q(z|x) in nats, shape `(batch,)` each.
-
-        Args:
-            z: Shape `(batch, z_dim)`.
-            z_loc: Means of q(z|x), shape `(batch, z_dim)`.
-            z_scale: Standard deviations of q(z|x), shape `(batch, z_dim)`.
-            upper_eps: Noise of the levels above z, the lowest first, from which they are drawn here.
-        """
-
-    @abc.abstractmethod
-    def prior(self, *noise: Tensor) -> Tensor:
-        """Return z of the prior, shape `(batch, z_dim)`, for `eps` of each level, the lowest first.
-
-        A mixture takes the component before them, integers of shape `(batch,)`.
-        """
 
 
 def kl_to_standard_normal(loc: Tensor, scale: Tensor) -> Tensor:
@@ -118,14 +93,6 @@ class Normal(Latent):
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
         """Sample z of N(z_loc, z_scale²)."""
         pyro.sample(LATENT_SITE, diagonal_normal(z_loc, z_scale))
-
-    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *_upper_eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log N(z; 0, I) and log N(z; z_loc, z_scale²)."""
-        return log_normal(z, torch.zeros_like(z), torch.ones_like(z)), log_normal(z, z_loc, z_scale)
-
-    def prior(self, *noise: Tensor) -> Tensor:
-        """Return `eps`: it is z."""
-        return noise[0]
 
 
 class Hierarchical(Latent):
@@ -155,34 +122,6 @@ class Hierarchical(Latent):
         z = pyro.sample(self._sites[0], diagonal_normal(z_loc, z_scale))
         for level, step in enumerate(self.upward):
             z = pyro.sample(self._sites[level + 1], diagonal_normal(*step(z)))
-
-    def posterior(self, z_loc: Tensor, z_scale: Tensor, *eps: Tensor) -> tuple[Tensor, ...]:
-        """Return the parameters of q(z_{l+1} | z_l) for each level above z, z_l drawn with `eps`."""
-        found: list[Tensor] = []
-        for step, noise in zip(self.upward, eps, strict=True):
-            z_loc, z_scale = step(z_loc + z_scale * noise)
-            found += z_loc, z_scale
-        return tuple(found)
-
-    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *upper_eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p and log q of all levels together."""
-        log_qz_x = log_normal(z, z_loc, z_scale)
-        log_pz = torch.zeros_like(log_qz_x)
-        for level, (step, noise) in enumerate(zip(self.upward, upper_eps, strict=True)):
-            loc, scale = step(z)
-            above = loc + scale * noise
-            log_qz_x = log_qz_x + log_normal(above, loc, scale)
-            log_pz = log_pz + log_normal(z, *self.downward[level](above))
-            z = above
-        return log_pz + log_normal(z, torch.zeros_like(z), torch.ones_like(z)), log_qz_x
-
-    def prior(self, *noise: Tensor) -> Tensor:
-        """Return z_1 for the noise of each level, the lowest first."""
-        *lower, z = noise
-        for step, eps in zip(reversed(self.downward), reversed(lower), strict=True):
-            loc, scale = step(z)
-            z = loc + scale * eps
-        return z
 
 
 class _Step(nn.Module):
@@ -228,34 +167,22 @@ class Mixture(Latent):
         return z
 
     def sample_posterior(self, z_loc: Tensor, z_scale: Tensor) -> None:
-        """Sample z of N(z_loc, z_scale²)."""
-        pyro.sample(LATENT_SITE, diagonal_normal(z_loc, z_scale))
-
-    def posterior(self, z_loc: Tensor, z_scale: Tensor, *_eps: Tensor) -> tuple[Tensor, ...]:
-        """Return q(c|x), shape `(batch, components)`.
+        """Sample z of N(z_loc, z_scale²); in evaluation mode also say what q(c|x) is, shape `(batch, components)`.
 
         It is the best one beside q(z|x): q(c|x) ∝ p(c) exp E_q(z|x)[log N(z; loc_c, scale_c²)], in closed form.
         """
-        expected = self._log_joint(z_loc) - 0.5 * (z_scale[:, None] / self.log_scale.exp()).square().sum(-1)
-        return (torch.softmax(expected, dim=-1),)
-
-    def log_densities(self, z: Tensor, z_loc: Tensor, z_scale: Tensor, *_upper_eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log p(z), the components summed out, and log q(z|x)."""
-        return torch.logsumexp(self._log_joint(z), dim=-1), log_normal(z, z_loc, z_scale)
-
-    def prior(self, *noise: Tensor) -> Tensor:
-        """Return z of the given component."""
-        component, eps = noise
-        return self.loc[component] + self.log_scale[component].exp() * eps
+        pyro.sample(LATENT_SITE, diagonal_normal(z_loc, z_scale))
+        if not self.training:
+            scale = self.log_scale.exp()
+            expected = log_normal(z_loc[..., None, :], self.loc, scale)
+            expected = expected - 0.5 * (z_scale[..., None, :] / scale).square().sum(-1)
+            probs = torch.softmax(torch.log_softmax(self.logits, dim=0) + expected, dim=-1)
+            pyro.deterministic(COMPONENT_PROBS_SITE, probs, event_dim=1)
 
     @property
     def component_probs(self) -> Tensor:
         """p(c), shape `(components,)`."""
         return torch.softmax(self.logits, dim=0)
-
-    def _log_joint(self, z: Tensor) -> Tensor:
-        """Return log p(c) + log N(z; loc_c, scale_c²), shape `(batch, components)`."""
-        return torch.log_softmax(self.logits, dim=0) + log_normal(z[:, None], self.loc, self.log_scale.exp())
 
 
 LATENTS: dict[str, type[Latent]] = {"normal": Normal, "hierarchical": Hierarchical, "mixture": Mixture}

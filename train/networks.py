@@ -155,11 +155,8 @@ class AbstractDecoder(nn.Module, abc.ABC):
 
         `y` holds the labels of a conditional model, integers, `(batch,)`.
         """
-        return self.parameters_at(z, y)[0]
-
-    def parameters_at(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return all parameters of p(x|z), named by `likelihood.parameter_names`; `loc_img` is the first."""
-        return self.likelihood.parameters_of(self.outputs_at(z, y))
+        loc_img: Tensor = self.likelihood.distribution(self.outputs_at(z, y)).mean
+        return loc_img
 
     def outputs_at(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the last layer's outputs, shape `(batch, num_outputs * data_dim)`."""

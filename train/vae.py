@@ -22,8 +22,8 @@ from .networks import check_labels, check_networks, make_networks
 class VAE(nn.Module):
     """Pyro's VAE: an `encoder`, a `latent`, a `decoder`, and the `model` and `guide` that use them.
 
-    In training mode `model` scores `x` with the likelihood's `distribution_to_fit`, in evaluation mode with
-    `distribution` of the parameters that the decoder returns; `distribution_to_fit` says how they differ.
+    In training mode `model` scores `x` with the likelihood's `distribution_to_fit`, in evaluation mode with its
+    `distribution`; `distribution_to_fit` says how they differ.
 
     Args:
         config: The choices and sizes. Networks of your own are imported.
@@ -52,7 +52,7 @@ class VAE(nn.Module):
         pyro.module("latent", self.latent)
         pyro.module("decoder", self.decoder)
         outputs = self.sample_joint(x, y, pyro.plate)
-        loc_img: Tensor = self.decoder.likelihood.parameters_of(outputs)[0]
+        loc_img: Tensor = self.decoder.likelihood.distribution(outputs).mean
         return loc_img
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
@@ -77,11 +77,8 @@ class VAE(nn.Module):
             z = self.latent.sample_prior(x)
             outputs = self._outputs_at(z, y)
             likelihood = self.decoder.likelihood
-            if self.training:
-                p_x = likelihood.distribution_to_fit(outputs)
-            else:
-                p_x = likelihood.distribution(likelihood.parameters_of(outputs))
-            pyro.sample("obs", p_x.to_event(1), obs=likelihood.observed(x.flatten(1)))
+            p_x = likelihood.distribution_to_fit(outputs) if self.training else likelihood.distribution(outputs)
+            pyro.sample("obs", p_x.to_event(1), obs=x.flatten(1))
         return outputs
 
     def sample_posterior(self, x: Tensor, y: Tensor | None = None, plate: type[IndepMessenger] | None = None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data import Images
 from ..device import forked_rng
-from ..elbo import ACTIVE_VARIANCE, device_of, evaluating
+from ..elbo import ACTIVE_VARIANCE, device_of, draw_prior, evaluating
 from ..vae import VAE
 
 _SEED = 0
@@ -84,22 +84,27 @@ def sample_prior(vae: VAE, columns: int, class_names: Sequence[str] = ()) -> Sam
     count = num_rows * columns
     of_row = torch.arange(num_rows).repeat_interleave(columns)
     noise = [torch.randn((count, size), generator=generator) for size in config.z_dims]
+    component: Tensor | None = None
     names: tuple[str, ...] = ()
     with evaluating(vae):
         probs = vae.latent.component_probs.cpu()
         if config.num_classes:
             names = tuple(class_names[:num_rows] or (f"class {row}" for row in range(num_rows)))
             if vae.latent.enumerated:
-                noise.insert(0, torch.multinomial(probs, count, replacement=True, generator=generator))
+                component = torch.multinomial(probs, count, replacement=True, generator=generator)
         elif vae.latent.enumerated:
             likeliest = probs.argsort(descending=True)[:num_rows]
             names = tuple(f"component {c}, p = {probs[c]:.2f}" for c in likeliest.tolist())
-            noise.insert(0, likeliest[of_row])
-        z = vae.latent.prior(*(each.to(device) for each in noise))
-        parameters = vae.decoder.parameters_at(z, of_row.to(device) if config.num_classes else None)
-        eps = torch.randn((count, config.data_dim), generator=generator).to(device)
-        drawn = vae.decoder.likelihood.draw(parameters, eps)
-    loc_img, drawn = (each.cpu().unflatten(0, (num_rows, columns)) for each in (parameters[0], drawn))
+            component = likeliest[of_row]
+        component = None if component is None else component.to(device)
+        z = draw_prior(vae.latent, [each.to(device) for each in noise], component)
+        p_x = vae.decoder.likelihood.distribution(
+            vae.decoder.outputs_at(z, of_row.to(device) if config.num_classes else None)
+        )
+        with forked_rng(device):
+            torch.manual_seed(_SEED)
+            drawn = p_x.sample()
+    loc_img, drawn = (each.cpu().unflatten(0, (num_rows, columns)) for each in (p_x.mean, drawn))
     return Samples(loc_img, drawn, names)
 
 
