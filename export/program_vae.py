@@ -1,7 +1,7 @@
 """A Pyro program as a VAE: the functions of a bundle, derived from its model and guide.
 
-A VAE has normal latents, of which the decoder takes the first, and one observed site, the data, beside which it may take
-labels: whatever the networks are, the prior, the likelihood, and the names. Others go by `program_sites`.
+A VAE has normal latents, of which the decoder takes the first, and one observed site, the data, beside which it may
+take labels: whatever the networks are, the prior, the likelihood, and the names. Others go by `program_sites`.
 """
 
 from __future__ import annotations

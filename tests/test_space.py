@@ -22,8 +22,6 @@ from edgevae.train import (
     ARCHITECTURES,
     LATENTS,
     LIKELIHOODS,
-    VAE,
-    ConfigError,
     Dataset,
     Likelihood,
     ModelConfig,
@@ -118,14 +116,10 @@ def test_colour_images_of_odd_sizes_go_the_whole_way(tmp_path: Path) -> None:
 class Laplace(Likelihood):
     """p(x|z) = Laplace(loc_img, 0.1): what a user would write."""
 
-    parameter_names: ClassVar[tuple[str, ...]] = ("loc_img",)
     unit_interval: ClassVar[bool] = False
 
-    def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        return (outputs,)
-
-    def distribution(self, parameters: tuple[Tensor, ...]) -> TorchDistribution:
-        return dist.Laplace(parameters[0], torch.full_like(parameters[0], 0.1), validate_args=False)
+    def distribution(self, outputs: Tensor) -> TorchDistribution:
+        return dist.Laplace(outputs, torch.full_like(outputs, 0.1), validate_args=False)
 
 
 def test_a_new_likelihood_is_one_class_and_goes_the_whole_way(
@@ -135,31 +129,3 @@ def test_a_new_likelihood_is_one_class_and_goes_the_whole_way(
     trainer = fit(ModelConfig((1, 8, 8), 3, 12, likelihood="laplace"), labelled)
     model = check(trainer, labelled, tmp_path / "laplace", FORMATS)
     assert model.encode(labelled.test.numpy() * 5 - 2).z_loc.shape == (360, 3)  # data in any range
-
-
-class Inverse(Laplace):
-    """A likelihood that draws by the inverse of its distribution function, and names a parameter as it must not."""
-
-    parameter_names: ClassVar[tuple[str, ...]] = ("loc_img", "obs")
-
-    def parameters_of(self, outputs: Tensor) -> tuple[Tensor, ...]:
-        return outputs, outputs
-
-
-def test_draws_of_a_users_likelihood_are_finite_for_any_noise() -> None:
-    likelihood = Laplace(ModelConfig((3,)))
-    eps = torch.tensor([[-40.0, -6.0, 0.0], [6.0, 10.0, 40.0]])
-    drawn = likelihood.draw((torch.zeros(2, 3),), eps)
-    assert torch.isfinite(drawn).all()
-    assert float(drawn[0, 2]) == pytest.approx(0, abs=1e-6)
-
-
-def test_a_likelihood_whose_parameter_has_another_tensors_name_is_refused(
-    labelled: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(LIKELIHOODS, "inverse", Inverse)
-    vae = VAE(ModelConfig((1, 8, 8), 3, 12, likelihood="inverse")).eval()
-    with pytest.raises(
-        ConfigError, match="parameters must not be called obs, as other inputs and outputs of graphs are"
-    ):
-        export_bundle(Source("m", vae, labelled.test, "test images", None), tmp_path / "m")

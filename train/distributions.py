@@ -131,7 +131,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):  # type: ignore[misc]  # Py
     """
 
     def __init__(self, probs: Tensor) -> None:
-        super().__init__(probs, lims=_TAYLOR_WINDOW, validate_args=False)
+        super().__init__(probs, lims=_TAYLOR_WINDOW)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ContinuousBernoulli:
         """Return the distribution with `probs` of another shape."""
@@ -174,16 +174,16 @@ class GreyLevels(TorchDistribution):
     @property
     def probs(self) -> Tensor:
         """Probabilities, shape `(..., levels)`."""
-        found: Any = (
-            torch.softmax(self._logits, dim=-1) if self._probs is None and self._logits is not None else self._probs
-        )
-        return found
+        if self._probs is not None:
+            return self._probs
+        given: Any = self._logits
+        return torch.softmax(given, dim=-1)
 
     @property
     def mean(self) -> Tensor:
         """The mean, shape `(...)`."""
         values = torch.linspace(0, 1, self._levels, dtype=self.probs.dtype, device=self.probs.device)
-        return (self.probs @ values).clamp(max=1)  # rounding must not lead out of [0, 1]
+        return (self.probs * values).sum(-1).clamp(max=1)  # rounding must not lead out of [0, 1]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GreyLevels:
         """Return the distribution with another batch shape."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor, nn
 
@@ -177,7 +178,8 @@ class Mixture(Latent):
             expected = log_normal(z_loc[..., None, :], self.loc, scale)
             expected = expected - 0.5 * (z_scale[..., None, :] / scale).square().sum(-1)
             probs = torch.softmax(torch.log_softmax(self.logits, dim=0) + expected, dim=-1)
-            pyro.deterministic(COMPONENT_PROBS_SITE, probs, event_dim=1)
+            with poutine.infer_config(config_fn=lambda _site: {"is_auxiliary": True}):  # the model has no such site
+                pyro.deterministic(COMPONENT_PROBS_SITE, probs, event_dim=1)
 
     @property
     def component_probs(self) -> Tensor:

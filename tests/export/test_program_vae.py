@@ -25,6 +25,7 @@ from edgevae.export import ExportError, GraphError, ProgramVAE, StateDictError, 
 from edgevae.export.cli import main as vae_export
 from edgevae.export.errors import NotAVAEError
 from edgevae.export.loading import load_program, load_weights
+from edgevae.train.program import run_program
 from tests.mutations import altered_weights, is_refused
 
 SIDE, CLASSES, Z, ROWS = 4, 3, 2, 40
@@ -273,7 +274,7 @@ def test_a_loop_over_the_rows_is_refused_with_its_line(tmp_path: Path) -> None:
 def test_other_programs_are_no_vae(make: Callable[[], Any], message: str) -> None:
     vae = make()
     with pytest.raises(NotAVAEError, match=message):
-        ProgramVAE(vae.model, vae.guide, {"images": images()})
+        ProgramVAE(run_program(vae.model, vae.guide, {"images": images()}))
 
 
 def test_each_changed_weight_is_caught_by_the_verification(plain: Exported, tmp_path: Path) -> None:
@@ -393,7 +394,7 @@ def test_pyros_parameter_store_fills_plain_functions(place: Path) -> None:
             for module in (function.__globals__["raw"], function.__globals__["net"]):
                 module.weight.zero_()
     load_weights(program, place / "store.pt", example)
-    vae = ProgramVAE(program.model, program.guide, example)
+    vae = ProgramVAE(run_program(program.model, program.guide, example))
     with torch.no_grad():
         found = vae.programs["encoder"].module(example["x"])
     z_loc = 0.5 * example["x"].numpy().sum(1, keepdims=True) + 0.5

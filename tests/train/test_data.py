@@ -608,9 +608,9 @@ def test_each_feature_is_standardised_and_comes_out_in_its_own_units() -> None:
     raw = torch.tensor(loc) + torch.tensor(scale) * x
     for found, expected in zip(vae.encoder(raw), plain.encoder(x), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    (found_loc, found_scale), (plain_loc, plain_scale) = vae.decoder.parameters_at(z), plain.decoder.parameters_at(z)
-    torch.testing.assert_close(found_loc, torch.tensor(loc) + torch.tensor(scale) * plain_loc)
-    torch.testing.assert_close(found_scale, torch.tensor(scale) * plain_scale)
+    found, expected = (each.decoder.likelihood.distribution(each.decoder.outputs_at(z)) for each in (vae, plain))
+    torch.testing.assert_close(found.loc, torch.tensor(loc) + torch.tensor(scale) * expected.loc)
+    torch.testing.assert_close(found.scale, torch.tensor(scale) * expected.scale)
 
 
 @pytest.mark.parametrize(

@@ -22,34 +22,30 @@ def outputs(num_outputs: int, data_dim: int = 6) -> Tensor:
 @pytest.mark.parametrize("name", list(LIKELIHOODS))
 def test_loc_img_is_the_mean_of_the_distribution(name: str) -> None:
     likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5, data_loc=0.0, data_scale=1.0))
-    parameters = likelihood.parameters_of(outputs(likelihood.num_outputs))
-    assert len(parameters) == len(likelihood.parameter_names)
+    distribution = likelihood.distribution(outputs(likelihood.num_outputs))
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(0)
-        draws = likelihood.distribution(parameters).sample(torch.Size([40_000]))
-    if name == "categorical":
-        draws = draws / 4
-    torch.testing.assert_close(draws.float().mean(0), parameters[0].detach(), atol=0.03, rtol=0)
+        draws = distribution.sample(torch.Size([40_000]))
+    torch.testing.assert_close(draws.mean(0), distribution.mean.detach(), atol=0.03, rtol=0)
 
 
 def test_the_continuous_bernoulli_is_exact_around_one_half() -> None:
     likelihood = ContinuousBernoulli(ModelConfig((1,)))
     distances = torch.cat([torch.logspace(-7, -0.31, 400), -torch.logspace(-7, -0.31, 400), torch.zeros(1)])
     logits = torch.log(0.5 + distances) - torch.log(0.5 - distances)
-    loc_img, probs = likelihood.parameters_of(logits.reshape(-1, 1))
-    exact = probs.double().squeeze(1)
+    distribution = likelihood.distribution(logits.reshape(-1, 1))
+    exact = distribution.probs.double().squeeze(1)
     eta = torch.log(exact) - torch.log1p(-exact)  # p(x) = eta exp(eta x) / (exp(eta) - 1)
     near = eta.abs() < 0.3
     away = torch.where(near, torch.ones_like(eta), eta)
     series = 0.5 + eta / 12 - eta**3 / 720 + eta**5 / 30240 - eta**7 / 1209600
     mean = torch.where(near, series, -1 / torch.expm1(-away) - 1 / away)
-    torch.testing.assert_close(loc_img.squeeze(1).double(), mean, atol=3e-6, rtol=0)
+    torch.testing.assert_close(distribution.mean.squeeze(1).double(), mean, atol=3e-6, rtol=0)
 
 
 @pytest.mark.parametrize("probs", [0.01, 0.3, 0.4299, 0.4301, 0.4999, 0.5, 0.56, 0.58, 0.99])
 def test_the_continuous_bernoulli_integrates_to_one(probs: float) -> None:
-    likelihood = ContinuousBernoulli(ModelConfig((1,)))
-    distribution = likelihood.distribution((torch.tensor([[0.5]]), torch.tensor([[probs]])))
+    distribution = ContinuousBernoulli(ModelConfig((1,))).distribution(torch.logit(torch.tensor([[probs]])))
     x = torch.linspace(0, 1, 20_001).reshape(-1, 1)
     density = distribution.log_prob(x).exp().double().squeeze(1)
     assert float(torch.trapezoid(density, x.double().squeeze(1))) == pytest.approx(1, abs=1e-5)
@@ -57,23 +53,25 @@ def test_the_continuous_bernoulli_integrates_to_one(probs: float) -> None:
 
 def test_the_normal_works_in_the_units_of_the_data_with_a_scale_bounded_below() -> None:
     likelihood = Normal(ModelConfig((6,), likelihood="normal", data_loc=100.0, data_scale=20.0))
-    loc_img, scale = likelihood.parameters_of(outputs(1))
-    torch.testing.assert_close(loc_img, 100 + 20 * outputs(1))
+    distribution = likelihood.distribution(outputs(1))
+    torch.testing.assert_close(distribution.mean, 100 + 20 * outputs(1))
+    assert distribution.scale.shape == distribution.mean.shape
     with torch.no_grad():
         likelihood.raw_scale.fill_(-1e9)
-    smallest = likelihood.parameters_of(outputs(1))[1].min().detach()
+    smallest = likelihood.distribution(outputs(1)).scale.min().detach()
     assert float(smallest) == pytest.approx(20 * 1e-2)
-    assert scale.shape == loc_img.shape
 
 
 def test_the_categorical_rounds_to_the_nearest_of_its_levels() -> None:
     likelihood = Categorical(ModelConfig((6,), likelihood="categorical", levels=5))
-    x = torch.tensor([[0.0, 0.12, 0.13, 0.5, 0.99, 1.0]])
-    np.testing.assert_array_equal(likelihood.observed(x).numpy(), [[0, 0, 1, 2, 4, 4]])
-    loc_img, probs = likelihood.parameters_of(outputs(5))
+    distribution = likelihood.distribution(outputs(5))
+    probs = distribution.probs
     assert probs.shape == (4, 6, 5)
     torch.testing.assert_close(probs.sum(-1), torch.ones(4, 6))
-    torch.testing.assert_close(loc_img, (probs * torch.tensor([0, 0.25, 0.5, 0.75, 1])).sum(-1))
+    torch.testing.assert_close(distribution.mean, (probs * torch.tensor([0, 0.25, 0.5, 0.75, 1])).sum(-1))
+    x = torch.tensor([[0.0, 0.12, 0.13, 0.5, 0.99, 1.0]])
+    nearest = torch.tensor([0, 0, 1, 2, 4, 4]).expand(4, 6)[..., None]
+    torch.testing.assert_close(distribution.log_prob(x), probs.gather(-1, nearest)[..., 0].log())
 
 
 def test_choices_that_do_not_make_a_model_are_refused() -> None:
@@ -87,22 +85,20 @@ def test_choices_that_do_not_make_a_model_are_refused() -> None:
 def test_what_is_fitted_is_the_distribution_of_the_parameters(name: str) -> None:
     likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5))
     numbers = outputs(likelihood.num_outputs)
-    parameters = likelihood.parameters_of(numbers)
-    x = likelihood.observed(torch.rand((4, 6), generator=torch.Generator().manual_seed(1)))
+    x = torch.rand((4, 6), generator=torch.Generator().manual_seed(1))
     fitted = likelihood.distribution_to_fit(numbers).log_prob(x)
-    torch.testing.assert_close(fitted, likelihood.distribution(parameters).log_prob(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fitted, likelihood.distribution(numbers).log_prob(x), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "x"), [("bernoulli", 1.0), ("categorical", 0.0)])
 def test_a_value_whose_probability_rounds_to_zero_is_fitted_by_its_logit(name: str, x: float) -> None:
     likelihood = LIKELIHOODS[name](ModelConfig((1,), levels=2))
     numbers = torch.tensor([[-40.0]] if name == "bernoulli" else [[-40.0, 0.0]], requires_grad=True)
-    parameters = likelihood.parameters_of(numbers)
     log_prob = likelihood.distribution_to_fit(numbers).log_prob(torch.tensor([[x]]))
     log_prob.sum().backward()
     assert float(log_prob.detach()) == pytest.approx(-40)
     assert float(numbers.grad[0, 0]) == pytest.approx(1)  # type: ignore[index]  # it has one, after backward
-    assert float(likelihood.distribution(parameters).log_prob(torch.tensor([[x]])).detach()) > -16
+    assert float(likelihood.distribution(numbers).log_prob(torch.tensor([[x]])).detach()) > -16
 
 
 def test_a_bernoulli_of_logits_has_pytorchs_log_probability_and_gradients() -> None:
@@ -119,41 +115,26 @@ def test_a_bernoulli_of_logits_has_pytorchs_log_probability_and_gradients() -> N
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", list(LIKELIHOODS))
-def test_draws_from_noise_have_the_distribution_of_pyros_samples(name: str) -> None:
-    likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5))
-    parameters = likelihood.parameters_of(outputs(likelihood.num_outputs))
-    with torch.random.fork_rng([]), torch.no_grad():
-        torch.manual_seed(0)
-        eps = torch.randn(40_000, 4, 6)
-        drawn = likelihood.draw(tuple(parameter.expand(40_000, *parameter.shape) for parameter in parameters), eps)
-        sampled = likelihood.distribution(parameters).sample(torch.Size([40_000])).float()
-    if name == "categorical":
-        sampled = sampled / 4
-    torch.testing.assert_close(drawn.mean(0), sampled.mean(0), atol=0.03, rtol=0)
-    torch.testing.assert_close(drawn.std(0), sampled.std(0), atol=0.03, rtol=0)
-    for quantile in (0.1, 0.5, 0.9):
-        gap = (drawn.quantile(quantile, 0) - sampled.quantile(quantile, 0)).abs()
-        assert float(gap.median()) < 0.03  # a discrete draw may stand at a step
-    assert likelihood.discrete == (len(sampled.unique()) <= 5)
-
-
 @pytest.mark.parametrize("probs", [0.001, 0.3, 0.499, 0.5, 0.501, 0.504, 0.999])
 def test_a_draw_of_the_continuous_bernoulli_inverts_its_distribution_function(probs: float) -> None:
-    likelihood = ContinuousBernoulli(ModelConfig((1,)))
-    eps = torch.linspace(-3, 3, 13).reshape(-1, 1)
-    x = likelihood.draw((eps, torch.full_like(eps, probs)), eps).double()
+    distribution = ContinuousBernoulli(ModelConfig((1,))).distribution(torch.logit(torch.tensor([[probs]])))
+    uniform = torch.linspace(0, 1, 101)[:, None, None]
+    x = distribution.icdf(uniform).double()
     t = np.log(probs) - np.log1p(-probs)
     below = torch.expm1(t * x) / np.expm1(t) if t else x
-    torch.testing.assert_close(below, torch.distributions.Normal(0.0, 1.0).cdf(eps).double(), atol=2e-5, rtol=0)
+    torch.testing.assert_close(below, uniform.double(), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", list(LIKELIHOODS))
-def test_draws_are_finite_for_any_noise(name: str) -> None:
+def test_shapes_of_draws_and_of_expanded_distributions_are_pyros(name: str) -> None:
     likelihood = LIKELIHOODS[name](ModelConfig((6,), levels=5))
-    parameters = likelihood.parameters_of(outputs(likelihood.num_outputs))
-    for eps in (-40.0, -6.0, 6.0, 40.0):
-        assert torch.isfinite(likelihood.draw(parameters, torch.full((4, 6), eps))).all()
+    numbers = outputs(likelihood.num_outputs)
+    for distribution in (likelihood.distribution(numbers), likelihood.distribution_to_fit(numbers)):
+        wide = distribution.expand(torch.Size([3, 4, 6]))
+        assert wide.sample(torch.Size([2])).shape == (2, 3, 4, 6)
+        value = distribution.sample()
+        assert wide.log_prob(value).shape == (3, 4, 6)
+        torch.testing.assert_close(wide.log_prob(value)[1], distribution.log_prob(value))
 
 
 @pytest.mark.parametrize("levels", [8, 16, 256])
@@ -161,8 +142,7 @@ def test_the_mean_of_a_categorical_stays_in_range(levels: int) -> None:
     likelihood = Categorical(ModelConfig((500,), likelihood="categorical", levels=levels))
     numbers = torch.randn((4, levels, 500), generator=torch.Generator().manual_seed(0))
     numbers[:, -1] += 20
-    loc_img, _ = likelihood.parameters_of(numbers.flatten(1))
-    assert float(loc_img.max()) <= 1
+    assert float(likelihood.distribution(numbers.flatten(1)).mean.max()) <= 1
 
 
 # The training's normal densities, compared with PyTorch's

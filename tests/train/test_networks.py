@@ -57,9 +57,8 @@ def test_the_convolutions_take_images_of_any_size(channels: int, height: int, wi
     x = torch.rand(2, *config.data_shape)
     z_loc, z_scale = vae.encoder(x)
     assert z_loc.shape == z_scale.shape == (2, 2)
-    loc_img, probs = vae.decoder.parameters_at(z_loc)
-    assert loc_img.shape == (2, config.data_dim)
-    assert probs.shape == (2, config.data_dim, levels)
+    assert vae.decoder(z_loc).shape == (2, config.data_dim)
+    assert vae.decoder.outputs_at(z_loc).shape == (2, config.data_dim * levels)
 
 
 def test_convolutional_outputs_keep_the_pixels_positions() -> None:

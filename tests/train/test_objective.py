@@ -276,7 +276,7 @@ def linear_gaussian() -> tuple[VAE, GivenEncoder, torch.Tensor, torch.Tensor]:
         lengths = torch.tensor([0.5, 1.0, 1.5])
         decoder.fc1.weight.copy_(torch.linalg.qr(torch.randn((6, 3), generator=generator))[0] * lengths)
         weight, offset = decoder.fc1.weight, decoder.fc1.bias
-        scale = vae.decoder.likelihood.parameters_of(torch.zeros(1, 6))[1][0, 0]
+        scale = vae.decoder.likelihood.distribution(torch.zeros(1, 6)).scale[0, 0]
         precision = 1 + lengths.square() / scale.square()
         encoder.scale = precision.rsqrt()
         encoder.gain = weight.T / scale.square() / precision[:, None]

@@ -441,7 +441,7 @@ def test_a_step_that_scores_logits_computes_no_probabilities(monkeypatch: pytest
         raise AssertionError
 
     step = Step(small(), TrainingConfig())
-    monkeypatch.setattr(LIKELIHOODS["bernoulli"], "parameters_of", refuse)
+    monkeypatch.setattr(LIKELIHOODS["bernoulli"], "distribution", refuse)
     assert float(step(digits.train[:25])) > 0
 
 
