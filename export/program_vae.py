@@ -198,6 +198,8 @@ class ProgramVAE(Exportable):
         needed = {name for function in functions.values() for name in function.inputs}
         rest = [name for name in parameters if name in needed and outputs[name] is not outputs[mean]]
         functions["decoder"] = self._posterior.function([z], [mean, *rest])
+        if self.spec.latent == "normal":
+            return functions
         if self._component:
             functions["prior"] = self._prior.function([self._component], [z, f"{self._component}.probs"])
         else:
