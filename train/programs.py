@@ -10,6 +10,7 @@ import abc
 import copy
 import dataclasses
 import importlib.util
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ from edgevae import GraphName, ModelSpec, Signature, TensorSpec, signatures, ten
 from .conversion import DEFAULT_OPSET, convert
 from .errors import ConfigError, TraceError
 from .tracing import trace
-from .vae import VAE
+
+if TYPE_CHECKING:
+    from .vae import VAE
 
 TRACE_BATCH = 3
 """Batch size while tracing: at least 2, because a batch of 1 is taken for a constant."""

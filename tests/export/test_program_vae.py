@@ -24,7 +24,8 @@ from edgevae.cli import main as vae_run
 from edgevae.export import ExportError, GraphError, ProgramVAE, StateDictError, export_program
 from edgevae.export.cli import main as vae_export
 from edgevae.export.errors import NotAVAEError
-from edgevae.export.loading import load_program, load_weights
+from edgevae.export.loading import load_weights
+from edgevae.train.program import load_program
 from tests.mutations import altered_weights, is_refused
 
 SIDE, CLASSES, Z, ROWS = 4, 3, 2, 40

@@ -117,7 +117,7 @@ def test_a_collapsed_posterior_is_a_warning_on_the_page(tmp_path: Path, digits: 
     config = run_config(vae.config, TrainingConfig(epochs=40), DatasetInfo.of(digits))
     whole = dataclasses.replace(evaluate(vae, digits.test[:SIZE]), active_units=4, kl_nats=3.0)
     collapsed = dataclasses.replace(whole, active_units=0)
-    advice = collapse_advice(collapsed, config.training)
+    advice = collapse_advice(collapsed, config.training, vae.config)
     assert advice
     for evaluation, warned in ((whole, False), (collapsed, True)):
         write_report(tmp_path, vae, digits.test[:SIZE], None, METRICS, {"test": evaluation}, config)

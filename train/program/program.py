@@ -203,6 +203,7 @@ class PyroProgram(nn.Module):
             sites; `prior` runs the model alone; `enumerated`, which only a program with discrete sites to sum over has,
             runs guide and model with all values of these sites.
         initial: Parameters that Pyro's parameter store did not have: they have their initial values.
+        plate_nesting: Number of the axes of plates.
 
     Raises:
         ProgramError: The program cannot be run with given noise, or its rows depend on each other.
@@ -227,7 +228,7 @@ class PyroProgram(nn.Module):
         self._layouts: dict[tuple[RunName, str], Layout] = {}
         self._axes: dict[str, int] = {}  # of the discrete sites that are summed over
         self._plates: dict[str, frozenset[int]] = {}  # axes of the plates that the model's own are in
-        self._nesting = 0
+        self.plate_nesting = 0
         self.needs_all_values = False
         self._decisions: dict[RunName, list[Decision]] = {}  # of the run that a trace repeats
         self.draws: dict[RunName, tuple[Draw, ...]] = {}
@@ -246,6 +247,10 @@ class PyroProgram(nn.Module):
         finally:
             for module, mode in modes.items():
                 module.training = mode
+
+    def renew_parameters(self) -> None:
+        """Take the present values of Pyro's parameter store."""
+        self._parameters_of_store.renew()
 
     @property
     def initial(self) -> tuple[str, ...]:
@@ -351,7 +356,7 @@ class PyroProgram(nn.Module):
             LiftedDraws(noise, values, decisions),
             Enumeration(self._axes if run == "enumerated" else {}),
         )
-        args, kwargs = _bound(self._model, {**self._static, **arguments})
+        args, kwargs = bound(self._model, {**self._static, **arguments})
         mode = contextlib.nullcontext() if torch.compiler.is_exporting() else self.evaluating()
         with mode, _quietly(), self._parameters_of_store, draws, enumeration:
             if run == "prior":
@@ -431,7 +436,9 @@ class PyroProgram(nn.Module):
 
     def _without_summed(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """Sum the discrete sites of the model alone out of a product of densities."""
-        return eliminate(factors, [(self._axes[name], plates) for name, plates in self._plates.items()], self._nesting)
+        return eliminate(
+            factors, [(self._axes[name], plates) for name, plates in self._plates.items()], self.plate_nesting
+        )
 
     def _factor(self, part: str, name: str, density: Tensor, batch: int) -> Tensor:
         """Return a log-density that has one entry a row along the batch's axis."""
@@ -455,12 +462,14 @@ class PyroProgram(nn.Module):
             small, large = self._run_both("posterior")
             if not any(_is_enumerated(node) for _, node in _unobserved(large.guide)):
                 raise
+        if self.initial:  # the draws of their initial values are none of the program's
+            small, large = self._run_both("posterior")
         guide, model = large.guide, large.model
         in_guide = [name for name, node in _unobserved(guide) if _is_enumerated(node)]
         alone = [(name, node) for name, node in _unobserved(model) if name not in guide.nodes]
         summed_out = {name: node for name, node in alone if node["fn"].has_enumerate_support}
-        self._nesting = max(tensor.ndim for found in large.densities.values() for tensor in found.values())
-        self._axes = {name: -1 - self._nesting - place for place, name in enumerate([*in_guide, *summed_out])}
+        self.plate_nesting = max(tensor.ndim for found in large.densities.values() for tensor in found.values())
+        self._axes = {name: -1 - self.plate_nesting - place for place, name in enumerate([*in_guide, *summed_out])}
         self._plates = {name: _long_axes(node["log_prob"]) for name, node in summed_out.items()}
         self._compare("posterior", small, large)
         self._batch_axis = self._find_batch_axis(large)
@@ -609,6 +618,14 @@ class _Parameters(Messenger):
         self._names: dict[str, str] = {}
         self.initial: list[str] = []
 
+    def renew(self) -> None:
+        """Take the present values of Pyro's parameter store, as far as it has them."""
+        store = pyro.get_param_store()
+        for name, attribute in self._names.items():
+            if name in store:
+                setattr(self._stored, attribute, store[name].detach().clone())
+        self.initial = [name for name in self.initial if name not in store]
+
     def _pyro_param(self, msg: Any) -> None:
         name, arguments = msg["name"], msg["args"]
         if _MODULE_DIVIDER in name:  # `pyro.module` registers a module's own parameter
@@ -744,7 +761,7 @@ def _module_of(program: Callable[..., Any]) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-def _bound(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def bound(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return arguments by position and by name, for model and guide, which may call them by other names."""
     signature = inspect.signature(function)
     try:
