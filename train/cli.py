@@ -268,13 +268,6 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 @_data("--resize", type=Sizes("28,28", count=2), help="HEIGHT,WIDTH to which image files are resized.")
 @_data("--grey", is_flag=True, help="Convert colour images to grey.")
 @_model(
-    "--program",
-    metavar="PLACE",
-    help="Train a Pyro program of your own, as it is: FILE.py:NAME or module:NAME. NAME is an object with model and "
-    "guide, a class or function that makes one without arguments, or a pair (model, guide). Both take the observations "
-    "as x, and labels as y.",
-)
-@_model(
     "--architecture",
     type=Architecture(),
     metavar="|".join([*ARCHITECTURES, "MODULE:ENCODER,DECODER"]),
@@ -310,6 +303,13 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 )
 @_model("--levels", type=_AT_LEAST_2, default=8, help="Values that a pixel may have; for categorical.")
 @_model("--components", type=_AT_LEAST_2, default=10, help="Components of p(z); for mixture.")
+@_model(
+    "--program",
+    metavar="PLACE",
+    help="Train a Pyro program of your own, as it is: FILE.py:NAME or module:NAME. NAME is an object with model and "
+    "guide, a class or function that makes one without arguments, or a pair (model, guide). Both take the observations "
+    "as x, and labels as y.",
+)
 @_objective("--beta", type=float, default=1.0, help="Weight of the KL; 1 is the ELBO.")
 @_objective("--beta-warmup", type=_AT_LEAST_0, default=0, help="Epochs over which beta rises to its value.")
 @_objective("--free-bits", type=float, default=0.0, help="Nats of each latent dimension's KL that are not penalised.")

@@ -89,7 +89,7 @@ def test_the_page_shows_the_numbers_and_the_configuration(tmp_path: Path, digits
         assert f"{number:.2f}".replace("-", "−") in page.text
     assert f"{found.active_units} of 4" in page.text
     assert "k = 3" in page.text
-    assert "mlp VAE 64–12–4, bernoulli likelihood, normal latent" in page.text
+    assert "mlp VAE 64-12-4, bernoulli, normal latent" in page.text
     assert "hidden_dim" in page.text
 
 
