@@ -127,20 +127,21 @@ class Labelled(OneLatent):
         super().guide(x)
 
 
-class Layers(PyroModule):  # type: ignore[misc]  # Pyro's has no types
+class Layers(PyroModule):
     """Parameters that Pyro finds in the layers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.decoder = PyroModule[nn.Linear](DIM, 2 * Z), PyroModule[nn.Linear](Z, DIM)
+        linear: Any = PyroModule[nn.Linear]  # whose arguments Pyro's types do not know
+        self.encoder, self.decoder = linear(DIM, 2 * Z), linear(Z, DIM)
 
-    @pyro_method  # type: ignore[untyped-decorator]  # Pyro's has no types
+    @pyro_method
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(x.new_zeros(Z), 1.0).to_event(1))
             pyro.sample("pixels", pixels(self.decoder(z)), obs=x.flatten(1))
 
-    @pyro_method  # type: ignore[untyped-decorator]  # Pyro's has no types
+    @pyro_method
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", normal(self.encoder(x.flatten(1))))
@@ -211,3 +212,12 @@ class NotInONNX(OneLatent):
 class WrongShape(OneLatent):
     def make(self) -> None:
         self.decoder = nn.Linear(Z + 1, DIM)
+
+
+class LateParameter(OneLatent):
+    """Registers a parameter in training mode alone, which the first step is too late for."""
+
+    def model(self, x: Tensor) -> None:
+        super().model(x)
+        if self.training:
+            pyro.param("late", torch.zeros(()))

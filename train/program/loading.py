@@ -84,7 +84,7 @@ def load_program(place: str) -> LoadedProgram:
 def _imported(module: str, place: str) -> ModuleType:
     try:
         if module.endswith(".py"):
-            return import_file(Path(module), "program", "give its path", anew=True)
+            return import_file(Path(module), "program", "put it there, or give its path", anew=True)
         return import_module(module, f"program {place}")
     except ConfigError:
         raise

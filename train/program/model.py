@@ -94,6 +94,8 @@ class ProgramModel(Trainable):
             self.__dict__["_program"] = program  # no submodule: it has the same weights, and copies of others
             self._register(x, y)
         self._adopt_parameters()
+        with self.parameters_in_use():  # on the CPU, where the example is
+            self._unit_site, self._mean_name = self._find_unit_site(), self._find_mean()
 
     def _register(self, x: Tensor, y: Tensor | None) -> None:
         """Let the program register its parameters with Pyro, as its first step does."""
@@ -109,7 +111,7 @@ class ProgramModel(Trainable):
                 f"{self.config.description} registers no parameters with Pyro, so there is nothing to train; call "
                 "pyro.module(name, network) in the model and in the guide, or use PyroModule"
             )
-        self.stored = nn.Module()
+        self.stored, self._registered = nn.Module(), frozenset(params)
         own = {id(parameter) for parameter in self.owners.parameters()}
         for name, tensor in params.items():
             if id(tensor) not in own:
@@ -156,23 +158,16 @@ class ProgramModel(Trainable):
         observed = [site for site in self._program.sites if site.role == "observed"]
         return [site for site in observed if torch.Size(site.row_shape).numel() == self.config.data_dim]
 
-    @functools.cached_property
-    def _unit_site(self) -> Site | None:
-        """The latent, where it is one normal site in guide and model."""
+    def _find_unit_site(self) -> Site | None:
+        """Return the latent, where it is one normal site in guide and model."""
         if len(self._latents) != 1:
             return None
         (site,) = self._latents
         if site.role != "latent" or site.distribution != "Normal" or site.auxiliary or site.enumerated:
             return None
-        program = self._program
-        args, kwargs = bound(self.functions[0], program.rows(2))
-        with (
-            pyro.get_param_store().scope(),
-            evaluating(self),
-            forked_rng(torch.device("cpu")),
-            pyro.validation_enabled(False),
-        ):
-            prior = poutine.trace(self.functions[0]).get_trace(*args, **kwargs).nodes[site.name]["fn"]
+        with evaluating(self), forked_rng(torch.device("cpu")), pyro.validation_enabled(False):
+            trace = poutine.trace(self._called(0)).get_trace(**self._program.rows(2))
+        prior = trace.nodes[site.name]["fn"]
         return site if type(unwrapped(prior)).__name__ == "Normal" else None
 
     @property
@@ -180,19 +175,14 @@ class ProgramModel(Trainable):
         """Dimensions of z, where it is one normal site in guide and model; else 0."""
         return 0 if self._unit_site is None else torch.Size(self._unit_site.row_shape).numel()
 
-    @functools.cached_property
-    def _mean_name(self) -> str:
-        """The name of the mean of a site that observes as many values as the data have; empty if there is none."""
-        names = [f"{site.name}.mean" for site in self._observed_data]
-        return next((name for name in names if name in self._means), "")
-
-    @functools.cached_property
-    def _means(self) -> set[str]:
-        program = self._program
-        if program.needs_all_values:
-            return set()
+    def _find_mean(self) -> str:
+        """Return the name of the mean of a site that observes as many values as the data have; empty without one."""
+        if self._program.needs_all_values:
+            return ""
         with forked_rng(torch.device("cpu")):
-            return set(program.compute("posterior", program.rows(2), program.noise("posterior", 2)))
+            found = self._program.compute("posterior", self._program.rows(2), self._program.noise("posterior", 2))
+        names = [f"{site.name}.mean" for site in self._observed_data]
+        return next((name for name in names if name in found), "")
 
     @property
     def has_means(self) -> bool:
@@ -324,10 +314,11 @@ class ProgramModel(Trainable):
     @contextlib.contextmanager
     def _on(self, device: torch.device) -> Iterator[PyroProgram]:
         """Yield the program with the present parameters; it makes its noise on a device."""
-        known = self.param_state["params"].keys()
         with self.parameters_in_use(), device if device.type == "cuda" else contextlib.nullcontext():
-            if later := sorted(pyro.get_param_store().keys() - known):
-                raise ConfigError(f"the program registers {', '.join(later)} only after the first step; do so at once")
+            if later := sorted(pyro.get_param_store().keys() - self._registered):
+                raise ConfigError(
+                    f"{self.config.description} registers {', '.join(later)} only after the first step; do so at once"
+                )
             self._program.renew_parameters()
             yield self._program
 
