@@ -165,6 +165,25 @@ def plain_guide(x: Tensor) -> None:
 plain_functions = (plain_model, plain_guide)
 
 
+encoder, decoder = nn.Sequential(nn.Linear(DIM, 2 * Z), nn.Dropout(0.3)), nn.Linear(Z, DIM)
+
+
+def model_of_networks(x: Tensor) -> None:
+    pyro.module("decoder", decoder)
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(Z), 1.0).to_event(1))
+        pyro.sample("pixels", pixels(decoder(z)), obs=x.flatten(1))
+
+
+def guide_of_networks(x: Tensor) -> None:
+    pyro.module("encoder", encoder)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", normal(encoder(x.flatten(1))))
+
+
+functions_of_networks = (model_of_networks, guide_of_networks)
+
+
 # Programs that are refused, or fail
 
 

@@ -165,8 +165,8 @@ def test_a_resumed_training_ends_with_the_same_weights(some: Dataset, name: str)
         assert torch.equal(tensor, second.model.state_dict()[key]), key
 
 
-def test_two_trainings_of_a_pair_share_no_weights(some: Dataset) -> None:
-    for name in ("plain_functions", "OneLatent"):
+def test_two_trainings_share_no_weights(some: Dataset) -> None:
+    for name in ("plain_functions", "functions_of_networks", "OneLatent"):
         first, second = trainer_of(some, name), trainer_of(some, name)
         before = {key: tensor.clone() for key, tensor in second.model.state_dict().items()}
         first.fit_epoch(some.train)
@@ -175,9 +175,23 @@ def test_two_trainings_of_a_pair_share_no_weights(some: Dataset) -> None:
     assert not pyro.get_param_store().keys()
 
 
+def test_networks_that_functions_refer_to_are_evaluated_without_dropout(some: Dataset) -> None:
+    trainer = trainer_of(some, "functions_of_networks")
+    found = [elbo_of_each(trainer.model, some.test) for _ in range(2)]
+    trainer.model.eval()
+    torch.manual_seed(0)
+    z_loc = trainer.model.encode(some.test, None)[0]
+    torch.manual_seed(1)
+    assert torch.equal(z_loc, trainer.model.encode(some.test, None)[0])
+    assert torch.equal(*found)
+    assert set(trainer.model.state_dict()) == {
+        f"owners.{place}{layer}.{kind}" for place, layer in ((0, ""), (1, ".0")) for kind in ("weight", "bias")
+    }
+
+
 def test_units_are_known_where_the_latent_is_one_normal_site(some: Dataset) -> None:
     trainer = trainer_of(some, "OneLatent")
-    for _ in range(5):
+    for _ in range(30):
         trainer.fit_epoch(some.train)
     found = evaluate(trainer.model, some.test, num_particles=20, iw_particles=100)
     assert len(found.kl_per_dim_nats) == 3

@@ -2,7 +2,7 @@
 
 from .check import ProgramReport, check_program, example_of, run_program
 from .graphs import Function, TracedRun, derive
-from .loading import LoadedProgram, load_program, modules_of
+from .loading import LoadedProgram, load_program
 from .program import TERMS, Draw, PyroProgram, RunName, Site
 
 __all__ = [
@@ -19,6 +19,5 @@ __all__ = [
     "derive",
     "example_of",
     "load_program",
-    "modules_of",
     "run_program",
 ]

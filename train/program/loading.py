@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -91,23 +90,6 @@ def _imported(module: str, place: str) -> ModuleType:
     except Exception as error:  # a stranger's program raises anything
         where = line_of_error(error) or place
         raise ConfigError(f"{where} fails where it is imported: {type(error).__name__}: {error}") from error
-
-
-def modules_of(program: LoadedProgram) -> list[nn.Module]:
-    """Return the modules that a program says it uses: its owner, or those that its functions are, or refer to."""
-    if program.owner is not None:
-        return [program.owner]
-    found: list[object] = []
-    for function in (program.model, program.guide):
-        inner = function
-        while isinstance(inner, functools.partial):
-            inner = inner.func
-        inner = inspect.unwrap(inner)
-        found += [inner, getattr(inner, "__self__", None)]
-        if inspect.isfunction(inner):
-            variables = inspect.getclosurevars(inner)
-            found += [*variables.nonlocals.values(), *variables.globals.values()]
-    return list({id(each): each for each in found if isinstance(each, nn.Module)}.values())
 
 
 def _is_program(value: object) -> bool:

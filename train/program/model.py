@@ -25,8 +25,8 @@ from ..tracing import line_of_error, trace
 from ..trainable import Trainable
 from .check import run_program
 from .graphs import derive
-from .loading import load_program, modules_of
-from .program import PyroProgram, Site, Tensors, bound, unwrapped
+from .loading import load_program
+from .program import PyroProgram, Site, Tensors, bound, modules_used, unwrapped
 
 _UNIT_INTERVAL = ("Bernoulli", "ContinuousBernoulli", "Beta")
 _DATA, _LABELS = "x", "y"
@@ -89,7 +89,7 @@ class ProgramModel(Trainable):
         with pyro.get_param_store().scope(self.param_state):
             loaded = load_program(config.program)
             self.name, self.functions = loaded.name, (loaded.model, loaded.guide)
-            self.owners = nn.ModuleList(modules_of(loaded))
+            self.owners = nn.ModuleList(modules_used(*self.functions))
             program = run_program(*self.functions, self._arguments(x, y))
             self.__dict__["_program"] = program  # no submodule: it has the same weights, and copies of others
             self._register(x, y)

@@ -218,8 +218,7 @@ class PyroProgram(nn.Module):
     ) -> None:
         super().__init__()
         self._model, self._guide = model, guide
-        owners = {id(owner): owner for owner in map(_module_of, (model, guide)) if owner is not None}
-        self.owners = nn.ModuleList(owners.values())
+        self.owners = nn.ModuleList(modules_used(model, guide))
         self._static = {name: tensor for name, tensor in example.items() if name in static}
         self.example = {name: tensor for name, tensor in example.items() if name not in static}
         _check_example(self.example)
@@ -753,12 +752,24 @@ def _long_axes(tensor: Tensor) -> frozenset[int]:
     return frozenset(axis for axis in range(-tensor.ndim, 0) if tensor.shape[axis] != 1)
 
 
-def _module_of(program: Callable[..., Any]) -> nn.Module | None:
-    """Return the module whose parameters a function uses, as far as it says so."""
-    while isinstance(program, functools.partial):
-        program = program.func
-    owner = getattr(program, "__self__", program)
-    return owner if isinstance(owner, nn.Module) else None
+def modules_used(*functions: Callable[..., Any]) -> list[nn.Module]:
+    """Return the modules that functions are, are methods of, or refer to; none that is a part of another."""
+    found: list[object] = []
+    for function in functions:
+        each: Any = function
+        while each is not None:
+            owner = getattr(each, "__self__", None)
+            found += [each, owner]
+            if not isinstance(owner, nn.Module):
+                found += getattr(owner, "__dict__", {}).values()
+            plain = getattr(each, "__func__", each)
+            if inspect.isfunction(plain):
+                variables = inspect.getclosurevars(plain)
+                found += [*variables.nonlocals.values(), *variables.globals.values()]
+            each = each.func if isinstance(each, functools.partial) else getattr(each, "__wrapped__", None)
+    modules = list({id(each): each for each in found if isinstance(each, nn.Module)}.values())
+    parts = {id(part) for module in modules for part in module.modules() if part is not module}
+    return [module for module in modules if id(module) not in parts]
 
 
 def bound(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
