@@ -30,18 +30,17 @@ from edgevae import (
     load,
     load_program,
 )
-from edgevae.train import ProgramError, TraceError
+from edgevae.train import TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
-from edgevae.train.program import example_of, run_program
 from edgevae.verify import rounding_names
 
 from .card import write_card, write_site_card
-from .errors import ExportError, GraphError, NotAVAEError, VerificationError
+from .errors import ExportError, GraphError, VerificationError
 from .exportable import Program
 from .files import bundle_folder
+from .opening import open_program
 from .precision import add_precisions
 from .program_sites import SiteProgram
-from .program_vae import ProgramVAE
 from .sign import SigningKey
 from .source import SiteSource, Source, source_of_program, source_of_sites
 from .to_onnx import opset_of, to_onnx
@@ -167,38 +166,6 @@ def export_program(
     name = name or out.name
     source = source_of_sites(exported, name) if isinstance(exported, SiteProgram) else source_of_program(exported, name)
     return export_bundle(source, out, formats, tolerances=tolerances, overwrite=overwrite)
-
-
-def open_program(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    example: Mapping[str, ArrayLike | Tensor],
-    *,
-    static: Collection[str] = (),
-    data_shape: tuple[int, ...] | None = None,
-    name: str = "",
-) -> ProgramVAE | SiteProgram:
-    """Return a program as a VAE where it has one normal latent and one observed site, and else by its sites.
-
-    Args:
-        model: The model.
-        guide: The guide.
-        example: Arguments by name.
-        static: Names of arguments that have no batch axis.
-        data_shape: Shape of one observation for users of a VAE's bundle.
-        name: The program's name, for the manifest.
-
-    Raises:
-        GraphError: The program cannot be exported; the message names the line, and what to do.
-    """
-    try:
-        program = run_program(model, guide, example_of(example), static)
-        try:
-            return ProgramVAE(program, data_shape=data_shape, name=name)
-        except NotAVAEError:
-            return SiteProgram(program, name=name)
-    except (ProgramError, TraceError) as error:
-        raise GraphError(f"the program cannot be exported: {error}") from error
 
 
 def write_bundle(

@@ -23,12 +23,13 @@ from edgevae.cli.sections import SectionedCommand, SectionOption
 from edgevae.train import DATASET_NAMES, ConfigError, DataConfig, TrainError, newest_run
 from edgevae.train.cli import Numbers, Sizes
 from edgevae.train.conversion import DEFAULT_OPSET
-from edgevae.train.program import check_program
+from edgevae.train.program import LoadedProgram, check_program, load_program
 
-from .bundle_writer import FORMATS, Format, export_bundle, open_program
+from .bundle_writer import FORMATS, Format, export_bundle
 from .errors import ExportError, VerificationError
 from .files import check_writable
-from .loading import LoadedProgram, load_program, load_weights, read_example
+from .loading import load_weights, read_example
+from .opening import open_program
 from .precision import LIMITS_NATS, left_in_float32
 from .program_sites import SiteProgram
 from .sign import SigningKey

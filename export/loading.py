@@ -1,12 +1,9 @@
-"""Pyro programs and their weights from files: what `vae-export --program` reads."""
+"""The weights and the example of a Pyro program, from files: what `vae-export --program` reads."""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyro
 import torch
@@ -16,101 +13,12 @@ from torch import Tensor, nn
 
 from edgevae.arrays import open_npz
 from edgevae.errors import InputError
-from edgevae.train import ConfigError
-from edgevae.train.importing import import_file, import_module
-from edgevae.train.program import example_of
-from edgevae.train.tracing import line_of_error
+from edgevae.train.program import LoadedProgram, example_of
 
 from .errors import ExportError, StateDictError
 from .weights import Weights, few, read_weights
 
-_FORM = "FILE.py:NAME or module:NAME"
 _COUNTERS = "num_batches_tracked"  # of BatchNorm: nothing reads them after the training
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedProgram:
-    """A Pyro program that was found by its name.
-
-    Args:
-        name: Of the class or function.
-        model: The model.
-        guide: The guide.
-        owner: The module that holds the weights; `None` where model and guide are plain functions.
-    """
-
-    name: str
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
-    owner: nn.Module | None
-
-
-def load_program(place: str) -> LoadedProgram:
-    """Import a Pyro program.
-
-    Args:
-        place: `FILE.py:NAME` or `module:NAME`. NAME is an object with methods `model` and `guide`, a class or function
-            that makes one when it is called without arguments, or a pair `(model, guide)`.
-
-    Raises:
-        ExportError: There is no such file, module or name, or it is something else.
-    """
-    module, separator, name = place.rpartition(":")
-    if not separator or not module or not name.isidentifier():
-        raise ExportError(f"a program must be given as {_FORM}, got {place!r}")
-    try:
-        if module.endswith(".py"):
-            imported = import_file(Path(module), "program", "give its path")
-        else:
-            imported = import_module(module, f"program {place}")
-    except ConfigError as error:
-        raise ExportError(str(error)) from error
-    if (found := getattr(imported, name, None)) is None:
-        known = [key for key, value in vars(imported).items() if callable(value) and not key.startswith("_")]
-        raise ExportError(f"there is no {name} in {module}; it has {few(known) or 'no functions and classes'}")
-    made = found
-    if callable(found) and (isinstance(found, type) or not _is_program(found)):
-        try:
-            inspect.signature(found).bind()
-        except TypeError as error:
-            raise ExportError(
-                f"{place} cannot be called without arguments: {error}. Write a function that makes the program, like "
-                f"def make(): return {name}(...), and give its name"
-            ) from error
-        try:
-            made = found()
-        except Exception as error:  # a stranger's program raises anything
-            where = line_of_error(error) or place
-            raise ExportError(f"{where} fails where the program is made: {type(error).__name__}: {error}") from error
-    if not _is_program(made):
-        raise ExportError(
-            f"{place} must be an object with model and guide, a class or function that makes one without arguments, or "
-            f"a pair (model, guide), got {type(made).__name__}"
-        )
-    model, guide = made if isinstance(made, (tuple, list)) else (made.model, made.guide)
-    return LoadedProgram(name, model, guide, _owner_of(made))
-
-
-def _is_program(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return len(value) == 2 and all(map(callable, value))
-    return callable(getattr(value, "model", None)) and callable(getattr(value, "guide", None))
-
-
-def _owner_of(made: Any) -> nn.Module | None:
-    """Return the module whose `state_dict` a training script saves."""
-    if isinstance(made, nn.Module):
-        return made
-    parts = list(made) if isinstance(made, (tuple, list)) else list(vars(made).values())
-    holders = [getattr(part, "__self__", part) for part in parts]
-    modules = list({id(each): each for each in holders if isinstance(each, nn.Module)}.values())
-    with_weights = [module for module in modules if module.state_dict()]
-    if len(with_weights) == 1:
-        return with_weights[0]
-    if not with_weights or isinstance(made, (tuple, list)):
-        return None
-    names = {name: value for name, value in vars(made).items() if isinstance(value, nn.Module)}
-    return nn.ModuleDict(names)
 
 
 def read_example(path: Path) -> dict[str, Tensor]:

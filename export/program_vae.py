@@ -466,10 +466,15 @@ class Adapted(nn.Module):
         """Compute the results; a single one as it is."""
         results = self.function(*(each.of(given[each.index]) for each in self._takes))
         shaped = tuple(
-            result if tuple(result.shape[1:]) == shape else result.reshape(result.shape[0], *shape)
+            _floats(result if tuple(result.shape[1:]) == shape else result.reshape(result.shape[0], *shape))
             for result, shape in zip(results, self._shapes, strict=True)
         )
         return shaped if len(shaped) > 1 else shaped[0]
+
+
+def _floats(values: Tensor) -> Tensor:
+    """Return float32: values of discrete sites may be integers."""
+    return values if values.is_floating_point() else values.float()
 
 
 def _one_hot(y: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

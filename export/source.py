@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edgevae import DatasetSpec, Preprocessing, Reference
-from edgevae.train import VAE, DataConfig, Dataset, Images, check_range, load_data, load_run
+from edgevae.train import VAE, DataConfig, Dataset, Images, ProgramModel, Run, check_range, load_data, load_run
 from edgevae.train.data import evenly_spaced, open_source
 from edgevae.train.elbo import comparable
 from edgevae.train.evaluation import ElboSummary, collapse_advice
@@ -21,6 +21,7 @@ from edgevae.train.fitting import FINAL_PARTICLES
 from edgevae.train.run import NUM_SAMPLES
 
 from .errors import ExportError
+from .opening import open_program
 from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
 from .reference import make_reference, make_site_reference
@@ -95,6 +96,7 @@ class SiteSource:
         dataset: The ELBO of the samples.
         version: The model's version, in the form of Python packages (PEP 440).
         license: The model's license, an SPDX expression; empty if none is stated.
+        training: The options of the training, by name; empty where they are not known.
     """
 
     name: str
@@ -104,9 +106,9 @@ class SiteSource:
     dataset: DatasetSpec
     version: str = "1.0.0"
     license: str = ""
+    training: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
 
     preprocessing: ClassVar[None] = None
-    training: ClassVar[Mapping[str, bool | int | float | str]] = {}
 
     def reference(self) -> Reference:
         """Return what Pyro computes for the samples."""
@@ -126,10 +128,11 @@ def source_of_sites(program: SiteProgram, name: str, samples_note: str = "rows o
     )
 
 
-def source_of_run(path: Path, name: str) -> Source:
+def source_of_run(path: Path, name: str) -> Source | SiteSource:
     """Return the model of the run in the folder `path` with its test images.
 
     Raises:
+        GraphError: The run's Pyro program cannot be exported.
         RunError: There is no run, or it is damaged.
     """
     run = load_run(path)
@@ -147,8 +150,16 @@ def source_of_run(path: Path, name: str) -> Source:
     )
     training = dataclasses.asdict(run.config.training)
     evaluation = run.evaluations.get("test")
-    advice = None if evaluation is None else collapse_advice(evaluation, run.config.training)
-    source = Source(name, run.vae, run.samples, f"test images of {info.name}", spec, run.labels, training)
+    advice = None if evaluation is None else collapse_advice(evaluation, run.config.training, run.config.model)
+    note = f"test images of {info.name}"
+    model = _program_of(run, run.model) if isinstance(run.model, ProgramModel) else run.vae
+    if isinstance(model, SiteProgram):
+        if info.preprocessing.scale is not None:
+            low, high = info.preprocessing.scale
+            note += f", scaled: {low:g} is 0 and {high:g} is 1"
+        samples = {"x": run.samples} if run.labels is None else {"x": run.samples, "y": run.labels}
+        return SiteSource(name, model, samples, note, spec, training=training)
+    source = Source(name, model, run.samples, note, spec, run.labels, training)
     return dataclasses.replace(
         source,
         preprocessing=None if info.preprocessing == Preprocessing() else info.preprocessing,
@@ -158,6 +169,25 @@ def source_of_run(path: Path, name: str) -> Source:
         outlier_labels=run.outlier_labels,
         collapse_advice=advice or "",
     )
+
+
+def _program_of(run: Run, model: ProgramModel) -> ProgramVAE | SiteProgram:
+    """Return the Pyro program of a run, with the run's weights.
+
+    Raises:
+        GraphError: It cannot be exported.
+    """
+    x, y = run.samples, run.labels
+    if y is not None and run.train_samples is not None and run.train_labels is not None:
+        x, y = torch.cat([x, run.train_samples]), torch.cat([y, run.train_labels])  # to have all classes
+    with model.parameters_in_use():
+        found = open_program(*model.functions, {"x": x} if y is None else {"x": x, "y": y}, name=model.name)
+    if isinstance(found, ProgramVAE) and found.spec.num_classes < model.config.num_classes:
+        raise ExportError(
+            f"the rows that {run.path} keeps have {found.spec.num_classes} of {model.config.num_classes} classes, and "
+            "the program is run with them; train with more rows of the rare ones"
+        )
+    return found
 
 
 def _quantiles(elbos: Tensor | None) -> tuple[tuple[float, float], ...]:

@@ -1,6 +1,6 @@
 """The public names of `edgevae.train`."""
 
-from .config import Binarize, ModelConfig, Precision, TrainingConfig
+from .config import AnyModelConfig, Binarize, ModelConfig, Precision, ProgramConfig, TrainingConfig
 from .data import (
     DATASET_NAMES,
     DataConfig,
@@ -42,16 +42,27 @@ from .errors import (
     TrainError,
 )
 from .evaluation import ElboSummary, Evaluation, NotFinite, collapse_advice, evaluate
-from .fitting import check_training, fit, model_for
+from .fitting import check_training, fit, model_for, program_for
 from .latents import COMPONENT_SITE, LATENT_SITE, LATENTS, Latent
 from .likelihoods import LIKELIHOODS, Likelihood
-from .networks import ARCHITECTURES, AbstractDecoder, AbstractEncoder, Decoder, Encoder, architecture_of
+from .models import make_model
+from .networks import (
+    ARCHITECTURES,
+    AbstractDecoder,
+    AbstractEncoder,
+    Decoder,
+    Encoder,
+    architecture_of,
+    check_label_values,
+)
 from .objective import objective_of
 from .observers import MlflowLog, Observer, TensorBoardLog
 from .processes import Processes, joined
+from .program.model import ProgramModel
 from .run import DatasetInfo, EpochMetrics, Run, RunConfig, RunWriter, load_run, newest_run, run_config
+from .trainable import Trainable
 from .trainer import Trainer
-from .vae import VAE, check_label_values
+from .vae import VAE
 
 __all__ = [
     "ARCHITECTURES",
@@ -63,6 +74,7 @@ __all__ = [
     "VAE",
     "AbstractDecoder",
     "AbstractEncoder",
+    "AnyModelConfig",
     "Binarize",
     "CollapseWarning",
     "ConfigError",
@@ -94,7 +106,9 @@ __all__ = [
     "Preprocessing",
     "ProcessError",
     "Processes",
+    "ProgramConfig",
     "ProgramError",
+    "ProgramModel",
     "Rows",
     "Run",
     "RunConfig",
@@ -103,6 +117,7 @@ __all__ = [
     "TensorBoardLog",
     "TraceError",
     "TrainError",
+    "Trainable",
     "Trainer",
     "TrainingConfig",
     "architecture_of",
@@ -123,9 +138,11 @@ __all__ = [
     "load_data",
     "load_dataset",
     "load_run",
+    "make_model",
     "model_for",
     "newest_run",
     "objective_of",
+    "program_for",
     "run_config",
     "select_device",
     "standardisation_of",

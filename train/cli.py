@@ -21,18 +21,19 @@ from click.core import ParameterSource
 
 from edgevae.cli.sections import SectionedCommand, SectionOption
 
-from .config import MAX_SEED, Binarize, ModelConfig, Precision, Schedule, TrainingConfig
+from .config import MAX_SEED, AnyModelConfig, Binarize, ModelConfig, Precision, Schedule, TrainingConfig
 from .data import DATASET_NAMES, DataConfig, Dataset, Images, load_data
+from .device import forked_rng
 from .errors import CollapseWarning, ConfigError, DatasetError, FirstFailedError, TrainError
 from .evaluation import collapse_advice
-from .fitting import check_training, fit, model_for
+from .fitting import check_training, example_rows, fit, model_for, program_for
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
+from .models import make_model
 from .networks import ARCHITECTURES, check_options, networks_of
 from .observers import MlflowLog, Observer, ProgressDisplay, TensorBoardLog
 from .processes import Processes, joined, this_process
 from .run import CHECKPOINT_FILE, WEIGHTS_FILE, Checkpoint, RunConfig, check_writable, read_config
-from .vae import VAE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,6 +50,7 @@ _REQUIRES = {
 _TRAINING_OPTIONS = {field.name for field in dataclasses.fields(TrainingConfig)}
 _MODEL_OPTIONS = {
     *(
+        "program",
         "architecture",
         "architecture_options",
         "hidden_dim",
@@ -60,6 +62,9 @@ _MODEL_OPTIONS = {
         "conditional",
     ),
 }
+_OF_ANY_MODEL = {"program", "conditional"}
+"""Options of a model that a Pyro program of the user's own does not say itself."""
+
 _SECTIONS = ("Data", "Model", "Objective", "Training", "Output")
 _SIGNALLED = 128  # exit codes of a program that a signal ended: 128 and the signal's number
 
@@ -291,9 +296,20 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 @_model("--hidden-dim", type=_AT_LEAST_1, default=400, help="Width of the hidden layers.")
 @_model("--likelihood", type=click.Choice(list(LIKELIHOODS)), default="bernoulli", help="p(x|z).")
 @_model("--latent", type=click.Choice(list(LATENTS)), default="normal", help="p(z).")
-@_model("--conditional", is_flag=True, help="Both networks see the labels, so that a class can be generated.")
+@_model(
+    "--conditional",
+    is_flag=True,
+    help="Both networks see the labels, so that a class can be generated; of a program: it gets them as y.",
+)
 @_model("--levels", type=_AT_LEAST_2, default=8, help="Values that a pixel may have; for categorical.")
 @_model("--components", type=_AT_LEAST_2, default=10, help="Components of p(z); for mixture.")
+@_model(
+    "--program",
+    metavar="PLACE",
+    help="Train a Pyro program of your own, as it is: FILE.py:NAME or module:NAME. NAME is an object with model and "
+    "guide, a class or function that makes one without arguments, or a pair (model, guide). Both take the observations "
+    "as x, and labels as y.",
+)
 @_objective("--beta", type=float, default=1.0, help="Weight of the KL; 1 is the ELBO.")
 @_objective("--beta-warmup", type=_AT_LEAST_0, default=0, help="Epochs over which beta rises to its value.")
 @_objective("--free-bits", type=float, default=0.0, help="Nats of each latent dimension's KL that are not penalised.")
@@ -339,7 +355,7 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 @_output(
     "--export-check/--no-export-check",
     default=True,
-    help="Check first that networks of your own can be exported.",
+    help="Check first that networks or a program of your own can be exported.",
 )
 @_output("--checkpoint-every", type=_AT_LEAST_0, default=0, help="Steps between checkpoints; 0: one an epoch.")
 @_output("--iw-particles", type=_AT_LEAST_0, default=0, help="Draws of z for the importance-weighted bound at the end.")
@@ -356,7 +372,7 @@ def _use_config(ctx: click.Context, _param: click.Parameter, path: Path | None) 
 @click.version_option(package_name="edgevae", prog_name="vae-train")
 @click.pass_context
 def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry_run: bool, **options: Any) -> None:
-    """Fit Pyro's VAE with SVI and save the run.
+    """Fit Pyro's VAE, or a Pyro program of your own, with SVI and save the run.
 
     The run is written to --out: configuration, checkpoints, weights, metrics, evaluation and report. Ctrl-C and SIGTERM
     end the training with a checkpoint. --resume continues from there, and after a crash, too.
@@ -369,6 +385,7 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry
       python -m train --latent mixture --components 10 --binarize stochastic
       python -m train --data faces/ --resize 64,64 --architecture conv --validation-fraction 0.1 --patience 10
       python -m train --data sensors.npy --likelihood normal --z-dim 8
+      python -m train --program my_models.py:MyVAE --dataset mnist --epochs 20
       python -m train --resume --out runs/mnist-mlp
       torchrun --nproc-per-node 4 --max-restarts 3 -m train --out runs/mnist --resume
     """
@@ -381,7 +398,8 @@ def main(ctx: click.Context, /, out: Path | None, force: bool, resume: bool, dry
             options = _resumed(ctx, read_config(out), options)
             _drop_default_dataset(ctx, options)
         _check_usage(ctx, options)
-        check_options(options["architecture"], options["architecture_options"])
+        if options["program"] is None:
+            check_options(options["architecture"], options["architecture_options"])
         with joined(options["cuda"]) as processes:
             stopped_by = _train(processes, out, force, resume, dry_run, **options)
     except FirstFailedError:
@@ -401,10 +419,8 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     loggers += [MlflowLog()] if options["mlflow"] else []
     if not (resume and (out / CHECKPOINT_FILE).exists()):
         processes.from_first(lambda: check_writable(out, overwrite=force))
-    choices = {name: options[name] for name in _MODEL_OPTIONS}
-    dataset = processes.first_then_others(lambda: _loaded(data, choices["conditional"]))
-    z_dim, *upper_dims = choices.pop("z_dims")
-    model = model_for(dataset, training, z_dim=z_dim, upper_dims=tuple(upper_dims), **choices)
+    dataset = processes.first_then_others(lambda: _loaded(data, options["conditional"]))
+    model = _model_of(dataset, training, options)
     say(_plan(dataset, model, training, processes, out))
     if processes.world_size > 1:
         say(f"processes {processes.world_size}, each with its part of every batch")
@@ -438,10 +454,19 @@ def _train(processes: Processes, out: Path, force: bool, resume: bool, dry_run: 
     median = run.evaluations["test"].elbo_median_nats if "test" in run.evaluations else None
     said = f"Test ELBO {elbo:.2f} nats {one}" + ("" if median is None else f", median {median:.2f}")
     say(f"{said} ({num_particles} particles). Export it with: vae-export {out}")
-    advice = collapse_advice(run.evaluations["test"], training) if "test" in run.evaluations else None
+    advice = collapse_advice(run.evaluations["test"], training, model) if "test" in run.evaluations else None
     if advice is not None and processes.is_first:
         click.secho(f"warning: {advice}", fg="yellow", err=True)
     return stopped_by() or (signal.SIGTERM if stopped else 0)
+
+
+def _model_of(dataset: Dataset[Images], training: TrainingConfig, options: Mapping[str, Any]) -> AnyModelConfig:
+    """Return the program that was given, or else the VAE that the options describe."""
+    if options["program"] is not None:
+        return program_for(dataset, training, options["program"], conditional=options["conditional"])
+    choices = {name: options[name] for name in _MODEL_OPTIONS - {"program", "z_dims"}}
+    z_dim, *upper_dims = options["z_dims"]
+    return model_for(dataset, training, z_dim=z_dim, upper_dims=tuple(upper_dims), **choices)
 
 
 def _say_nothing(_text: str) -> None:
@@ -472,6 +497,14 @@ def _check_usage(ctx: click.Context, options: Mapping[str, Any]) -> None:
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and options[choice] != value:
             option = name.replace("_", "-")
             raise click.UsageError(f"--{option} goes with --{choice} {value}, got --{choice} {options[choice]}")
+    if options["program"] is not None:
+        for name in sorted(_MODEL_OPTIONS - _OF_ANY_MODEL):
+            if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                option = "z-dim" if name == "z_dims" else name.replace("_", "-").replace("options", "option")
+                raise click.UsageError(
+                    f"--{option} describes the VAE of edgevae, and --program trains {options['program']}, which says "
+                    "itself what it is; give one of the two"
+                )
     if options["tf32"] and not options["cuda"]:
         raise click.UsageError("--tf32 goes with --cuda: the CPU has no TF32")
 
@@ -493,7 +526,9 @@ def _resumed(ctx: click.Context, config: RunConfig, options: Mapping[str, Any]) 
     model = dataclasses.asdict(config.model)
     recorded = {**config.command, **dataclasses.asdict(config.training)}
     recorded |= {name: model[name] for name in _MODEL_OPTIONS & model.keys()}
-    recorded |= {"z_dims": config.model.z_dims, "conditional": config.model.num_classes > 0}
+    recorded["conditional"] = config.model.num_classes > 0
+    if isinstance(config.model, ModelConfig):
+        recorded["z_dims"] = config.model.z_dims
     merged = dict(options)
     for parameter in ctx.command.params:
         name = str(parameter.name)
@@ -510,7 +545,10 @@ def _default_name(options: Mapping[str, Any]) -> str:
     """Name a run by its data, its architecture, and its choices that are not the default."""
     usual = {"likelihood": "bernoulli", "latent": "normal", "binarize": "none"}
     parts = [options["data"].stem if options["data"] else options["dataset"]]
-    parts += [Path(options["architecture"].rpartition(":")[0] or options["architecture"]).stem]
+    if options["program"] is not None:
+        parts.append(options["program"].rpartition(":")[2])
+    else:
+        parts += [Path(options["architecture"].rpartition(":")[0] or options["architecture"]).stem]
     parts += [options[name] for name, value in usual.items() if options[name] != value]
     parts += ["conditional"] * options["conditional"]
     parts += [f"beta{options['beta']:g}"] * (options["beta"] != 1)
@@ -518,7 +556,7 @@ def _default_name(options: Mapping[str, Any]) -> str:
 
 
 def _plan(
-    dataset: Dataset[Images], model: ModelConfig, training: TrainingConfig, processes: Processes, out: Path
+    dataset: Dataset[Images], model: AnyModelConfig, training: TrainingConfig, processes: Processes, out: Path
 ) -> str:
     """Return five lines: the data, the model, the training, the device and the run's folder."""
     sizes = processes.batches(len(dataset.train), training.batch_size)
@@ -535,7 +573,7 @@ def _plan(
         state = " (there already)"
     lines = {
         "data": f"{dataset.name}: {counts} {what}, shape {dataset.data_shape}",
-        "model": _model_line(model),
+        "model": _model_line(dataset, model),
         "training": f"{training.epochs} epochs of {len(sizes):,} steps, batch size {training.batch_size}{last}, "
         f"{_training_line(training)}",
         "device": str(processes.device),
@@ -544,13 +582,10 @@ def _plan(
     return "\n".join(f"{name:<9} {line}" for name, line in lines.items())
 
 
-def _model_line(model: ModelConfig) -> str:
-    sizes = "-".join(map(str, (model.data_dim, model.hidden_dim, *model.z_dims)))
-    latent = f"mixture of {model.components}" if model.latent == "mixture" else f"{model.latent} latent"
-    classes = f", {model.num_classes} classes" if model.num_classes else ""
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in VAE(model).parameters())
-    return f"{model.architecture_name} VAE {sizes}, {model.likelihood}, {latent}{classes}; {count:,} parameters"
+def _model_line(dataset: Dataset[Images], config: AnyModelConfig) -> str:
+    with forked_rng(torch.device("cpu")):
+        model = make_model(config, example_rows(dataset, config))
+    return f"{model.summary}; {sum(parameter.numel() for parameter in model.fitted()):,} parameters"
 
 
 def _training_line(training: TrainingConfig) -> str:

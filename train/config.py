@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from .errors import ConfigError
 
@@ -19,8 +20,58 @@ MAX_SEED = 2**32 - 1
 """The largest seed: `pyro.set_rng_seed` seeds NumPy too, which takes 32 bits."""
 
 
+class AnyModelConfig(abc.ABC):
+    """What is trained: a `ModelConfig`, or the `ProgramConfig` of a program of your own.
+
+    Attributes:
+        data_shape: Shape of one observation.
+        num_classes: Number of classes of the labels that the model sees, 0 for no labels.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # each kind is a dataclass
+    data_shape: tuple[int, ...]
+    num_classes: int
+
+    @property
+    @abc.abstractmethod
+    def description(self) -> str:
+        """The model in a few words."""
+
+    @property
+    def data_dim(self) -> int:
+        """Number of values in one observation, the product of `data_shape`."""
+        return math.prod(self.data_shape)
+
+
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ProgramConfig(AnyModelConfig):
+    """A Pyro program of your own, by its place; `program_for` makes one for a data set.
+
+    A run stores the place, not the code: loading, resuming or exporting a run imports the program again.
+
+    Args:
+        program: `FILE.py:NAME` or `module:NAME`, see `--program`. A path is kept absolute.
+        data_shape: Shape of one observation: the model's argument `x` has shape `(batch, *data_shape)`.
+        num_classes: Number of classes of the labels, its argument `y`; 0 where it gets no labels.
+    """
+
+    program: str
+    data_shape: tuple[int, ...]
+    num_classes: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "program", _with_absolute_path(self.program))  # frozen: there is no other way
+
+    @property
+    def description(self) -> str:
+        """The program's name and file."""
+        source, _, name = self.program.rpartition(":")
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        return f"{name} of {Path(source).name}{classes}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(AnyModelConfig):
     """Everything needed to build a model, except its weights.
 
     Args:
@@ -60,10 +111,7 @@ class ModelConfig:
     architecture_options: Mapping[str, bool | int | float | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        source, separator, classes = self.architecture.rpartition(":")
-        if separator and source.endswith(".py"):
-            absolute = f"{Path(source).expanduser().resolve()}:{classes}"
-            object.__setattr__(self, "architecture", absolute)  # frozen: there is no other way
+        object.__setattr__(self, "architecture", _with_absolute_path(self.architecture))  # frozen: no other way
         if not self.data_shape or min(self.data_shape) < 1:
             raise ConfigError(f"data_shape must hold sizes of at least 1, got {self.data_shape}")
         for name in ("z_dim", "hidden_dim"):
@@ -95,9 +143,12 @@ class ModelConfig:
         return (self.z_dim, *self.upper_dims)
 
     @property
-    def data_dim(self) -> int:
-        """Number of values in one observation, the product of `data_shape`."""
-        return math.prod(self.data_shape)
+    def description(self) -> str:
+        """The networks and their sizes, the likelihood, the latent, the number of classes."""
+        sizes = "-".join(map(str, (self.data_dim, self.hidden_dim, *self.z_dims)))
+        latent = f"mixture of {self.components}" if self.latent == "mixture" else f"{self.latent} latent"
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        return f"{self.architecture_name} VAE {sizes}, {self.likelihood}, {latent}{classes}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,6 +275,12 @@ class TrainingConfig:
             )
         if self.precision != "fp32":
             raise ConfigError(f"jit and precision {self.precision} do not go together in PyTorch; drop one")
+
+
+def _with_absolute_path(place: str) -> str:
+    """Return `FILE.py:NAME` with an absolute path, and any other place as it is."""
+    source, separator, name = place.rpartition(":")
+    return f"{Path(source).expanduser().resolve()}:{name}" if separator and source.endswith(".py") else place
 
 
 def _at_least(minimum: int, name: str, value: int) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -26,8 +26,12 @@ from .device import choose_mkl_kernels, forked_rng
 from .errors import ConfigError
 from .latents import COMPONENT_SITE, Hierarchical, Latent, Mixture, kl_to_standard_normal, site_names
 from .likelihoods import Bernoulli, Likelihood
+from .networks import check_label_values
 from .objective import objective_of
-from .vae import VAE, check_label_values
+
+if TYPE_CHECKING:
+    from .trainable import Trainable
+    from .vae import VAE
 
 ACTIVE_VARIANCE = 0.01
 """Variance of E_q(z|x)[z] over the observations above which a latent unit is active (Burda et al., 2016)."""
@@ -199,6 +203,23 @@ def _log_normal(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class RowTerms:
+    """The ELBO of each row of a batch for one draw of z, and its parts, in nats.
+
+    Args:
+        elbo: Shape `(batch,)`.
+        reconstruction: log p(x|z), shape `(batch,)`.
+        kl_of_dims: The KL of each dimension of z, float64, shape `(batch, num_units)`.
+        z_loc: Means of q(z|x), float64, shape `(batch, num_units)`.
+    """
+
+    elbo: Tensor
+    reconstruction: Tensor
+    kl_of_dims: Tensor
+    z_loc: Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ElboByImage:
     """The ELBO of each image of a set, and its parts, in nats, float64, on the model's device.
 
@@ -227,17 +248,17 @@ class ElboByImage:
         return int((self.z_loc_variance > ACTIVE_VARIANCE).sum())
 
 
-def evaluate_elbo(vae: VAE, images: Images, num_particles: int = 1, labels: Tensor | None = None) -> float:
+def evaluate_elbo(vae: Trainable, images: Images, num_particles: int = 1, labels: Tensor | None = None) -> float:
     """Return the mean of `elbo_of_each`, in nats an image."""
     return float(elbo_of_each(vae, images, num_particles, labels).mean())
 
 
-def elbo_of_each(vae: VAE, images: Images, num_particles: int = 1, labels: Tensor | None = None) -> Tensor:
+def elbo_of_each(vae: Trainable, images: Images, num_particles: int = 1, labels: Tensor | None = None) -> Tensor:
     """Return the ELBO of each image, in nats, float64, shape `(num_images,)`; see `evaluate_each`."""
     return evaluate_each(vae, images, labels, num_particles).elbo
 
 
-def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 1) -> ElboByImage:
+def evaluate_each(vae: Trainable, images: Images, labels: Tensor | None = None, num_particles: int = 1) -> ElboByImage:
     """Return the ELBO of each image and its parts.
 
     The noise has a fixed seed, so that epochs and runs compare. Statistics that layers keep in training are not
@@ -258,22 +279,20 @@ def evaluate_each(vae: VAE, images: Images, labels: Tensor | None = None, num_pa
     check_particles(num_particles)
     device = device_of(vae)
     elbo, reconstruction = torch.zeros((2, len(images)), dtype=torch.float64, device=device)
-    kl, loc, squared = torch.zeros((3, vae.config.z_dim), dtype=torch.float64, device=device)
+    kl, loc, squared = torch.zeros((3, vae.num_units), dtype=torch.float64, device=device)
     draws = torch.zeros((), dtype=torch.float64, device=device)
     with evaluating(vae), forked_rng(device):
         torch.manual_seed(_SEED)
         for _ in range(num_particles):
             for rows in slices(len(images), _BATCH_SIZE):
                 x, y = images[rows].to(device), None if labels is None else labels[rows].to(device)
-                eps = [torch.randn((len(x), size), device=device) for size in vae.config.z_dims]
-                terms = elbo_terms(vae, x, eps, y)
+                terms = vae.terms(x, y)
                 elbo[rows] += terms.elbo
-                reconstruction[rows] += terms.log_px_z
-                kl_here, z_loc = kl_of_dims(vae.latent, terms), terms.z_loc[0].double()
-                finite = torch.isfinite(terms.elbo + kl_here.sum(1) + z_loc.sum(1))
-                kl += kl_here[finite].sum(0)
-                loc += z_loc[finite].sum(0)
-                squared += z_loc[finite].square().sum(0)
+                reconstruction[rows] += terms.reconstruction
+                finite = torch.isfinite(terms.elbo + terms.kl_of_dims.sum(1) + terms.z_loc.sum(1))
+                kl += terms.kl_of_dims[finite].sum(0)
+                loc += terms.z_loc[finite].sum(0)
+                squared += terms.z_loc[finite].square().sum(0)
                 draws += finite.sum()
     variance = squared / draws - (loc / draws).square()
     return ElboByImage(elbo / num_particles, reconstruction / num_particles, kl / draws, variance, num_particles)
@@ -300,7 +319,7 @@ def check_particles(num_particles: int) -> None:
         raise ConfigError(f"num_particles must be at least 1, got {num_particles}")
 
 
-def device_of(vae: VAE) -> torch.device:
+def device_of(vae: Trainable) -> torch.device:
     """Return the device of the model's weights."""
     return next(vae.parameters()).device
 
@@ -312,7 +331,7 @@ def slices(count: int, size: int) -> Iterator[slice]:
 
 
 @contextlib.contextmanager
-def evaluating(vae: VAE) -> Iterator[None]:
+def evaluating(vae: Trainable) -> Iterator[None]:
     """Put the model into evaluation mode, without gradients; restore its mode afterwards."""
     choose_mkl_kernels()
     training = vae.training
@@ -325,7 +344,7 @@ def evaluating(vae: VAE) -> Iterator[None]:
 
 
 def importance_weighted_bound(
-    vae: VAE,
+    vae: Trainable,
     images: Images,
     labels: Tensor | None = None,
     num_particles: int = 5000,
@@ -354,33 +373,28 @@ def importance_weighted_bound(
     check_label_values(labels, len(images), vae.config.num_classes)
     check_particles(num_particles)
     device = device_of(vae)
-    numbers = vae.config.data_dim * vae.decoder.likelihood.num_outputs
-    at_once = max(1, VALUES_AT_ONCE[device.type] // numbers)
+    at_once = max(1, VALUES_AT_ONCE[device.type] // vae.values_a_row)
     bounds = torch.empty(len(images), dtype=torch.float64, device=device)
     with pyro.get_param_store().scope(), evaluating(vae), forked_rng(device), pyro.validation_enabled(False):
         torch.manual_seed(_SEED)
         for rows in slices(len(images), at_once):
             x, y = images[rows].to(device), None if labels is None else labels[rows].to(device)
-            bounds[rows] = _bounds(vae, x, y, num_particles, max(1, at_once // len(x)))
+            bounds[rows] = _bounds(vae.weigher(x, y), num_particles, max(1, at_once // len(x)))
             if on_part is not None:
                 on_part(rows.stop)
     return bounds
 
 
-def _bounds(vae: VAE, x: Tensor, y: Tensor | None, num_particles: int, at_once: int) -> Tensor:
+def _bounds(weigh: Callable[[int], Tensor], num_particles: int, at_once: int) -> Tensor:
     """Return the bound of each row, with `at_once` particles in a batch."""
-    q_z = vae.encoder(x, y)
-    observed = x.flatten(1)
-    total = x.new_full((len(x),), -math.inf, dtype=torch.float64)
-    for particles in slices(num_particles, at_once):
-        count = particles.stop - particles.start
-        eps = [torch.randn((count, len(x), size), device=x.device) for size in vae.config.z_dims]
-        log_weight = _log_weight(vae, observed, y, q_z, eps).double()
-        total = torch.logaddexp(total, torch.logsumexp(log_weight, dim=0))
-    return total - math.log(num_particles)
+    parts = [
+        torch.logsumexp(weigh(particles.stop - particles.start).double(), dim=0)
+        for particles in slices(num_particles, at_once)
+    ]
+    return torch.logsumexp(torch.stack(parts), dim=0) - math.log(num_particles)
 
 
-def _log_weight(vae: VAE, x: Tensor, y: Tensor | None, q_z: tuple[Tensor, Tensor], eps: list[Tensor]) -> Tensor:
+def log_weights(vae: VAE, x: Tensor, y: Tensor | None, q_z: tuple[Tensor, Tensor], eps: list[Tensor]) -> Tensor:
     """Return log_px_z + log_pz - log_qz_x of each particle and row, shape `(particles, batch)`.
 
     The same as `elbo_terms`, with what the encoder gave and without its work for each particle.

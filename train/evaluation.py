@@ -8,11 +8,11 @@ import math
 import torch
 from torch import Tensor
 
-from .config import Binarize, TrainingConfig
+from .config import AnyModelConfig, Binarize, ModelConfig, TrainingConfig
 from .data import Images, row_numbers
 from .elbo import ElboByImage, comparable, evaluate_each, importance_weighted_bound, lowest
 from .errors import DatasetError
-from .vae import VAE
+from .trainable import Trainable
 
 _ENOUGH_ACTIVE_UNITS = 8
 _MIN_KL_NATS = 0.5
@@ -88,8 +88,8 @@ class Evaluation:
         kl_nats: KL(q(z|x) ‖ p(z)), of all levels, estimated from the same draws as the ELBO.
         kl_per_dim_nats: The KL of each dimension of z's first level, see `kl_of_dims`. For a `normal` latent it
             is the closed form, and the sum is `kl_nats` without the noise of the draws. For the other latents the sum
-            is not the whole KL.
-        active_units: Dimensions of z's first level with Var_x(E_q(z|x)[z]) > 0.01 (Burda et al., 2016).
+            is not the whole KL. Empty for a program whose latent is not one normal site.
+        active_units: Of the dimensions in `kl_per_dim_nats`, those with Var_x(E_q(z|x)[z]) > 0.01 (Burda et al., 2016).
         num_images: Number of observations.
         num_particles: Draws of z an observation, over which the means are taken.
         iw_bound_nats: The importance-weighted bound on log p(x), at least the ELBO; `None` if it was not asked for.
@@ -152,7 +152,7 @@ def _mean(values: Tensor) -> float:
 
 
 def evaluate(
-    vae: VAE, images: Images, labels: Tensor | None = None, num_particles: int = 1, iw_particles: int = 0
+    vae: Trainable, images: Images, labels: Tensor | None = None, num_particles: int = 1, iw_particles: int = 0
 ) -> Evaluation:
     """Evaluate a model on images, with noise of a fixed seed; the model and the generators are left as they were.
 
@@ -175,7 +175,7 @@ def evaluate(
     return Evaluation.of(each, images, bounds, iw_particles)
 
 
-def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | None:
+def collapse_advice(evaluation: Evaluation, training: TrainingConfig, model: AnyModelConfig) -> str | None:
     """Say what to try if the posterior has collapsed: q(z|x) equals the prior in almost all latent dimensions.
 
     That is so if fewer than a quarter of the units are active and fewer than 8 (a model with more dimensions than the
@@ -184,11 +184,14 @@ def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | N
     Args:
         evaluation: Of the trained model; best on data that it was not trained on.
         training: How it was trained; remedies that do not apply to it are left out.
+        model: What was trained.
 
     Returns:
-        A sentence; `None` if the posterior has not collapsed, or if there is only one observation.
+        A sentence; `None` if the posterior has not collapsed, or if there is only one observation, or no unit is known.
     """
     units, active = len(evaluation.kl_per_dim_nats), evaluation.active_units
+    if not units:
+        return None
     few_active = active < min(_ENOUGH_ACTIVE_UNITS, units / 4)
     if evaluation.num_images < 2 or not (few_active or evaluation.kl_nats < _MIN_KL_NATS):
         return None
@@ -196,13 +199,14 @@ def collapse_advice(evaluation: Evaluation, training: TrainingConfig) -> str | N
     if not few_active:
         found += f", and the KL is only {evaluation.kl_nats:.2f} nats"
     where = " for the others" if active and few_active else ""
+    is_vae = isinstance(model, ModelConfig)
     remedies = ["more epochs", "a smaller --batch-size"]
     if training.beta > 1:
         remedies.append("--beta 1")
     if not training.jit:  # compiled steps allow neither of the two
         remedies += [] if training.beta_warmup else [f"--beta-warmup {max(1, training.epochs // 2)}"]
-        remedies += [] if training.free_bits else ["--free-bits 0.1 (normal latent only)"]
-    if active and few_active:
+        remedies += [] if training.free_bits or not is_vae else ["--free-bits 0.1 (normal latent only)"]
+    if active and few_active and is_vae:
         remedies.append("a smaller --z-dims if the data need no more")
     *first, last = remedies
     return f"{found}: the posterior has collapsed onto the prior{where}; try {', '.join(first)} or {last}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +14,9 @@ from .conversion import DEFAULT_OPSET, convert
 from .errors import TraceError
 from .program import PyroProgram, TracedRun, run_program
 from .tracing import trace
-from .vae import VAE
+
+if TYPE_CHECKING:
+    from .vae import VAE
 
 _ROWS = 5  # of the example with which a VAE is traced
 

@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Binarize, ModelConfig, TrainingConfig
-from .data import Dataset, Images, Rows, binarize_once, check_range, standardisation_of
+from .config import AnyModelConfig, Binarize, ModelConfig, ProgramConfig, TrainingConfig
+from .data import Dataset, Images, Rows, binarize_once, check_range, evenly_spaced, standardisation_of
+from .device import forked_rng
 from .elbo import NUM_OUTLIERS, elbo_of_each, evaluate_each, importance_weighted_bound, lowest
 from .errors import CollapseWarning, ConfigError, DivergedError, LabelError
 from .evaluation import ElboSummary, Evaluation, collapse_advice
-from .export_check import check_exportable
 from .likelihoods import LIKELIHOODS
 from .observers import Observer
 from .processes import SINGLE, Processes
+from .program import load_program
+from .program.model import takes_labels
 from .report import write_report
 from .run import Checkpoint, DatasetInfo, EpochMetrics, Run, RunWriter, load_run, run_config
 from .trainer import Trainer
@@ -31,6 +33,7 @@ _CPU = torch.device("cpu")
 
 FINAL_PARTICLES = 10
 """Draws of z an image in the final evaluation."""
+_NUM_EXAMPLE = 8  # rows to run a program with
 _NUM_TRAINING = 10_000  # the first training images, for the final evaluation
 
 
@@ -68,10 +71,43 @@ def model_for(
     return dataclasses.replace(model, data_loc=data_loc, data_scale=data_scale)
 
 
+def program_for(
+    dataset: Dataset[Images], training: TrainingConfig, program: str, *, conditional: bool = False
+) -> ProgramConfig:
+    """Return the configuration of a Pyro program of your own, for `dataset`.
+
+    Its model and guide take the observations as `x`, shape `(batch, *data_shape)`, and labels as `y`.
+
+    Args:
+        dataset: The data that it will be fitted to.
+        training: How.
+        program: `FILE.py:NAME` or `module:NAME`. NAME is an object with methods `model` and `guide`, a class or
+            function that makes one when it is called without arguments, or a pair `(model, guide)`.
+        conditional: Whether it gets the labels where its `y` has a default; without a default it always does.
+
+    Raises:
+        ConfigError: There is no such program, or its arguments are others.
+        LabelError: It gets labels, and the data set has none.
+    """
+    with forked_rng(_CPU):
+        torch.manual_seed(training.seed)
+        labels = takes_labels(program, load_program(program).model, conditional)
+    if labels and dataset.num_classes == 0:
+        raise LabelError(f"{program} takes labels, and {dataset.name} was loaded without any")
+    return ProgramConfig(program, dataset.data_shape, dataset.num_classes if labels else 0)
+
+
+def example_rows(dataset: Dataset[Images], model: AnyModelConfig) -> tuple[Tensor, Tensor | None]:
+    """Return a few training rows, on the CPU, with their labels where the model sees labels."""
+    rows = evenly_spaced(len(dataset.train), _NUM_EXAMPLE).to(dataset.train.device)
+    labels = dataset.train_labels if model.num_classes else None
+    return dataset.train[rows].cpu(), None if labels is None else labels[rows.to(labels.device)].cpu()
+
+
 def check_training(
     dataset: Dataset[Images],
     out: Path,
-    model: ModelConfig,
+    model: AnyModelConfig,
     training: TrainingConfig | None = None,
     *,
     device: torch.device = _CPU,
@@ -97,7 +133,7 @@ def check_training(
 def fit(
     dataset: Dataset[Images],
     out: Path,
-    model: ModelConfig,
+    model: AnyModelConfig,
     training: TrainingConfig | None = None,
     *,
     device: torch.device = _CPU,
@@ -112,22 +148,23 @@ def fit(
     should_stop: Callable[[], bool] = lambda: False,
     command: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Fit a VAE and write a run: checkpoints during the training, evaluation and report at its end.
+    """Fit a VAE, or a Pyro program of your own, and write a run.
 
-    On the CPU a run that was interrupted and resumed ends with the weights of one that was not, bit for bit. A
-    `CollapseWarning` tells that the posterior has collapsed.
+    There are checkpoints during the training, evaluation and report at its end. On the CPU a run that was interrupted
+    and resumed ends with the weights of one that was not, bit for bit. A `CollapseWarning` tells that the posterior has
+    collapsed.
 
     Args:
         dataset: For training, validation and test. Only a conditional model sees its labels; the report always
             uses them. If `training` binarizes, validation and test images are binarized once.
         out: The run's folder.
-        model: The model's configuration; `model_for` makes one for a data set.
+        model: The model's configuration; `model_for` makes one for a data set, `program_for` that of a program.
         training: The training's configuration; by default `TrainingConfig()`.
         device: Where to train.
         processes: The processes that fit the model together. Each calls `fit`, and all must see the run's folder.
         overwrite: Whether a run that is already there may be replaced.
         resume: Whether to resume a run that is already there; if there is none, a new one begins.
-        export_check: Whether to check before the first step that networks of your own can be exported.
+        export_check: Whether to check before the first step that networks or a program of your own can be exported.
         checkpoint_every: Steps between checkpoints, in addition to those after each epoch; 0 for none.
         iw_particles: Particles of the importance-weighted bound in the final evaluation; 0 for none.
         report: Whether to write the report at the end.
@@ -146,7 +183,8 @@ def fit(
         DivergedError: The loss became NaN or infinite, or the ELBO of a quarter of the images did; the checkpoint
             before it stays.
         LabelError: The labels do not fit the model.
-        TraceError: Networks of your own cannot be exported.
+        ProgramError: A program cannot be run with given noise, or its rows depend on each other.
+        TraceError: Networks or a program of your own cannot be exported.
         RunError: `out` already holds a run, the run to resume has another configuration, or `out` cannot be written to.
     """
     training = training or TrainingConfig()
@@ -165,7 +203,7 @@ def fit(
     fitting = _Fitting(trainer, dataset.to(device), writer, checkpoint_every, should_stop, processes=processes)
     observers = observers if processes.is_first else ()
     for observer in observers:
-        observer.on_begin(out, trainer.vae, fitting.dataset, tuple(writer.metrics))
+        observer.on_begin(out, trainer.model, fitting.dataset, tuple(writer.metrics))
     while not fitting.is_over():
         metrics = fitting.epoch([observer.on_step for observer in observers])
         for observer in observers:
@@ -176,7 +214,7 @@ def fit(
         observer.on_end()
     run = load_run(out)
     if processes.is_first and "test" in run.evaluations:
-        advice = collapse_advice(run.evaluations["test"], training)
+        advice = collapse_advice(run.evaluations["test"], training, model)
         if advice is not None:
             warnings.warn(advice, CollapseWarning, stacklevel=2)
     return run
@@ -185,7 +223,7 @@ def fit(
 def _prepared(
     dataset: Dataset[Images],
     out: Path,
-    model: ModelConfig,
+    model: AnyModelConfig,
     training: TrainingConfig,
     *,
     device: torch.device,
@@ -200,10 +238,10 @@ def _prepared(
         needs = f"patience {training.patience}" if training.patience else "schedule plateau"
         raise ConfigError(f"{needs} needs a validation ELBO; set validation images aside (--validation-fraction 0.1)")
     seen = _as_seen(dataset, model)
-    trainer = Trainer(model, training, device, processes)
+    trainer = Trainer(model, training, device, processes, example_rows(seen, model))
     trainer.check(seen.train, seen.train_labels)
     if export_check:
-        processes.from_first(lambda: check_exportable(trainer.vae))
+        processes.from_first(trainer.model.check_exportable)
     writer = processes.from_first(
         lambda: RunWriter(
             out,
@@ -245,7 +283,7 @@ class _Fitting:
     ) -> None:
         self.dataset = dataset
         how = trainer.config.binarize
-        seen = _as_seen(dataset, trainer.vae.config)
+        seen = _as_seen(dataset, trainer.model.config)
         validation = None if seen.validation is None else _binarized(seen.validation, how)
         self._seen = dataclasses.replace(seen, test=_binarized(seen.test, how), validation=validation)
         self._trainer, self._writer = trainer, writer
@@ -287,9 +325,9 @@ class _Fitting:
 
     def finish(self, iw_particles: int, report: bool, observers: Sequence[Observer]) -> None:
         """Evaluate the run's weights, those of its best epoch, and write the report, unless told to stop."""
-        vae, seen = self._trainer.vae, self._seen
+        model, seen = self._trainer.model, self._seen
         run = load_run(self._writer.path)
-        vae.load_state_dict(run.vae.state_dict())
+        model.load_state_dict(run.model.state_dict())
 
         def on_bound(done: int) -> None:
             if self._should_stop():
@@ -307,7 +345,7 @@ class _Fitting:
         if report:
             images, labels = _finite(seen.test, self.dataset.test_labels, test_elbos)
             class_names = self.dataset.class_names
-            write_report(self._writer.path, vae, images, labels, run.metrics, evaluations, run.config, class_names)
+            write_report(self._writer.path, model, images, labels, run.metrics, evaluations, run.config, class_names)
 
     def _save_epoch(self, checkpoint: Checkpoint, loss: float, seconds: float) -> list[EpochMetrics]:
         """Evaluate and save; return the metrics of all epochs."""
@@ -347,7 +385,7 @@ class _Fitting:
 
     def _elbos(self, name: str, images: Images, seen: Images, labels: Tensor | None) -> ElboSummary:
         """Evaluate a set, as given and as the model sees it; a few outliers do not end the training."""
-        elbos = ElboSummary.of(elbo_of_each(self._trainer.vae, seen, labels=labels), images)
+        elbos = ElboSummary.of(elbo_of_each(self._trainer.model, seen, labels=labels), images)
         if elbos.not_finite is not None and not math.isfinite(elbos.robust_nats):
             raise DivergedError(
                 f"the ELBO of {elbos.not_finite.count:,} of {len(seen):,} {name} rows, at least a quarter, was NaN or "
@@ -369,19 +407,19 @@ class _Fitting:
         Returns:
             The evaluations by the name of the set, and the ELBO of each test image, in nats, shape `(num_test,)`.
         """
-        vae, given, seen, how = self._trainer.vae, self.dataset, self._seen, self._trainer.config.binarize
-        each = evaluate_each(vae, seen.test, seen.test_labels, FINAL_PARTICLES)
+        model, given, seen, how = self._trainer.model, self.dataset, self._seen, self._trainer.config.binarize
+        each = evaluate_each(model, seen.test, seen.test_labels, FINAL_PARTICLES)
         bounds = None
         if iw_particles:
-            bounds = importance_weighted_bound(vae, seen.test, seen.test_labels, iw_particles, on_bound)
+            bounds = importance_weighted_bound(model, seen.test, seen.test_labels, iw_particles, on_bound)
         some = binarize_once(seen.train[:_NUM_TRAINING], how)
         labels = None if seen.train_labels is None else seen.train_labels[:_NUM_TRAINING]
         found = {
             "test": Evaluation.of(each, given.test, bounds, iw_particles),
-            "train": Evaluation.of(evaluate_each(vae, some, labels, FINAL_PARTICLES), given.train),
+            "train": Evaluation.of(evaluate_each(model, some, labels, FINAL_PARTICLES), given.train),
         }
         if given.validation is not None and seen.validation is not None:
-            validation = evaluate_each(vae, seen.validation, seen.validation_labels, FINAL_PARTICLES)
+            validation = evaluate_each(model, seen.validation, seen.validation_labels, FINAL_PARTICLES)
             found["validation"] = Evaluation.of(validation, given.validation)
         if len(some) < len(seen.train):
             found["train"] = dataclasses.replace(found["train"], num_in_set=len(seen.train))
@@ -398,7 +436,7 @@ def _finite(images: Images, labels: Tensor | None, elbos: Tensor) -> tuple[Image
     return kept, None if labels is None else labels[rows.to(labels.device)]
 
 
-def _as_seen(dataset: Dataset[Images], model: ModelConfig) -> Dataset[Images]:
+def _as_seen(dataset: Dataset[Images], model: AnyModelConfig) -> Dataset[Images]:
     """Return the data set without labels, unless the model is conditional."""
     return dataset if model.num_classes else dataset.without_labels()
 

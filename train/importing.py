@@ -40,20 +40,21 @@ def import_module(name: str, who: str) -> ModuleType:
     raise AssertionError
 
 
-def import_file(path: Path, what: str, remedy: str) -> ModuleType:
+def import_file(path: Path, what: str, remedy: str, *, anew: bool = False) -> ModuleType:
     """Import a file, as a module whose name nothing else has; modules beside it can be imported too.
 
     Args:
         path: The file.
         what: What is in it, for the error, like `networks`.
         remedy: What to do where it is not there.
+        anew: Whether to run a file again that was imported before, so that nothing it made then is shared.
 
     Raises:
         ConfigError: The file is not there.
     """
     path = path.resolve()
     name = f"{path.stem}@{path}"
-    if name in sys.modules:
+    if name in sys.modules and not anew:
         return sys.modules[name]
     if not path.is_file():
         raise ConfigError(f"the file {path} with the {what} is not there; {remedy}")

@@ -275,6 +275,26 @@ def check_labels(labels: Tensor | None, num_classes: int) -> None:
         raise LabelError(f"this model was made for {made_for}, got {'none' if labels is None else 'y'}")
 
 
+def check_label_values(labels: Tensor | None, num_images: int, num_classes: int) -> None:
+    """Check labels and their values. A network does not check values: a label out of range would act as no label.
+
+    Args:
+        labels: Labels of a data set, or `None`.
+        num_images: Number of images.
+        num_classes: Number of the model's classes, 0 for none.
+
+    Raises:
+        LabelError: They are missing or not wanted, or their number, dtype or range is wrong.
+    """
+    check_labels(labels, num_classes)
+    if labels is None:
+        return
+    if labels.dtype != torch.int64 or labels.shape != (num_images,):
+        raise LabelError(f"labels must be int64 of shape ({num_images},), got {labels.dtype} of {tuple(labels.shape)}")
+    if num_images and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise LabelError(f"labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}")
+
+
 def _one_hot(y: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:
     """Return one-hot labels, shape `(batch, num_classes)`; `None` if the network sees none."""
     check_labels(y, num_classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceEnum_ELBO, config_enumerate
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from .errors import ConfigError
 from .latents import COMPONENT_SITE, LATENT_SITE, kl_to_standard_normal
-from .vae import VAE
+
+if TYPE_CHECKING:
+    from .vae import VAE
 
 Objective = Trace_ELBO | TraceEnum_ELBO
 
@@ -108,6 +110,11 @@ def objective_of(
     return model, DeviceELBO(num_particles, free_bits, batch_mean)
 
 
+def is_latent(site: str) -> bool:
+    """Return whether a site of a VAE is a level of z, or a mixture's component."""
+    return site.startswith((LATENT_SITE, COMPONENT_SITE))
+
+
 class ScaleLatent(Messenger):
     """Multiplies the log-probability of the latent sites by `beta`, in the model and in the guide that it wraps.
 
@@ -116,12 +123,13 @@ class ScaleLatent(Messenger):
 
     Args:
         beta: Weight of the latent, positive; may be changed between steps.
+        is_latent: Says of a site's name whether it is latent.
     """
 
-    def __init__(self, beta: float) -> None:
+    def __init__(self, beta: float, is_latent: Callable[[str], bool] = is_latent) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self._is_latent = beta, is_latent
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"].startswith((LATENT_SITE, COMPONENT_SITE)):
+        if self._is_latent(msg["name"]):
             msg["scale"] = msg["scale"] * self.beta

@@ -32,6 +32,7 @@ from .run import (
     read_config,
     write_whole,
 )
+from .trainable import Trainable
 from .vae import VAE
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ _ARTIFACTS = (CONFIG_FILE, WEIGHTS_FILE, METRICS_FILE, EVALUATION_FILE, *REPORT_
 class Observer:
     """Is called as a training proceeds. Its methods do nothing: override what you need."""
 
-    def on_begin(self, folder: Path, vae: VAE, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:
+    def on_begin(self, folder: Path, vae: Trainable, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:
         """Training begins, or resumes.
 
         Args:
@@ -115,7 +116,7 @@ class ProgressDisplay(Observer):
         if self._bar is not None:
             self._bar.stop()
 
-    def on_begin(self, folder: Path, vae: VAE, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:  # noqa: ARG002
+    def on_begin(self, folder: Path, vae: Trainable, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:  # noqa: ARG002
         """Show the epochs so far."""
         self._num_train, self._epochs_before = len(dataset.train), len(metrics)
         self._one, self._several = ("an image", "images") if len(dataset.data_shape) == 3 else ("a row", "rows")
@@ -200,7 +201,7 @@ class TensorBoardLog(Observer):
         self._new_writer = SummaryWriter
         self._writer: SummaryWriter | None = None
 
-    def on_begin(self, folder: Path, vae: VAE, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:
+    def on_begin(self, folder: Path, vae: Trainable, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:
         """Remember the arguments. The log, like the run's folder, is created at the end of the first epoch."""
         self._folder, self._vae, self._dataset = folder, vae, dataset
         self._metrics_before = tuple(metrics)
@@ -212,13 +213,13 @@ class TensorBoardLog(Observer):
         _log_numbers(writer, metrics)
         x, y = generation.some_of(self._vae, self._dataset.test, self._dataset.test_labels, _ENCODED)
         x = binarize_once(x, read_config(self._folder).training.binarize)
-        z_loc, z_scale = generation.encode(self._vae, x, y)
-        finite = torch.isfinite(z_loc + z_scale).all(
-            1
-        )  # not those of outliers, which neither histogram nor picture shows
-        x, y = x[finite.to(x.device)], None if y is None else y[finite.to(y.device)]
-        for name, values in (("z_loc", z_loc), ("z_scale", z_scale)):
-            writer.add_histogram(f"latent/{name}", values[finite], metrics.epoch)
+        if self._vae.num_units:
+            z_loc, z_scale = generation.encode(self._vae, x, y)
+            # Not those of outliers, which neither histogram nor picture shows.
+            finite = torch.isfinite(z_loc + z_scale).all(1)
+            x, y = x[finite.to(x.device)], None if y is None else y[finite.to(y.device)]
+            for name, values in (("z_loc", z_loc), ("z_scale", z_scale)):
+                writer.add_histogram(f"latent/{name}", values[finite], metrics.epoch)
         if figures.is_picture(self._vae.config.data_shape):
             for name, grid in self._grids(x, y).items():
                 writer.add_image(f"images/{name}", grid.pixels, metrics.epoch, dataformats="HWC")
@@ -245,12 +246,14 @@ class TensorBoardLog(Observer):
     def _grids(self, x: Tensor, y: Tensor | None) -> dict[str, figures.Grid]:
         shape, levels = self._vae.config.data_shape, figures.GreyLevels(x)
         some, some_y = generation.some_of(self._vae, x, y, _RECONSTRUCTED)
-        loc_img = generation.reconstruct(self._vae, some, some_y)
-        samples = generation.sample_prior(self._vae, figures.GRID_COLUMNS).loc_img
-        return {
-            "reconstructions": figures.reconstruction_grid(some, loc_img, levels),
-            "samples": figures.Grid(levels(samples.unflatten(-1, shape))),
-        }
+        grids: dict[str, figures.Grid] = {}
+        if self._vae.has_means:
+            loc_img = generation.reconstruct(self._vae, some, some_y)
+            grids["reconstructions"] = figures.reconstruction_grid(some, loc_img, levels)
+        if isinstance(self._vae, VAE):
+            samples = generation.sample_prior(self._vae, figures.GRID_COLUMNS).loc_img
+            grids["samples"] = figures.Grid(levels(samples.unflatten(-1, shape)))
+        return grids
 
 
 def _log_numbers(writer: SummaryWriter, metrics: EpochMetrics) -> None:
@@ -288,7 +291,7 @@ class MlflowLog(Observer):
         self._started = False
         self._owns_run = False
 
-    def on_begin(self, folder: Path, vae: VAE, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:  # noqa: ARG002
+    def on_begin(self, folder: Path, vae: Trainable, dataset: Dataset[Images], metrics: Sequence[EpochMetrics]) -> None:  # noqa: ARG002
         """Remember the run; MLflow's, like the run's folder, is created at the end of the first epoch."""
         self._folder = folder
         self._resumed = bool(metrics)

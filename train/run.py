@@ -2,7 +2,7 @@
 
 config.json             the model, the training, the data set, the options of the command, the versions
 checkpoint.safetensors  the last saved state, from which the training is resumed
-weights.safetensors     the VAE's state_dict: of the epoch with the best validation ELBO, or of the last one
+weights.safetensors     the model's state_dict: of the epoch with the best validation ELBO, or of the last one
 samples.safetensors     the first test images, and training images, with their labels for a conditional model
 metrics.jsonl           one line an epoch
 evaluation.json         the ELBO and its parts on each set of images; only of a completed training
@@ -29,10 +29,12 @@ from torch import Tensor
 
 from edgevae.files import WriteError, replace_folder, write_file
 
-from .config import ModelConfig, TrainingConfig
+from .config import AnyModelConfig, ModelConfig, ProgramConfig, TrainingConfig
 from .data import Dataset, Images, Preprocessing, binarize_once, digest_of, evenly_spaced
 from .errors import RunError
 from .evaluation import Evaluation, NotFinite
+from .models import make_model
+from .trainable import Trainable
 from .vae import VAE
 
 SCHEMA_VERSION = 1
@@ -162,7 +164,7 @@ class RunConfig:
     """
 
     schema_version: int
-    model: ModelConfig
+    model: AnyModelConfig
     training: TrainingConfig
     dataset: DatasetInfo
     producers: dict[str, str]
@@ -176,7 +178,7 @@ class Run:
     Args:
         path: The folder.
         config: What was trained, how, and on what.
-        vae: The model with its trained weights, in evaluation mode.
+        model: The model with its trained weights, in evaluation mode.
         samples: The first test images, shape `(num_samples, *data_shape)`, float32 in [0, 1].
         labels: Their classes, int64, shape `(num_samples,)`; `None` if the model is not conditional.
         metrics: One entry an epoch, in order.
@@ -192,7 +194,7 @@ class Run:
 
     path: Path
     config: RunConfig
-    vae: VAE
+    model: Trainable
     samples: Tensor
     labels: Tensor | None
     metrics: tuple[EpochMetrics, ...]
@@ -205,6 +207,17 @@ class Run:
     outlier_labels: Tensor | None
 
     @property
+    def vae(self) -> VAE:
+        """The model, where it is a VAE.
+
+        Raises:
+            RunError: It is a Pyro program.
+        """
+        if not isinstance(self.model, VAE):
+            raise RunError(f"{self.path} holds {self.model.summary}, no VAE of edgevae; take model in place of vae")
+        return self.model
+
+    @property
     def test_elbo(self) -> tuple[float, int]:
         """Mean ELBO of the test images, nats an image, and its number of particles."""
         found = self.evaluations.get("test")
@@ -213,7 +226,7 @@ class Run:
 
 
 def run_config(
-    model: ModelConfig, training: TrainingConfig, dataset: DatasetInfo, command: Mapping[str, Any] | None = None
+    model: AnyModelConfig, training: TrainingConfig, dataset: DatasetInfo, command: Mapping[str, Any] | None = None
 ) -> RunConfig:
     """Return the configuration of a new run, with the versions of this installation."""
     producers = {name: importlib.metadata.version(name) for name in _PRODUCERS}
@@ -232,13 +245,16 @@ def load_run(path: Path) -> Run:
                 raise RunError(f"the run in {path} has not completed an epoch; go on with it by --resume")
             raise RunError(f"{path} is not a run with a checkpoint: {file} is missing; train one with python -m train")
     config = read_config(path)
-    vae = VAE(config.model).eval()
     try:
-        vae.load_state_dict(safetensors.torch.load_file(path / WEIGHTS_FILE))
-        with safetensors.safe_open(path / WEIGHTS_FILE, framework="pt") as file:
-            step = int(file.metadata()[_STEP])
         samples = safetensors.torch.load_file(path / SAMPLES_FILE)
         images, labels = samples[_IMAGES], samples.get(_LABELS)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise RunError(f"the run in {path} is damaged: {error}") from error
+    model = make_model(config.model, (images, labels)).eval()
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path / WEIGHTS_FILE))
+        with safetensors.safe_open(path / WEIGHTS_FILE, framework="pt") as file:
+            step = int(file.metadata()[_STEP])
         train_images, train_labels = samples.get(_TRAIN_IMAGES), samples.get(_TRAIN_LABELS)
         elbos, evaluation = path / TEST_ELBOS_FILE, path / EVALUATION_FILE
         of_test = safetensors.torch.load_file(elbos) if elbos.is_file() else {}
@@ -252,7 +268,7 @@ def load_run(path: Path) -> Run:
     return Run(
         path=path,
         config=config,
-        vae=vae,
+        model=model,
         samples=images,
         labels=labels,
         metrics=metrics,
@@ -306,9 +322,24 @@ def read_config(path: Path) -> RunConfig:
                 f"{path / CONFIG_FILE} has schema version {version}, this edgevae reads {SCHEMA_VERSION}; use the "
                 "version that wrote it"
             )
-        return msgspec.convert(content, RunConfig)
+        return config_of(content)
     except (msgspec.MsgspecError, OSError) as error:
         raise RunError(f"the run in {path} is damaged: {error}") from error
+
+
+def config_of(content: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration that `config.json` holds.
+
+    Raises:
+        msgspec.ValidationError: A part is missing, or of another type.
+    """
+
+    def decoded(kind: type, model: Any) -> Any:
+        if kind is not AnyModelConfig or not isinstance(model, dict):
+            raise msgspec.ValidationError("the model must be an object")
+        return msgspec.convert(model, ProgramConfig if "program" in model else ModelConfig)
+
+    return msgspec.convert(content, RunConfig, dec_hook=decoded)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -352,9 +383,14 @@ class Checkpoint:
 
 def _safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
     """Return the content of a safetensors file."""
-    return safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata
-    )
+    content: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        kept = tensor.detach().cpu().contiguous()
+        place = kept.untyped_storage().data_ptr()
+        content[name] = kept.clone() if place in places else kept  # the format refuses tied weights
+        places.add(place)
+    return safetensors.torch.save(content, metadata)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -556,6 +592,11 @@ def _config_to_resume(path: Path, config: RunConfig) -> RunConfig:
         RunError: Another option has changed.
     """
     before = read_config(path)
+    if type(before.model) is not type(config.model):
+        raise RunError(
+            f"{path} was begun with {before.model.description}, got {config.model.description}; a resumed run keeps "
+            "its options: give the same, or begin another run with --out"
+        )
     for part in ("model", "training", "dataset"):
         was, now = (dataclasses.asdict(getattr(each, part)) for each in (before, config))
         for name in was:

@@ -22,7 +22,6 @@ from rich.text import Text
 # Absolute imports: in `python -m train.runs`, relative ones would load the package again under the name `train`.
 from edgevae.cli.sections import SafeGroup
 from edgevae.errors import printable
-from edgevae.train.config import ModelConfig
 from edgevae.train.errors import RunError
 from edgevae.train.evaluation import Evaluation
 from edgevae.train.run import (
@@ -34,6 +33,7 @@ from edgevae.train.run import (
     WEIGHTS_FILE,
     EpochMetrics,
     RunConfig,
+    config_of,
 )
 
 State = Literal["finished", "interrupted", "unfinished", "damaged"]
@@ -255,7 +255,7 @@ def _show(runs: Sequence[RunSummary]) -> None:
     for run in runs:
         cells = [
             run.name,
-            f"{run.config.dataset.name}: {_described(run.config.model)}" if run.config else _ABSENT,
+            f"{run.config.dataset.name}: {run.config.model.description}" if run.config else _ABSENT,
             f"{run.epoch}/{run.config.training.epochs}" if run.config else _ABSENT,
             _nats(run.test_elbo[0]),
             *([_nats(run.validation_elbo_nats)] if validated else []),
@@ -268,13 +268,6 @@ def _show(runs: Sequence[RunSummary]) -> None:
     for run in runs:
         if run.fault:
             click.echo("\n" + printable(f"{run.name} is damaged: {run.fault}"))
-
-
-def _described(model: ModelConfig) -> str:
-    sizes = "-".join(map(str, (model.data_dim, model.hidden_dim, *model.z_dims)))
-    latent = f"mixture of {model.components}" if model.latent == "mixture" else model.latent
-    classes = [f"{model.num_classes} classes"] if model.num_classes else []
-    return ", ".join([f"{model.architecture} {sizes}", model.likelihood, latent, *classes])
 
 
 def _nats(value: float | None) -> str:
@@ -292,8 +285,10 @@ def _read_config(path: Path) -> RunConfig:
     version = _decode(path, dict[str, Any]).get("schema_version")
     if version != SCHEMA_VERSION:
         raise RunError(f"{path.name} has schema version {version}, this edgevae reads {SCHEMA_VERSION}")
-    config: RunConfig = _decode(path, RunConfig)
-    return config
+    try:
+        return config_of(_decode(path, dict[str, Any]))
+    except msgspec.MsgspecError as error:
+        raise RunError(f"{path.name}: {error}") from error
 
 
 def _decode(path: Path, kind: Any, *, lines: bool = False) -> Any:

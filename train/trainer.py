@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import pyro
 import torch
-from pyro.params.param_store import StateDict
 from torch import Tensor
 
-from .config import ModelConfig, TrainingConfig
-from .data import Images, binarize, check_range
+from .config import AnyModelConfig, ModelConfig, TrainingConfig
+from .data import Images, binarize, binarize_once, check_range
 from .device import check_bf16, choose_mkl_kernels, float32_products, forked_rng
-from .elbo import device_of, elbo_terms, evaluating
+from .elbo import device_of
 from .errors import ConfigError, DatasetError, DivergedError, RunError
-from .objective import ScaleLatent, objective_of
+from .models import make_model
+from .networks import check_label_values
+from .objective import ScaleLatent
 from .processes import SINGLE, Processes
 from .run import WEIGHTS, Checkpoint
 from .tracing import line_of_error
-from .vae import VAE, check_label_values
+from .trainable import Trainable
+from .vae import VAE
 
 _MOMENTS, _GENERATORS, _WORLD_SIZE = "optimizer.", "generator.", "processes"
 _LOSS_SUM, _EPOCH_GENERATOR = "position.total", "position.begun"
@@ -30,7 +30,7 @@ _LOSSES_AT_ONCE = 100  # checked together on a GPU, because reading a loss waits
 
 
 class Trainer:
-    """Fits one VAE, and leaves the global state of Pyro and PyTorch as it was.
+    """Fits one model, and leaves the global state of Pyro and PyTorch as it was.
 
     Pyro has one parameter store in a process, in which a second model with the same parameter names would not be
     trained; PyTorch has one random generator for each device. Each call of a trainer uses a store and a generator state
@@ -38,42 +38,55 @@ class Trainer:
     state: do not train in several at once.
 
     Args:
-        model_config: The model's sizes. Its weights are drawn on the CPU, so that a seed means the same on any device.
+        model_config: The model: a VAE's sizes, or a program's place. Its weights are drawn on the CPU, so that a seed
+            means the same on any device.
         training_config: Seed, batch size, learning rate, objective.
         device: Where the weights live.
         processes: The processes that fit the model together. Each makes the same calls with the same images, takes its
             part of each batch, and has noise of its own.
+        example: Some observations and their labels, on the CPU, to run a Pyro program with; a VAE needs none.
 
     Raises:
-        ConfigError: Model and training do not go together.
+        ConfigError: Model and training do not go together, or several processes are to fit a program.
         DeviceError: The device has no fast instructions for the training's precision.
 
     Attributes:
-        vae: The model.
+        model: The model.
         halvings: How often the learning rate has been halved.
     """
 
     def __init__(
         self,
-        model_config: ModelConfig,
+        model_config: AnyModelConfig,
         training_config: TrainingConfig,
         device: torch.device,
         processes: Processes = SINGLE,
+        example: tuple[Tensor, Tensor | None] | None = None,
     ) -> None:
+        if processes.world_size > 1 and not isinstance(model_config, ModelConfig):
+            raise ConfigError(
+                f"{processes.world_size} processes fit a VAE of edgevae together, not a Pyro program; start one process"
+            )
         if training_config.precision == "bf16":
             check_bf16(device)
         choose_mkl_kernels()
         self.config = training_config
         self.halvings = 0
         self._device, self._processes = device, processes
-        self._param_state: StateDict = {"params": {}, "constraints": {}}
         with forked_rng(device):
             torch.manual_seed(training_config.seed)
-            self.vae = VAE(model_config).to(device)
+            self.model = make_model(model_config, example).to(device)
             self._generators = _Generators(device, processes, training_config.seed)
-        self._step = Step(self.vae, training_config, processes)
+        self._step = Step(self.model, training_config, processes)
         self._position = _Position(device, processes)
         self._checked = False
+
+    @property
+    def vae(self) -> VAE:
+        """The model, where it is a VAE."""
+        if not isinstance(self.model, VAE):
+            raise TypeError(f"{self.model.summary} is no VAE of edgevae; take model in place of vae")
+        return self.model
 
     @property
     def epoch(self) -> int:
@@ -159,13 +172,15 @@ class Trainer:
 
         The values of the images are checked once, by the first call.
         """
-        check_label_values(labels, len(images), self.vae.config.num_classes)
+        check_label_values(labels, len(images), self.model.config.num_classes)
         if images.device.type not in {self._device.type, "cpu"}:
             raise DatasetError(f"images must be on {self._device} or on the CPU, got {images.device}")
         self._processes.batches(len(images), self.config.batch_size)
         if not self._checked:
-            check_range(images, self.vae.decoder.likelihood.unit_interval)
-            self._check_shapes(*rows_on(self._device, images, labels, torch.arange(len(images))[:2].to(images.device)))
+            check_range(images, self.model.unit_interval)
+            x, y = rows_on(self._device, images, labels, torch.arange(len(images))[:2].to(images.device))
+            self._step.latent.beta = self.config.beta_at(self.epoch + 1)
+            self.model.check_rows(binarize_once(x, self.config.binarize), y, self._step.loss)
             self._checked = True
 
     def checkpoint(self) -> Checkpoint:
@@ -173,7 +188,7 @@ class Trainer:
         position = self._position.state()
         tensors = dict(position.tensors)
         for prefix, part in (
-            (WEIGHTS, self.vae.state_dict()),
+            (WEIGHTS, self.model.state_dict()),
             (_MOMENTS, self._step.moments()),
             (_GENERATORS, self._generators.state()),
         ):
@@ -189,30 +204,18 @@ class Trainer:
         """
         try:
             self._generators.restore(checkpoint.named(_GENERATORS), int(checkpoint.notes[_WORLD_SIZE]))
-            self.vae.load_state_dict(checkpoint.named(WEIGHTS))
+            self.model.load_state_dict(checkpoint.named(WEIGHTS))
             self._step.restore(checkpoint.named(_MOMENTS))
             self._position.restore(checkpoint)
             self.halvings = int(checkpoint.notes["halvings"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise RunError(f"the checkpoint does not fit this training: {error}") from error
 
-    def _check_shapes(self, x: Tensor, y: Tensor | None) -> None:
-        """Check that log p(x|z) is one number for each row.
-
-        Without `.to_event(1)` it would be one for each value, which Pyro's plate accepts if batch size and `data_dim`
-        are equal.
-        """
-        eps = [x.new_zeros((len(x), size)) for size in self.vae.config.z_dims]
-        with evaluating(self.vae), forked_rng(self._device):
-            shape = elbo_terms(self.vae, x, eps, y).log_px_z.shape
-        if shape != (len(x),):
-            raise ValueError(f"log p(x|z) must be one number a row, got shape {tuple(shape)}; declare .to_event(1)")
-
     @contextlib.contextmanager
     def _isolated(self) -> Iterator[None]:
         """Use this trainer's parameter store and generator state in the body, and keep their changes."""
         with (
-            pyro.get_param_store().scope(self._param_state),
+            pyro.get_param_store().scope(self.model.param_state),
             self._generators.entered(),
             float32_products(self.config.tf32),
             warnings.catch_warnings(),
@@ -241,14 +244,14 @@ def _batch_norm_errors() -> Iterator[None]:
 
 
 class Step:
-    """One step of Adam on the ELBO of a VAE, as `pyro.infer.SVI.step` makes it but without waiting for the device.
+    """One step of Adam on the ELBO of a model, as `pyro.infer.SVI.step` makes it but without waiting for the device.
 
     It differs from `SVI.step` in three ways, which change the numbers by rounding only. One fused optimizer updates all
     parameters, where Pyro makes one for each. The loss stays on the device as a tensor. Pyro validates only the first
     step, which is enough to find wrong shapes.
 
     Args:
-        vae: The model; its parameters are changed in place.
+        model: The model; its parameters are changed in place.
         config: Learning rate, objective and the gradient's largest norm.
         processes: The processes that make the step together, each with its part of the batch.
 
@@ -256,23 +259,20 @@ class Step:
         ConfigError: Model and objective do not go together.
 
     Attributes:
+        loss: The loss of a batch, in nats, summed over it.
         latent: Its `beta` is the latent's weight in the next step.
         optimizer: Adam.
         validated: Whether the first step was made, which Pyro validates.
     """
 
-    def __init__(self, vae: VAE, config: TrainingConfig, processes: Processes = SINGLE) -> None:
-        jit = config.jit  # the compiled ELBO finds its parameters in Pyro's store
-        model, elbo = objective_of(vae, config.num_particles, jit, config.free_bits, processes.mean, registered=jit)
-        guide = vae.guide if jit else vae.sample_posterior
-        self.latent = ScaleLatent(config.beta)
-        differentiable_loss: Any = elbo.differentiable_loss  # Pyro's has no types
-        loss: Any = functools.partial(differentiable_loss, self.latent(model), self.latent(guide))
+    def __init__(self, model: Trainable, config: TrainingConfig, processes: Processes = SINGLE) -> None:
+        self.latent = ScaleLatent(config.beta, model.is_latent)
+        self.loss = model.loss_of(config, self.latent, processes.mean)
         if config.precision == "bf16":
-            loss = torch.autocast(device_of(vae).type, torch.bfloat16)(loss)
-        self._differentiable_loss, self._processes = processes.summing_gradients(vae, loss), processes
+            self.loss = torch.autocast(device_of(model).type, torch.bfloat16)(self.loss)
+        self._differentiable_loss, self._processes = processes.summing_gradients(model, self.loss), processes
         self._clip_norm = config.clip_norm
-        self.optimizer = torch.optim.Adam(vae.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(model.fitted(), lr=config.learning_rate, fused=True)
         self.validated = False
 
     def __call__(

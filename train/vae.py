@@ -6,20 +6,29 @@ Models", Kingma et al., 2014, of which this is the part where all labels are kno
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.indep_messenger import IndepMessenger
-from torch import Tensor, nn
+from torch import Tensor
 
-from .config import ModelConfig
-from .errors import ConfigError, LabelError
+from .config import ModelConfig, TrainingConfig
+from .device import forked_rng
+from .elbo import RowTerms, elbo_terms, evaluating, kl_of_dims, log_weights
+from .errors import ConfigError
+from .export_check import check_exportable
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
-from .networks import check_labels, check_networks, make_networks
+from .networks import check_networks, make_networks
+from .objective import ScaleLatent, is_latent, objective_of
+from .trainable import Trainable
 
 
-class VAE(nn.Module):
+class VAE(Trainable):
     """Pyro's VAE: an `encoder`, a `latent`, a `decoder`, and the `model` and `guide` that use them.
 
     In training mode `model` scores `x` with the likelihood's `distribution_to_fit`, in evaluation mode with its
@@ -31,6 +40,8 @@ class VAE(nn.Module):
     Raises:
         ConfigError: There is no such architecture, likelihood or latent; or networks of your own do not fit the model.
     """
+
+    config: ModelConfig
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -108,22 +119,82 @@ class VAE(nn.Module):
         outputs: Tensor = self.decoder.outputs_at(z.flatten(0, -2), y).to(z.dtype)
         return outputs.unflatten(0, batch_shape)
 
+    # What a training needs
 
-def check_label_values(labels: Tensor | None, num_images: int, num_classes: int) -> None:
-    """Check labels and their values. A network does not check values: a label out of range would act as no label.
+    @property
+    def summary(self) -> str:
+        """The choices and sizes."""
+        return self.config.description
 
-    Args:
-        labels: Labels of a data set, or `None`.
-        num_images: Number of images.
-        num_classes: Number of the model's classes, 0 for none.
+    @property
+    def unit_interval(self) -> bool:
+        """Whether the likelihood needs data in [0, 1]."""
+        return self.decoder.likelihood.unit_interval
 
-    Raises:
-        LabelError: They are missing or not wanted, or their number, dtype or range is wrong.
-    """
-    check_labels(labels, num_classes)
-    if labels is None:
-        return
-    if labels.dtype != torch.int64 or labels.shape != (num_images,):
-        raise LabelError(f"labels must be int64 of shape ({num_images},), got {labels.dtype} of {tuple(labels.shape)}")
-    if num_images and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise LabelError(f"labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}")
+    @property
+    def num_units(self) -> int:
+        """Dimensions of z's first level."""
+        return self.config.z_dim
+
+    @property
+    def has_means(self) -> bool:
+        """Every likelihood has a mean."""
+        return True
+
+    @property
+    def values_a_row(self) -> int:
+        """The decoder's outputs."""
+        return self.config.data_dim * self.decoder.likelihood.num_outputs
+
+    def fitted(self) -> Sequence[Tensor]:
+        """Return all parameters."""
+        return list(self.parameters())
+
+    def is_latent(self, site: str) -> bool:
+        """Return whether a site is a level of z, or a mixture's component."""
+        return is_latent(site)
+
+    def loss_of(
+        self, config: TrainingConfig, latent: ScaleLatent, batch_mean: Callable[[Tensor], Tensor]
+    ) -> Callable[..., Tensor]:
+        """Return the ELBO that `config` asks for, negative; see `Trainable`."""
+        jit = config.jit  # the compiled ELBO finds its parameters in Pyro's store
+        model, elbo = objective_of(self, config.num_particles, jit, config.free_bits, batch_mean, registered=jit)
+        guide = self.guide if jit else self.sample_posterior
+        differentiable_loss: Any = elbo.differentiable_loss  # Pyro's has no types
+        return functools.partial(differentiable_loss, latent(model), latent(guide))
+
+    def terms(self, x: Tensor, y: Tensor | None) -> RowTerms:
+        """Return the terms of the ELBO for one draw of z; see `Trainable`."""
+        terms = elbo_terms(self, x, self._noise(x, len(x)), y)
+        return RowTerms(terms.elbo, terms.log_px_z, kl_of_dims(self.latent, terms), terms.z_loc[0].double())
+
+    def weigher(self, x: Tensor, y: Tensor | None) -> Callable[[int], Tensor]:
+        """Return what weighs draws; see `Trainable`. The encoder runs once."""
+        q_z: tuple[Tensor, Tensor] = self.encoder(x, y)
+        observed = x.flatten(1)
+        return lambda count: log_weights(self, observed, y, q_z, self._noise(x, count, len(x)))
+
+    def _noise(self, like: Tensor, *shape: int) -> list[Tensor]:
+        return [torch.randn((*shape, size), device=like.device) for size in self.config.z_dims]
+
+    def encode(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what the encoder says of z's first level; see `Trainable`."""
+        z_loc, z_scale = self.encoder(x, y)
+        return z_loc, z_scale
+
+    def check_rows(self, x: Tensor, y: Tensor | None, loss: Callable[..., Tensor]) -> None:  # noqa: ARG002 - shapes say all
+        """Check that log p(x|z) is one number for each row.
+
+        Without `.to_event(1)` it would be one for each value, which Pyro's plate accepts if batch size and `data_dim`
+        are equal.
+        """
+        eps = [x.new_zeros((len(x), size)) for size in self.config.z_dims]
+        with evaluating(self), forked_rng(x.device):
+            shape = elbo_terms(self, x, eps, y).log_px_z.shape
+        if shape != (len(x),):
+            raise ValueError(f"log p(x|z) must be one number a row, got shape {tuple(shape)}; declare .to_event(1)")
+
+    def check_exportable(self) -> None:
+        """Check that networks, a likelihood or a latent of a user's own can be exported; see `check_exportable`."""
+        check_exportable(self)

@@ -56,7 +56,7 @@ def test_without_a_run_the_newest_is_exported_as_onnx(
     assert (dataset.name, dataset.num_test) == ("digits", 360)
 
     run = load_run(workplace / "runs" / "second")
-    advice = collapse_advice(run.evaluations["test"], run.config.training)
+    advice = collapse_advice(run.evaluations["test"], run.config.training, run.config.model)
     assert advice is not None, "an epoch is not enough for the latent"
     assert f"**Warning:** {advice}." in (workplace / "models" / "second" / "README.md").read_text(encoding="utf-8")
 

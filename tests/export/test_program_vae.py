@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 import edgevae
 from edgevae.cli import main as vae_run
-from edgevae.export import ExportError, GraphError, ProgramVAE, StateDictError, export_program
+from edgevae.export import GraphError, ProgramVAE, StateDictError, export_program
 from edgevae.export.cli import main as vae_export
 from edgevae.export.errors import NotAVAEError
-from edgevae.export.loading import load_program, load_weights
-from edgevae.train.program import run_program
+from edgevae.export.loading import load_weights
+from edgevae.train import ConfigError
+from edgevae.train.program import load_program, run_program
 from tests.mutations import altered_weights, is_refused
 
 SIDE, CLASSES, Z, ROWS = 4, 3, 2, 40
@@ -474,5 +475,5 @@ def test_data_of_another_shape_or_range_is_refused(place: Path) -> None:
 
 
 def test_a_place_must_name_something_there_is() -> None:
-    with pytest.raises(ExportError, match="program no_such_module:make needs the module no_such_module"):
+    with pytest.raises(ConfigError, match="program no_such_module:make needs the module no_such_module"):
         load_program("no_such_module:make")

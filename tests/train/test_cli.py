@@ -279,8 +279,9 @@ def test_options_come_from_a_file_and_the_command_line_takes_precedence(tmp_path
     command = [*options, "--config", str(tmp_path / "my.toml"), "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    config = load_run(tmp_path / "run").config
-    assert (config.training.epochs, config.training.seed, config.model.z_dims) == (1, 5, (2,))
+    run = load_run(tmp_path / "run")
+    training = run.config.training
+    assert (training.epochs, training.seed, run.vae.config.z_dims) == (1, 5, (2,))
 
 
 def test_own_data_are_trained_on_from_a_file(tmp_path: Path) -> None:
@@ -291,7 +292,7 @@ def test_own_data_are_trained_on_from_a_file(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*options, *steering, "--no-report"])
     assert result.exit_code == 0, result.output
     assert "sensors: 140 training, 40 validation, 20 test rows, shape (6,)" in result.output
-    model = load_run(tmp_path / "run").config.model
+    model = load_run(tmp_path / "run").vae.config
     assert model.data_loc == pytest.approx(tuple(rows.mean(0)), abs=1)
     assert len(run_metrics := load_run(tmp_path / "run").metrics) == 3
     assert all(line.validation_elbo_nats is not None for line in run_metrics)

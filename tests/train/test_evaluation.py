@@ -22,6 +22,7 @@ from edgevae.train import (
     ElboSummary,
     Evaluation,
     LabelError,
+    ModelConfig,
     NotFinite,
     TrainingConfig,
     collapse_advice,
@@ -34,6 +35,8 @@ from edgevae.train import (
 )
 from edgevae.train.elbo import evaluate_each
 from tests.train.models import LATENTS, SMALL, spread
+
+MODEL = ModelConfig((1, 8, 8))
 
 
 class Slices:
@@ -225,27 +228,27 @@ def test_an_image_that_overflows_is_left_out_of_the_means_and_named() -> None:
 
 def test_a_collapsed_posterior_is_named_with_what_to_try() -> None:
     training = TrainingConfig(epochs=40)
-    assert collapse_advice(evaluation_of(2, 10), training) == (
+    assert collapse_advice(evaluation_of(2, 10), training, MODEL) == (
         "2 of 10 latent units are active: the posterior has collapsed onto the prior for the others; try more epochs, "
         "a smaller --batch-size, --beta-warmup 20, --free-bits 0.1 (normal latent only) or a smaller --z-dims if the "
         "data need no more"
     )
-    assert (collapse_advice(evaluation_of(0, 10), training) or "").startswith(
+    assert (collapse_advice(evaluation_of(0, 10), training, MODEL) or "").startswith(
         "0 of 10 latent units are active: the posterior has collapsed onto the prior; try more epochs, "
     )
-    uninformative = collapse_advice(evaluation_of(5, 10, kl_nats=0.2), training) or ""
+    uninformative = collapse_advice(evaluation_of(5, 10, kl_nats=0.2), training, MODEL) or ""
     assert uninformative.startswith("5 of 10 latent units are active, and the KL is only 0.20 nats: the posterior has")
 
 
 @pytest.mark.parametrize(("active", "units"), [(1, 2), (3, 10), (4, 16), (8, 50), (11, 50), (50, 50)])
 def test_unneeded_units_are_not_reported_as_a_collapse(active: int, units: int) -> None:
-    assert collapse_advice(evaluation_of(active, units), TrainingConfig()) is None
+    assert collapse_advice(evaluation_of(active, units), TrainingConfig(), MODEL) is None
 
 
 def test_a_single_image_cannot_tell_a_collapse(digits: Dataset, vae: VAE) -> None:
     found = evaluate(vae, digits.test[:1])
     assert found.active_units == 0
-    assert collapse_advice(found, TrainingConfig()) is None
+    assert collapse_advice(found, TrainingConfig(), MODEL) is None
 
 
 @pytest.mark.parametrize(
@@ -259,11 +262,11 @@ def test_a_single_image_cannot_tell_a_collapse(digits: Dataset, vae: VAE) -> Non
 )
 def test_advice_leaves_out_what_the_training_did_or_cannot_do(choices: dict[str, Any], left_out: str) -> None:
     collapsed = evaluation_of(0, 10)
-    assert left_out in (collapse_advice(collapsed, TrainingConfig()) or "")
-    assert left_out not in (collapse_advice(collapsed, TrainingConfig(**choices)) or left_out)
+    assert left_out in (collapse_advice(collapsed, TrainingConfig(), MODEL) or "")
+    assert left_out not in (collapse_advice(collapsed, TrainingConfig(**choices), MODEL) or left_out)
 
 
 def test_a_large_beta_is_advised_against() -> None:
     collapsed = evaluation_of(0, 10)
-    assert "--beta 1" in (collapse_advice(collapsed, TrainingConfig(beta=4.0)) or "")
-    assert "--beta 1" not in (collapse_advice(collapsed, TrainingConfig()) or "")
+    assert "--beta 1" in (collapse_advice(collapsed, TrainingConfig(beta=4.0), MODEL) or "")
+    assert "--beta 1" not in (collapse_advice(collapsed, TrainingConfig(), MODEL) or "")

@@ -117,17 +117,19 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+MODEL = ModelConfig((1, 2, 2), z_dim=1, hidden_dim=1)
+
+
 @functools.cache
 def config(seed: int) -> RunConfig:
-    model = ModelConfig((1, 2, 2), z_dim=1, hidden_dim=1)
-    return run_config(model, TrainingConfig(epochs=EPOCHS, seed=seed), DatasetInfo("digits", 8, 4))
+    return run_config(MODEL, TrainingConfig(epochs=EPOCHS, seed=seed), DatasetInfo("digits", 8, 4))
 
 
 def train(path: Path, seed: int, *, overwrite: bool = False, resume: bool = False) -> None:
     """Train a run whose weights are all `seed * 10 + epoch`, and its ELBOs the same, negative."""
     writer = RunWriter(path, config(seed), SAMPLES, overwrite=overwrite, resume=resume)
     done = 0 if writer.checkpoint is None else int(writer.checkpoint.notes["epoch"])
-    vae = VAE(config(seed).model)
+    vae = VAE(MODEL)
     for epoch in range(done + 1, EPOCHS + 1):
         value = seed * 10.0 + epoch
         weights = {f"vae.{name}": torch.full_like(tensor, value) for name, tensor in vae.state_dict().items()}

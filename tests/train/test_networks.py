@@ -197,7 +197,7 @@ def test_a_run_finds_its_networks_again_and_goes_on_with_the_same_weights(
     resumed = fit(digits, tmp_path / "run", model, training, report=False, resume=True)
     straight = fit(digits, tmp_path / "other", model, training, report=False)
     assert type(resumed.vae.encoder) is module.Own
-    assert load_run(tmp_path / "run").config.model.architecture == architecture
+    assert load_run(tmp_path / "run").vae.config.architecture == architecture
     weights = straight.vae.state_dict()
     assert all(torch.equal(tensor, weights[name]) for name, tensor in resumed.vae.state_dict().items())
 
@@ -381,7 +381,7 @@ def test_the_command_trains_own_networks_and_keeps_their_name(write: Write, tmp_
         result = CliRunner().invoke(train_main, [*command, *options, "--out", str(tmp_path / name)])
         assert result.exit_code == 0, result.output
         assert f"{architecture} VAE 64-8-3" in result.output
-        assert load_run(tmp_path / name).config.model.architecture == architecture
+        assert load_run(tmp_path / name).vae.config.architecture == architecture
     resumed = CliRunner().invoke(train_main, ["--epochs", "2", "--resume", "--out", str(tmp_path / "a")])
     assert resumed.exit_code == 0, resumed.output
     assert type(load_run(tmp_path / "a").vae.encoder).__name__ == "Own"
@@ -443,8 +443,8 @@ def test_networks_come_from_a_file_with_options_and_a_run_finds_both_again_from_
     monkeypatch.chdir("/")
     for name in ("run", "other"):
         run = load_run(tmp_path / name)
-        assert run.config.model.architecture == f"{file}:Deep,OwnDecoder"
-        assert run.config.model.architecture_options == {"depth": 3, "act": "relu"}
+        assert run.vae.config.architecture == f"{file}:Deep,OwnDecoder"
+        assert run.vae.config.architecture_options == {"depth": 3, "act": "relu"}
         assert len(run.vae.encoder.more) == 2  # type: ignore[arg-type]  # a user's own attribute
         assert architecture_of(type(run.vae.encoder), type(run.vae.decoder)) == f"{file}:Deep,OwnDecoder"
     resumed = CliRunner().invoke(train_main, ["--epochs", "2", "--resume", "--out", str(tmp_path / "run")])

@@ -89,7 +89,7 @@ def test_the_page_shows_the_numbers_and_the_configuration(tmp_path: Path, digits
         assert f"{number:.2f}".replace("-", "−") in page.text
     assert f"{found.active_units} of 4" in page.text
     assert "k = 3" in page.text
-    assert "mlp VAE 64–12–4, bernoulli likelihood, normal latent" in page.text
+    assert "mlp VAE 64-12-4, bernoulli, normal latent" in page.text
     assert "hidden_dim" in page.text
 
 
@@ -117,7 +117,7 @@ def test_a_collapsed_posterior_is_a_warning_on_the_page(tmp_path: Path, digits: 
     config = run_config(vae.config, TrainingConfig(epochs=40), DatasetInfo.of(digits))
     whole = dataclasses.replace(evaluate(vae, digits.test[:SIZE]), active_units=4, kl_nats=3.0)
     collapsed = dataclasses.replace(whole, active_units=0)
-    advice = collapse_advice(collapsed, config.training)
+    advice = collapse_advice(collapsed, config.training, vae.config)
     assert advice
     for evaluation, warned in ((whole, False), (collapsed, True)):
         write_report(tmp_path, vae, digits.test[:SIZE], None, METRICS, {"test": evaluation}, config)

@@ -32,12 +32,12 @@ from edgevae.train import (
 from edgevae.train.run import Checkpoint
 
 SAMPLES = torch.rand(300, 1, 8, 8)
+MODEL = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=4)
 
 
 @pytest.fixture
 def config() -> RunConfig:
-    model = ModelConfig((1, 8, 8), z_dim=3, hidden_dim=4)
-    return run_config(model, TrainingConfig(epochs=2, seed=9), DatasetInfo("digits", 1437, 360))
+    return run_config(MODEL, TrainingConfig(epochs=2, seed=9), DatasetInfo("digits", 1437, 360))
 
 
 def moment(vae: VAE, epoch: int = 1) -> Checkpoint:
@@ -49,7 +49,7 @@ def evaluation(elbo: float) -> Evaluation:
 
 
 def write(path: Path, config: RunConfig, epochs: int = 2) -> VAE:
-    vae = VAE(config.model)
+    vae = VAE(MODEL)
     writer = RunWriter(path, config, SAMPLES)
     for epoch in range(1, epochs + 1):
         writer.save_epoch(moment(vae, epoch), EpochMetrics(epoch, 30.0 - epoch, -29.0, 1, 0.5))
@@ -76,7 +76,7 @@ def test_a_run_is_not_overwritten_unless_asked_to(tmp_path: Path, config: RunCon
     before = (tmp_path / "run" / "weights.safetensors").read_bytes()
     writer = RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before  # until there is a new checkpoint
-    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    writer.save_epoch(moment(VAE(MODEL)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     assert [line.epoch for line in load_run(tmp_path / "run").metrics] == [1]
     assert not (tmp_path / "run" / "loss.png").exists()  # the old run's picture is not the new one's
 
@@ -179,7 +179,7 @@ def test_statistics_of_norms_survive_and_evaluation_does_not_touch_them(
 
 def test_labels_of_the_samples_are_kept_with_them(tmp_path: Path, config: RunConfig) -> None:
     writer = RunWriter(tmp_path / "run", config, SAMPLES, torch.arange(300))
-    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    writer.save_epoch(moment(VAE(MODEL)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     labels = load_run(tmp_path / "run").labels
     assert labels is not None
     assert labels.tolist() == list(range(256))
@@ -188,7 +188,7 @@ def test_labels_of_the_samples_are_kept_with_them(tmp_path: Path, config: RunCon
 def test_evenly_spaced_training_images_are_kept_for_a_calibration(tmp_path: Path, config: RunConfig) -> None:
     images, labels = 1 - SAMPLES, torch.arange(300)
     writer = RunWriter(tmp_path / "run", config, SAMPLES, train_samples=images, train_labels=labels)
-    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    writer.save_epoch(moment(VAE(MODEL)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     run = load_run(tmp_path / "run")
     assert run.train_samples is not None
     assert run.train_labels is not None
@@ -201,7 +201,7 @@ def test_evenly_spaced_training_images_are_kept_for_a_calibration(tmp_path: Path
 
 def test_a_small_training_set_is_kept_completely(tmp_path: Path, config: RunConfig) -> None:
     writer = RunWriter(tmp_path / "run", config, SAMPLES, train_samples=SAMPLES[:7])
-    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
+    writer.save_epoch(moment(VAE(MODEL)), EpochMetrics(1, 30.0, -29.0, 1, 0.5))
     run = load_run(tmp_path / "run")
     assert run.train_samples is not None
     assert torch.equal(run.train_samples, SAMPLES[:7])
@@ -210,7 +210,7 @@ def test_a_small_training_set_is_kept_completely(tmp_path: Path, config: RunConf
 def test_the_elbo_of_each_test_image_is_kept_and_goes_with_a_new_run(tmp_path: Path, config: RunConfig) -> None:
     elbos = torch.linspace(-40, -20, 360)
     writer = RunWriter(tmp_path / "run", config, SAMPLES)
-    writer.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
+    writer.save_epoch(moment(VAE(MODEL)), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
     assert load_run(tmp_path / "run").test_elbos is None  # until the training has come to its end
     assert load_run(tmp_path / "run").test_elbo == (-30.0, 10)
     writer.save_evaluations({"test": evaluation(-28.0)}, elbos)
@@ -220,7 +220,7 @@ def test_the_elbo_of_each_test_image_is_kept_and_goes_with_a_new_run(tmp_path: P
     assert run.evaluations == {"test": evaluation(-28.0)}
     assert run.test_elbo == (-28.0, 10)
     again = RunWriter(tmp_path / "run", config, SAMPLES, overwrite=True)
-    again.save_epoch(moment(VAE(config.model)), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
+    again.save_epoch(moment(VAE(MODEL)), EpochMetrics(1, 30.0, -30.0, 10, 0.5))
     assert load_run(tmp_path / "run").test_elbos is None
     assert not load_run(tmp_path / "run").evaluations
 
@@ -239,6 +239,6 @@ def test_a_run_is_resumed_after_its_last_complete_epoch(tmp_path: Path, config: 
 
 
 def test_a_run_without_a_complete_epoch_says_how_to_get_one(tmp_path: Path, config: RunConfig) -> None:
-    RunWriter(tmp_path / "run", config, SAMPLES).save_checkpoint(moment(VAE(config.model), 0))
+    RunWriter(tmp_path / "run", config, SAMPLES).save_checkpoint(moment(VAE(MODEL), 0))
     with pytest.raises(RunError, match="has not completed an epoch; go on with it by --resume"):
         load_run(tmp_path / "run")

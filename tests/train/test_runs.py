@@ -98,8 +98,8 @@ def test_the_plain_list_has_aligned_columns(tmp_path: Path) -> None:
     result = call("list", tmp_path)
     assert result.exit_code == 0
     header, first, second = result.stdout.splitlines()
-    assert "digits: mlp 16-3-2, bernoulli, normal  " in first
-    assert "digits: mlp 16-3-2, normal, mixture of 4, 10 classes  " in second
+    assert "digits: mlp VAE 16-3-2, bernoulli, normal latent  " in first
+    assert "digits: mlp VAE 16-3-2, normal, mixture of 4, 10 classes  " in second
     end = header.index("test ELBO") + len("test ELBO")
     assert (first[:end].split()[-1], second[:end].split()[-1]) == ("-7.25", "-1234.50")
     assert header.index("state") == first.index("finished") == second.index("unfinished")
@@ -117,7 +117,7 @@ def test_a_validation_elbo_has_its_column_where_there_is_one(tmp_path: Path) -> 
     assert second[:end].endswith(" -")
 
 
-@pytest.mark.parametrize(("columns", "stamp"), [(80, "-7.25"), (200, "mlp 16-3-2, bernoulli, normal")])
+@pytest.mark.parametrize(("columns", "stamp"), [(80, "-7.25"), (200, "mlp VAE 16-3-2, bernoulli, normal latent")])
 def test_on_a_terminal_there_is_a_table_that_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: int, stamp: str
 ) -> None:

@@ -2,12 +2,14 @@
 
 from .check import ProgramReport, check_program, example_of, run_program
 from .graphs import Function, TracedRun, derive
+from .loading import LoadedProgram, load_program
 from .program import TERMS, Draw, PyroProgram, RunName, Site
 
 __all__ = [
     "TERMS",
     "Draw",
     "Function",
+    "LoadedProgram",
     "ProgramReport",
     "PyroProgram",
     "RunName",
@@ -16,5 +18,6 @@ __all__ = [
     "check_program",
     "derive",
     "example_of",
+    "load_program",
     "run_program",
 ]

@@ -204,6 +204,7 @@ class PyroProgram(nn.Module):
             sites; `prior` runs the model alone; `enumerated`, which only a program with discrete sites to sum over has,
             runs guide and model with all values of these sites.
         initial: Parameters that Pyro's parameter store did not have: they have their initial values.
+        plate_nesting: Number of the axes of plates.
 
     Raises:
         ProgramError: The program cannot be run with given noise, or its rows depend on each other.
@@ -218,8 +219,7 @@ class PyroProgram(nn.Module):
     ) -> None:
         super().__init__()
         self._model, self._guide = model, guide
-        owners = {id(owner): owner for owner in map(_module_of, (model, guide)) if owner is not None}
-        self.owners = nn.ModuleList(owners.values())
+        self.owners = nn.ModuleList(modules_used(model, guide))
         self._static = {name: tensor for name, tensor in example.items() if name in static}
         self.example = {name: tensor for name, tensor in example.items() if name not in static}
         _check_example(self.example)
@@ -228,7 +228,7 @@ class PyroProgram(nn.Module):
         self._layouts: dict[tuple[RunName, str], Layout] = {}
         self._axes: dict[str, int] = {}  # of the discrete sites that are summed over
         self._plates: dict[str, frozenset[int]] = {}  # axes of the plates that the model's own are in
-        self._nesting = 0
+        self.plate_nesting = 0
         self._shapes: dict[str, torch.Size] = {}  # of the posterior's tensors, for the smaller of the probes
         self.needs_all_values = False
         self._decisions: dict[RunName, list[Decision]] = {}  # of the run that a trace repeats
@@ -248,6 +248,10 @@ class PyroProgram(nn.Module):
         finally:
             for module, mode in modes.items():
                 module.training = mode
+
+    def renew_parameters(self) -> None:
+        """Take the present values of Pyro's parameter store."""
+        self._parameters_of_store.renew()
 
     @property
     def name(self) -> str:
@@ -370,7 +374,7 @@ class PyroProgram(nn.Module):
             LiftedDraws(noise, values, decisions),
             Enumeration(self._axes if run == "enumerated" else {}),
         )
-        args, kwargs = _bound(self._model, {**self._static, **arguments})
+        args, kwargs = bound(self._model, {**self._static, **arguments})
         mode = contextlib.nullcontext() if torch.compiler.is_exporting() else self.evaluating()
         with mode, _quietly(), self._parameters_of_store, draws, enumeration:
             if run == "prior":
@@ -446,7 +450,9 @@ class PyroProgram(nn.Module):
 
     def _without_summed(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """Sum the discrete sites of the model alone out of a product of densities."""
-        return eliminate(factors, [(self._axes[name], plates) for name, plates in self._plates.items()], self._nesting)
+        return eliminate(
+            factors, [(self._axes[name], plates) for name, plates in self._plates.items()], self.plate_nesting
+        )
 
     def _factor(self, part: str, name: str, density: Tensor, batch: int) -> Tensor:
         """Return a log-density that has one entry a row along the batch's axis."""
@@ -470,12 +476,14 @@ class PyroProgram(nn.Module):
             small, large = self._run_both("posterior")
             if not any(_is_enumerated(node) for _, node in _unobserved(large.guide)):
                 raise
+        if self.initial:  # the draws of their initial values are none of the program's
+            small, large = self._run_both("posterior")
         guide, model = large.guide, large.model
         in_guide = [name for name, node in _unobserved(guide) if _is_enumerated(node)]
         alone = [(name, node) for name, node in _unobserved(model) if name not in guide.nodes]
         summed_out = {name: node for name, node in alone if node["fn"].has_enumerate_support}
-        self._nesting = max(tensor.ndim for found in large.densities.values() for tensor in found.values())
-        self._axes = {name: -1 - self._nesting - place for place, name in enumerate([*in_guide, *summed_out])}
+        self.plate_nesting = max(tensor.ndim for found in large.densities.values() for tensor in found.values())
+        self._axes = {name: -1 - self.plate_nesting - place for place, name in enumerate([*in_guide, *summed_out])}
         self._plates = {name: _long_axes(node["log_prob"]) for name, node in summed_out.items()}
         self._shapes = {name: tensor.shape for name, tensor in small.tensors.items()}
         self._compare("posterior", small, large)
@@ -636,6 +644,14 @@ class _Parameters(Messenger):
         self._names: dict[str, str] = {}
         self.initial: list[str] = []
 
+    def renew(self) -> None:
+        """Take the present values of Pyro's parameter store, as far as it has them."""
+        store = pyro.get_param_store()
+        for name, attribute in self._names.items():
+            if name in store:
+                setattr(self._stored, attribute, store[name].detach().clone())
+        self.initial = [name for name in self.initial if name not in store]
+
     def _pyro_param(self, msg: Any) -> None:
         name, arguments = msg["name"], msg["args"]
         if _MODULE_DIVIDER in name:  # `pyro.module` registers a module's own parameter
@@ -780,15 +796,27 @@ def _long_axes(tensor: Tensor) -> frozenset[int]:
     return frozenset(axis for axis in range(-tensor.ndim, 0) if tensor.shape[axis] != 1)
 
 
-def _module_of(program: Callable[..., Any]) -> nn.Module | None:
-    """Return the module whose parameters a function uses, as far as it says so."""
-    while isinstance(program, functools.partial):
-        program = program.func
-    owner = getattr(program, "__self__", program)
-    return owner if isinstance(owner, nn.Module) else None
+def modules_used(*functions: Callable[..., Any]) -> list[nn.Module]:
+    """Return the modules that functions are, are methods of, or refer to; none that is a part of another."""
+    found: list[object] = []
+    for function in functions:
+        each: Any = function
+        while each is not None:
+            owner = getattr(each, "__self__", None)
+            found += [each, owner]
+            if not isinstance(owner, nn.Module):
+                found += getattr(owner, "__dict__", {}).values()
+            plain = getattr(each, "__func__", each)
+            if inspect.isfunction(plain):
+                variables = inspect.getclosurevars(plain)
+                found += [*variables.nonlocals.values(), *variables.globals.values()]
+            each = each.func if isinstance(each, functools.partial) else getattr(each, "__wrapped__", None)
+    modules = list({id(each): each for each in found if isinstance(each, nn.Module)}.values())
+    parts = {id(part) for module in modules for part in module.modules() if part is not module}
+    return [module for module in modules if id(module) not in parts]
 
 
-def _bound(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def bound(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return arguments by position and by name, for model and guide, which may call them by other names."""
     signature = inspect.signature(function)
     try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data import Images
 from ..device import forked_rng
 from ..elbo import ACTIVE_VARIANCE, device_of, draw_prior, evaluating
+from ..trainable import Trainable
 from ..vae import VAE
 
 _SEED = 0
@@ -29,7 +30,7 @@ def evenly_spaced(count: int, wanted: int) -> Tensor:
     return torch.arange(min(count, wanted)) * count // max(1, min(count, wanted))
 
 
-def some_of(vae: VAE, images: Images, labels: Tensor | None, wanted: int) -> tuple[Tensor, Tensor | None]:
+def some_of(vae: Trainable, images: Images, labels: Tensor | None, wanted: int) -> tuple[Tensor, Tensor | None]:
     """Return up to `wanted` images, evenly spaced, and their labels if the model is conditional; on its device."""
     indices, device = evenly_spaced(len(images), wanted), device_of(vae)
     x = images[indices.to(images.device)].to(device)
@@ -37,18 +38,18 @@ def some_of(vae: VAE, images: Images, labels: Tensor | None, wanted: int) -> tup
     return x, labels[indices.to(labels.device)].to(device) if labels is not None and conditional else None
 
 
-def encode(vae: VAE, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return `z_loc` and `z_scale` of q(z|x), shape `(batch, z_dim)` each, on the CPU."""
+def encode(vae: Trainable, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return `z_loc` and `z_scale` of q(z|x), shape `(batch, num_units)` each, on the CPU."""
     with evaluating(vae):
         parts = [
-            vae.encoder(rows, None if y is None else y[start : start + _BATCH_SIZE])
+            vae.encode(rows, None if y is None else y[start : start + _BATCH_SIZE])
             for start, rows in zip(range(0, len(x), _BATCH_SIZE), x.split(_BATCH_SIZE), strict=True)
         ]
     z_loc, z_scale = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     return z_loc, z_scale
 
 
-def reconstruct(vae: VAE, x: Tensor, y: Tensor | None) -> Tensor:
+def reconstruct(vae: Trainable, x: Tensor, y: Tensor | None) -> Tensor:
     """Return `loc_img` for one draw of z a row, shape `(batch, data_dim)`, on the CPU."""
     with evaluating(vae), forked_rng(device_of(vae)):
         torch.manual_seed(_SEED)

@@ -16,6 +16,7 @@ from ..config import TrainingConfig
 from ..data import Images
 from ..evaluation import Evaluation, collapse_advice
 from ..run import write_whole
+from ..trainable import Trainable
 from ..vae import VAE
 from . import figures, generation
 
@@ -54,7 +55,7 @@ _templates = Environment(
 
 def write_report(  # noqa: PLR0917 - the parts of a run
     folder: Path,
-    vae: VAE,
+    vae: Trainable,
     images: Images,
     labels: Tensor | None,
     metrics: Sequence[EpochMetrics],
@@ -69,7 +70,8 @@ def write_report(  # noqa: PLR0917 - the parts of a run
 
     Args:
         folder: The run's folder; must exist.
-        vae: The model.
+        vae: The model. Of a Pyro program of a user's own there are no samples and traversals, reconstructions where an
+            observed site has a mean of the data's size, and the latent where it is one normal site.
         images: Test images, shape `(num_images, *data_shape)`, at least one; up to 2,000 of them are used. Data of
             another shape than `(height, width)` or `(1 or 3, height, width)` are shown as features.
         labels: Classes, shape `(num_images,)`. A conditional model needs them; otherwise they only set colours.
@@ -90,7 +92,7 @@ def write_report(  # noqa: PLR0917 - the parts of a run
     page = _templates.get_template("report.html.jinja").render(
         name=folder.name,
         description=_description(vae, config),
-        advice=_advice(evaluations, config),
+        advice=_advice(vae, evaluations, config),
         headline=_headline(vae, metrics, evaluations),
         evaluation=_evaluation_table(evaluations),
         evaluation_caption=_evaluation_caption(evaluations, config, _one(vae)),
@@ -111,7 +113,7 @@ class _Section:
 
 
 def _sections(
-    vae: VAE,
+    vae: Trainable,
     images: Images,
     labels: Tensor | None,
     metrics: Sequence[EpochMetrics],
@@ -123,34 +125,48 @@ def _sections(
     if (schedule := figures.schedule_figure(metrics)) is not None:
         yield _Section("schedule.png", "Schedule", "Learning rate and beta, where they changed."), schedule
     x, y = generation.some_of(vae, images, labels, _MAX_SHOWN)
-    z_loc, _ = generation.encode(vae, x, y)
-    traversals = generation.traverse(vae, z_loc, y, _TRAVERSED, _STEPS)
-    if figures.is_picture(vae.config.data_shape):
-        yield from _image_sections(vae, x, y, traversals, class_names)
-    else:
-        yield from _feature_sections(vae, x, y, traversals, class_names)
-    classes = None
-    if labels is not None:
-        classes = labels[generation.evenly_spaced(len(images), _MAX_SHOWN).to(labels.device)].cpu()
-    yield (
-        _Section("latent_map.png", "Latent space", f"Means of q(z|x) of {len(x):,} test observations."),
-        figures.latent_map_figure(z_loc, classes, class_names),
-    )
+    is_picture = figures.is_picture(vae.config.data_shape)
+    if vae.has_means:
+        yield _image_reconstructions(vae, x, y) if is_picture else _feature_reconstructions(vae, x, y)
+    if vae.num_units:
+        z_loc, _ = generation.encode(vae, x, y)
+        if isinstance(vae, VAE):
+            traversals = generation.traverse(vae, z_loc, y, _TRAVERSED, _STEPS)
+            sections = _image_sections if is_picture else _feature_sections
+            yield from sections(vae, x, traversals, class_names)
+        classes = None
+        if labels is not None:
+            classes = labels[generation.evenly_spaced(len(images), _MAX_SHOWN).to(labels.device)].cpu()
+        yield (
+            _Section("latent_map.png", "Latent space", f"Means of q(z|x) of {len(x):,} test observations."),
+            figures.latent_map_figure(z_loc, classes, class_names),
+        )
     name = "test" if "test" in evaluations else next(iter(evaluations), None)
     if name is not None and evaluations[name].kl_per_dim_nats:
-        caption = f"{_KL_CAPTIONS[vae.config.latent]} Mean over the {name} set."
+        latent = vae.config.latent if isinstance(vae, VAE) else "normal"
+        caption = f"{_KL_CAPTIONS[latent]} Mean over the {name} set."
         yield _Section("kl.png", "KL by dimension", caption), figures.kl_figure(evaluations[name])
 
 
+def _image_reconstructions(vae: Trainable, x: Tensor, y: Tensor | None) -> tuple[_Section, Figure]:
+    some, some_y = generation.some_of(vae, x, y, _RECONSTRUCTED)
+    return (
+        _Section("reconstructions.png", "Reconstructions", "Means of p(x|z), z drawn from q(z|x)."),
+        figures.image_reconstructions_figure(some, generation.reconstruct(vae, some, some_y), figures.GreyLevels(x)),
+    )
+
+
+def _feature_reconstructions(vae: Trainable, x: Tensor, y: Tensor | None) -> tuple[_Section, Figure]:
+    return (
+        _Section("reconstructions.png", "Reconstructions", "Features of the largest variance; z drawn from q(z|x)."),
+        figures.feature_reconstructions_figure(x, generation.reconstruct(vae, x, y)),
+    )
+
+
 def _image_sections(
-    vae: VAE, x: Tensor, y: Tensor | None, traversals: generation.Traversals, class_names: Sequence[str]
+    vae: VAE, x: Tensor, traversals: generation.Traversals, class_names: Sequence[str]
 ) -> Iterator[tuple[_Section, Figure]]:
     shape, levels = vae.config.data_shape, figures.GreyLevels(x)
-    some, some_y = generation.some_of(vae, x, y, _RECONSTRUCTED)
-    yield (
-        _Section("reconstructions.png", "Reconstructions", "Means of p(x|z), z drawn from q(z|x)."),
-        figures.image_reconstructions_figure(some, generation.reconstruct(vae, some, some_y), levels),
-    )
     samples = generation.sample_prior(vae, figures.GRID_COLUMNS, class_names)
     yield (
         _Section("samples.png", "Samples", "Means of p(x|z), z drawn from the prior."),
@@ -163,12 +179,8 @@ def _image_sections(
 
 
 def _feature_sections(
-    vae: VAE, x: Tensor, y: Tensor | None, traversals: generation.Traversals, class_names: Sequence[str]
+    vae: VAE, x: Tensor, traversals: generation.Traversals, class_names: Sequence[str]
 ) -> Iterator[tuple[_Section, Figure]]:
-    yield (
-        _Section("reconstructions.png", "Reconstructions", "Features of the largest variance; z drawn from q(z|x)."),
-        figures.feature_reconstructions_figure(x, generation.reconstruct(vae, x, y)),
-    )
     yield (
         _Section("samples.png", "Samples", "Test data, and draws from p(x|z) with z drawn from the prior."),
         figures.feature_samples_figure(x, generation.sample_prior(vae, _FEATURE_SAMPLES, class_names)),
@@ -183,28 +195,23 @@ def _feature_sections(
 # The text and numbers of the page.
 
 
-def _one(vae: VAE) -> str:
+def _one(vae: Trainable) -> str:
     """Return the name of one observation."""
     return "an image" if figures.is_picture(vae.config.data_shape) else "a row"
 
 
-def _description(vae: VAE, config: RunConfig | None) -> str:
-    model = vae.config
-    sizes = "–".join(map(str, (model.data_dim, model.hidden_dim, *model.z_dims)))
-    latent = f"mixture of {model.components}" if model.latent == "mixture" else f"{model.latent} latent"
-    classes = f", conditional on {model.num_classes} classes" if model.num_classes else ""
-    trained_on = "" if config is None else f", trained on {config.dataset.name}"
-    return f"{model.architecture_name} VAE {sizes}, {model.likelihood} likelihood, {latent}{classes}{trained_on}"
+def _description(vae: Trainable, config: RunConfig | None) -> str:
+    return vae.summary + ("" if config is None else f", trained on {config.dataset.name}")
 
 
-def _advice(evaluations: Mapping[str, Evaluation], config: RunConfig | None) -> str | None:
+def _advice(vae: Trainable, evaluations: Mapping[str, Evaluation], config: RunConfig | None) -> str | None:
     if "test" not in evaluations:
         return None
-    return collapse_advice(evaluations["test"], TrainingConfig() if config is None else config.training)
+    return collapse_advice(evaluations["test"], TrainingConfig() if config is None else config.training, vae.config)
 
 
 def _headline(
-    vae: VAE, metrics: Sequence[EpochMetrics], evaluations: Mapping[str, Evaluation]
+    vae: Trainable, metrics: Sequence[EpochMetrics], evaluations: Mapping[str, Evaluation]
 ) -> list[tuple[str, str, str]]:
     """Return the main results: name, value, unit."""
     test, last, unit = evaluations.get("test"), metrics[-1], f"nats {_one(vae)}"
@@ -212,10 +219,11 @@ def _headline(
     if test is not None:
         if test.iw_bound_nats is not None:
             found.append((f"log p(x), k = {test.iw_particles:,}", _nats(test.iw_bound_nats), unit))
-        found.append(("Active units", f"{test.active_units}", f"of {vae.config.z_dim}"))
+        if vae.num_units:
+            found.append(("Active units", f"{test.active_units}", f"of {vae.num_units}"))
     seconds = sum(line.epoch_seconds for line in metrics)
     found.append(("Epochs", f"{last.epoch}", f"{_duration(seconds)} of steps"))
-    found.append(("Parameters", f"{sum(each.numel() for each in vae.parameters()):,}", "weights and biases"))
+    found.append(("Parameters", f"{sum(each.numel() for each in vae.fitted()):,}", "weights and biases"))
     return found
 
 
@@ -235,7 +243,7 @@ def _evaluation_table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
         cells = [name, size, _nats(each.elbo_nats), median, _nats(each.reconstruction_nats), _nats(each.kl_nats)]
         if bounded:
             cells.append("–" if each.iw_bound_nats is None else _nats(each.iw_bound_nats))
-        cells.append(f"{each.active_units}" + (f" of {len(each.kl_per_dim_nats)}" if each.kl_per_dim_nats else ""))
+        cells.append(f"{each.active_units} of {len(each.kl_per_dim_nats)}" if each.kl_per_dim_nats else "–")
         rows.append(cells)
     return rows
 
@@ -262,7 +270,7 @@ def _evaluation_caption(evaluations: Mapping[str, Evaluation], config: RunConfig
     return " ".join(said)
 
 
-def _configuration(vae: VAE, config: RunConfig | None) -> dict[str, dict[str, str]]:
+def _configuration(vae: Trainable, config: RunConfig | None) -> dict[str, dict[str, str]]:
     """Return the options as text, by section and name."""
     content: dict[str, Any] = (
         {"model": dataclasses.asdict(vae.config)} if config is None else dataclasses.asdict(config)
