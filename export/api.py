@@ -9,6 +9,7 @@ from edgevae.train.program import ProgramReport, check_program
 from .bundle_writer import FORMATS, Format, export_bundle, export_program
 from .card import renew_card
 from .errors import ExportError, GraphError, PrecisionError, StateDictError, VerificationError
+from .exportable import latent_space_id
 from .precision import LIMITS_NATS
 from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
@@ -16,7 +17,6 @@ from .reference import make_reference
 from .sign import SigningKey
 from .source import Source, source_of_program
 from .state_dict import REFERENCE_NAMES, reference_vae
-from .trained_vae import latent_space_id
 from .weights import Weights, read_weights
 from .wheel import build_wheel
 

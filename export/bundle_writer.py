@@ -32,11 +32,11 @@ from edgevae import (
 )
 from edgevae.train import TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
+from edgevae.train.programs import Program
 from edgevae.verify import rounding_names
 
 from .card import write_card, write_site_card
 from .errors import ExportError, GraphError, VerificationError
-from .exportable import Program
 from .files import bundle_folder
 from .opening import open_program
 from .precision import add_precisions

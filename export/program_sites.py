@@ -24,9 +24,10 @@ from edgevae import (
 from edgevae.program_spec import PRIOR
 from edgevae.train.elbo import slices
 from edgevae.train.program import Draw, Function, PyroProgram, RunName, derive
+from edgevae.train.programs import Program
 
 from .errors import GraphError
-from .exportable import Exportable, Program
+from .exportable import Exportable
 from .program_vae import Adapted, Taken
 
 _ROWS_AT_ONCE = 1024
@@ -63,6 +64,7 @@ class SiteProgram(Exportable):
         self._functions: dict[GraphName, Function] = {
             name: function for name, function in derive(self.program).items() if name in _GRAPHS
         }
+        self._program_spec = self._spec()
         rows = next(iter(self.program.example.values()))
         latents = [site for site in self.program.sites if site.role == "latent"]
         super().__init__(
@@ -77,7 +79,7 @@ class SiteProgram(Exportable):
                 num_components=0,
                 unit_interval=False,
                 has_draws="observation" in self._functions,
-                program=self._spec(),
+                program=self._program_spec,
             )
         )
 
@@ -128,9 +130,8 @@ class SiteProgram(Exportable):
     @functools.cached_property
     def programs(self) -> Mapping[GraphName, Program]:
         """The functions, by name."""
-        assert self.spec.program is not None  # noqa: S101 - see __init__
-        shapes = self.spec.program.tensors()
-        dtypes = {argument.name: argument.dtype for argument in self.spec.program.arguments}
+        shapes = self._program_spec.tensors()
+        dtypes = {argument.name: argument.dtype for argument in self._program_spec.arguments}
 
         def described(names: Sequence[str], *, inputs: bool) -> tuple[TensorSpec, ...]:
             return tuple(

@@ -1,7 +1,7 @@
-"""A Pyro program as a VAE: the functions of a bundle, derived from its model and guide.
+"""A Pyro program of a user's own as a VAE: the functions of a bundle, derived from its model and guide.
 
-A VAE has normal latents, of which the decoder takes the first, and one observed site, the data, beside which it may
-take labels: whatever the networks are, the prior, the likelihood, and the names. Others go by `program_sites`.
+Such a program has one normal latent and one observed site, the data, beside which it may take labels: whatever the
+networks are, the prior, the likelihood, and the names. Others go by `program_sites`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgevae import GraphName, ModelSpec, TensorSpec, level_names, signatures, tensor
+from edgevae import GraphName, ModelSpec, TensorSpec, signatures, tensor
 from edgevae.train import Images
 from edgevae.train.elbo import slices
 from edgevae.train.program import TERMS, Draw, Function, PyroProgram, RunName, Site, TracedRun
+from edgevae.train.programs import Program, uniform_of
 
 from .errors import GraphError, NotAVAEError
-from .exportable import Exportable, Program
-
-FloatArray = NDArray[np.float32]
-
-GRID = 16
-"""The noise of observations is rounded to sixteenths, which compress well."""
+from .exportable import ExportableVAE, FloatArray, as_tensor, away_from_steps
 
 _ROWS_AT_ONCE = 1024
 _SEED = 0
-_MARGIN = 1e-4  # distance of the noise of observations from the steps of a discrete draw
 _UNIT_INTERVAL = ("Bernoulli", "ContinuousBernoulli", "Beta")
 _BUNDLES = "a VAE has one normal latent and one observed site"
 
 
-class ProgramVAE(Exportable):
+class ProgramVAE(ExportableVAE):
     """A Pyro program as a VAE with the names and shapes of a bundle.
 
     Args:
@@ -58,42 +52,30 @@ class ProgramVAE(Exportable):
     """
 
     def __init__(self, program: PyroProgram, *, data_shape: tuple[int, ...] | None = None, name: str = "") -> None:
-        latent, observed = _sites_of(program)
-        self._set_up(program, (latent.name,), observed)
-        rows = program.example[self._data]
+        self.program = program
+        self._latent, self._observed = _sites_of(self.program)
+        self._data, self._label = self._arguments()
+        rows = self.program.example[self._data]
         shape = data_shape or tuple(rows.shape[1:]) or (1,)
         if math.prod(shape) != math.prod(rows.shape[1:]):
             raise GraphError(f"the program takes observations of shape {tuple(rows.shape[1:])}, got data shape {shape}")
         self.samples = rows.reshape(-1, *shape)
         self.labels, num_classes = self._classes()
+        self._functions = self._derive()
         super().__init__(
             ModelSpec(
                 architecture=name or program.name,
-                likelihood=observed.distribution,
-                latent="normal" if self._is_standard_normal() else "program",
+                likelihood=self._observed.distribution,
+                latent="program" if "prior" in self._functions else "normal",
                 data_shape=shape,
-                z_dims=(math.prod(latent.row_shape),),
+                z_dims=(math.prod(self._latent.row_shape),),
                 hidden_dim=0,
                 num_classes=num_classes,
                 num_components=0,
-                unit_interval=observed.distribution in _UNIT_INTERVAL,
-                has_draws=self._has_draws(),
+                unit_interval=self._observed.distribution in _UNIT_INTERVAL,
+                has_draws="observation" in self._functions,
             )
         )
-
-    def _set_up(
-        self, program: PyroProgram, levels: tuple[str, ...], observed: Site, component: str | None = None
-    ) -> None:
-        """Say which sites are which.
-
-        Args:
-            program: The program.
-            levels: Names of the latents, that of z first.
-            observed: The observed site.
-            component: Name of the discrete site that chooses a component of the prior.
-        """
-        self.program, self._levels, self._observed, self._component = program, levels, observed, component
-        self._data, self._label = self._arguments()
 
     @property
     def notes(self) -> list[str]:
@@ -158,25 +140,9 @@ class ProgramVAE(Exportable):
             f"{rows.dtype} of shape {tuple(rows.shape)}; {_BUNDLES}"
         )
 
-    def _has_draws(self) -> bool:
-        """Whether an observation is drawn from as much noise as it has values."""
-        name = self._observed.name
-        noise = [draw for draw in self.program.draws["posterior"] if draw.site == name]
-        return f"{name}.draw" in self._posterior.outputs and len(noise) == 1
-
-    def _is_standard_normal(self) -> bool:
-        """Whether the prior is N(0, 1) for all arguments."""
-        (z,), values = self._levels, self._prior.values
-        noise = [each.name for each in self.program.draws["prior"] if each.site == z]
-        if noise != [f"{z}.noise"] or self._prior.function([], [z]).read - {*noise}:
-            return False
-        loc, scale = values.get(f"{z}.loc"), values.get(f"{z}.scale")
-        return loc is not None and scale is not None and bool((loc == 0).all()) and bool((scale == 1).all())
-
-    @functools.cached_property
-    def _functions(self) -> dict[GraphName, Function]:
-        """The program's functions, under its own names."""
-        z, obs = self._levels[0], self._observed.name
+    def _derive(self) -> dict[GraphName, Function]:
+        """Return the program's functions, under its own names."""
+        z, obs = self._latent.name, self._observed.name
         mean, draw = f"{obs}.mean", f"{obs}.draw"
         outputs = self._posterior.outputs
         if mean not in outputs:
@@ -184,27 +150,32 @@ class ProgramVAE(Exportable):
                 f"site {obs!r} has no mean, its distribution is {self._observed.distribution}; observe a distribution "
                 f"that has one. {_BUNDLES}"
             )
-        heads = [f"{level}.{parameter}" for level in self._levels for parameter in ("loc", "scale")]
-        computed = [site.name for site in self.program.sites if site.role == "deterministic" and site.auxiliary]
+        heads = [f"{z}.loc", f"{z}.scale"]
         parameters = [f"{obs}.{name}" for name in self._observed.parameters]
-        given = [name for name in (z, *heads[:2], mean, *parameters) if name in self._densities.outputs]
+        given = [name for name in (z, *heads, mean, *parameters) if name in self._densities.outputs]
         functions: dict[GraphName, Function] = {
-            "encoder": self._posterior.function([], [*heads, *computed] if self._component else heads),
+            "encoder": self._posterior.function([], heads),
             "elbo": self._densities.function(given, TERMS),
             "reconstruct": self._posterior.function([], [mean]),
         }
-        if self._has_draws():
+        noise = [each for each in self.program.draws["posterior"] if each.site == obs]
+        if draw in outputs and len(noise) == 1:
             functions["observation"] = self._posterior.function([mean, *parameters], [draw])
         needed = {name for function in functions.values() for name in function.inputs}
         rest = [name for name in parameters if name in needed and outputs[name] is not outputs[mean]]
         functions["decoder"] = self._posterior.function([z], [mean, *rest])
-        if self.spec.latent == "normal":
-            return functions
-        if self._component:
-            functions["prior"] = self._prior.function([self._component], [z, f"{self._component}.probs"])
-        else:
-            functions["prior"] = self._prior.function([], [z])
+        prior = self._prior.function([], [z])
+        if not self._is_standard_normal(prior):
+            functions["prior"] = prior
         return functions
+
+    def _is_standard_normal(self, prior: Function) -> bool:
+        z, values = self._latent.name, self._prior.values
+        noise = [each.name for each in self.program.draws["prior"] if each.site == z]
+        loc, scale = values.get(f"{z}.loc"), values.get(f"{z}.scale")
+        if noise != [f"{z}.noise"] or prior.read - {*noise}:
+            return False
+        return loc is not None and scale is not None and bool((loc == 0).all()) and bool((scale == 1).all())
 
     # As a bundle
 
@@ -224,10 +195,16 @@ class ProgramVAE(Exportable):
 
     def _bundle_name(self, name: str) -> str:
         """Return what a bundle calls a tensor of the program."""
-        obs = self._observed.name
-        names = {self._data: "x", f"{obs}.mean": "loc_img", f"{obs}.noise": "eps_obs"}
-        for part, given in {"": "z", ".loc": "z_loc", ".scale": "z_scale", ".noise": "eps"}.items():
-            names |= zip((f"{z}{part}" for z in self._levels), level_names(given, len(self._levels)), strict=True)
+        z, obs = self._latent.name, self._observed.name
+        names = {
+            self._data: "x",
+            z: "z",
+            f"{z}.loc": "z_loc",
+            f"{z}.scale": "z_scale",
+            f"{z}.noise": "eps",
+            f"{obs}.mean": "loc_img",
+            f"{obs}.noise": "eps_obs",
+        }
         if self._label is not None:
             names[self._label] = "y"
         return names.get(name) or name.removeprefix(f"{obs}.")
@@ -290,77 +267,52 @@ class ProgramVAE(Exportable):
 
     @torch.no_grad()
     def outputs(self, x: Tensor, y: Tensor | None, eps: list[Tensor], eps_obs: Tensor) -> dict[str, Tensor]:
-        """Return inputs and outputs of all functions by name, as runs of the program give them.
-
-        Args:
-            x: Observations, shape `(batch, data_dim)`.
-            y: Labels, shape `(batch,)`, for a conditional model.
-            eps: Standard normal noise of each level, shape `(batch, size)`, that of z first.
-            eps_obs: Standard normal noise of the observations, shape `(batch, data_dim)`. Values at which rounding
-                would change a draw may come back moved.
-        """
+        """Return inputs and outputs of all functions by name, as runs of the program give them."""
         given, run = self._given(x, y), self.program.run_of_densities
         if self.spec.has_draws:
-            eps_obs = self._away_from_steps(self._named(self._run("posterior", given, eps, eps_obs)), eps_obs)
-        found = self._run("posterior", given, eps, eps_obs)
-        terms = found if run == "posterior" else self._run(run, given, eps, eps_obs)
-        tensors = {"x": x, "eps_obs": eps_obs, **self._named(found), **{name: terms[name] for name in TERMS}}
-        tensors.update(zip(level_names("eps", len(eps)), eps, strict=True))
+            decoded = self._run("posterior", given, eps[0], eps_obs)
+            eps_obs = self._moved_from_steps(decoded, eps_obs)
+        found = self._run("posterior", given, eps[0], eps_obs)
+        terms = found if run == "posterior" else self._run(run, given, eps[0], eps_obs)
+        tensors = {name: value for name, value in self._named(found).items() if value is not None}
+        tensors |= {"x": x, "eps": eps[0], "eps_obs": eps_obs, **{name: terms[name] for name in TERMS}}
         if self.spec.has_draws:
             tensors["obs"] = found[f"{self._observed.name}.draw"].flatten(1).float()
-        if "prior" in self.programs:
-            prior = self._run("prior", given, eps, eps_obs)
-            tensors["z_prior"] = prior[self._levels[0]].flatten(1)
-            if self._component:
-                tensors |= {
-                    "component": prior[self._component],
-                    "prior_probs": prior[f"{self._component}.probs"],
-                }
+        if self.spec.latent == "program":
+            tensors["z_prior"] = self._run("prior", given, eps[0], eps_obs)[self._latent.name].flatten(1)
         return tensors if y is None else {**tensors, "y": y}
 
     def _named(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what encoder and decoder give, and z, under a bundle's names and in its shapes."""
-        encoded = (self._levels[0], *self._functions["encoder"].outputs)
-        named = {self._bundle_name(name): found[name].flatten(1) for name in encoded}
+        z = self._latent.name
+        named = {self._bundle_name(name): found[name].flatten(1) for name in (z, f"{z}.loc", f"{z}.scale")}
         for name in self._functions["decoder"].outputs:
             named[self._bundle_name(name)] = found[name].reshape(len(found[name]), *self._row_shape(name))
         return named
 
-    def _run(
-        self, run: RunName, given: Mapping[str, Tensor], eps: Sequence[Tensor], eps_obs: Tensor
-    ) -> Mapping[str, Tensor]:
+    def _run(self, run: RunName, given: Mapping[str, Tensor], eps: Tensor, eps_obs: Tensor) -> Mapping[str, Tensor]:
         noise = {draw.name: self._noise_of(draw, eps, eps_obs) for draw in self.program.draws[run]}
         return self.program.compute(run, given, noise)
 
-    def _noise_of(self, draw: Draw, eps: Sequence[Tensor], eps_obs: Tensor) -> Tensor:
-        """Return the program's noise for that of a bundle; components take turns."""
-        batch = len(eps_obs)
-        shape = (batch, *draw.layout.row_shape)
-        if draw.site in self._levels:
-            return eps[self._levels.index(draw.site)].reshape(shape)
+    def _noise_of(self, draw: Draw, eps: Tensor, eps_obs: Tensor) -> Tensor:
+        """Return the program's noise for that of a bundle."""
+        shape = (len(eps), *draw.layout.row_shape)
+        if draw.site == self._latent.name:
+            return eps.reshape(shape)
         if draw.site == self._observed.name and math.prod(shape) == eps_obs.numel():
             return (uniform_of(eps_obs) if draw.kind == "uniform" else eps_obs).reshape(shape)
-        if draw.site == self._component:
-            probs = torch.as_tensor(self.component_probs)
-            middles = probs.cumsum(0) - probs / 2  # of each component's part of [0, 1]
-            return middles[torch.arange(batch) % len(probs)].reshape(shape)
         return torch.full(shape, 0.5)  # of an observation that the bundle does not draw
 
-    def _away_from_steps(self, parameters: Mapping[str, Tensor], eps: Tensor) -> Tensor:
-        """Move the noise of a discrete draw away from its steps, where the result would depend on rounding."""
+    def _moved_from_steps(self, found: Mapping[str, Tensor], eps_obs: Tensor) -> Tensor:
         observation = self.programs["observation"]
+        parameters = self._named(found)
 
-        def draw(eps_obs: Tensor) -> Tensor:
-            given = {**parameters, "eps_obs": eps_obs}
-            drawn: Tensor = observation.module(*(given[spec.name] for spec in observation.signature.inputs))
-            return drawn
+        def draw(eps: Tensor) -> Tensor:
+            given = {**parameters, "eps_obs": eps}
+            obs: Tensor = observation.module(*(given[spec.name] for spec in observation.signature.inputs))
+            return obs
 
-        for _ in range(GRID):
-            stays = draw(eps - _MARGIN) == draw(eps + _MARGIN)
-            if stays.float().mean() < 0.5:  # the distribution is continuous
-                break
-            eps = torch.where(stays, eps, eps + 1 / GRID)
-        return eps
+        return away_from_steps(draw, eps_obs)
 
     def _given(self, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         """Return the program's arguments for observations and labels."""
@@ -371,51 +323,19 @@ class ProgramVAE(Exportable):
             given[self._label] = y.to(like.dtype) if like.ndim == 1 else _one_hot(y, like.shape[1], like.dtype)
         return given
 
-    # What the card's pictures need, as a loaded bundle has it
+    # The card's pictures
 
-    @functools.cached_property
+    @property
     def component_probs(self) -> FloatArray:
-        """p(c) of a mixture's components, shape `(components,)`; empty for other latents."""
-        if self._component is None:
-            return np.zeros(0, np.float32)
-        probs: FloatArray = self._prior.values[f"{self._component}.probs"][0].numpy()
-        return probs
+        """Empty: the latent is no mixture."""
+        return np.zeros(0, np.float32)
 
-    @torch.no_grad()
-    def generate(self, n: int, seed: int, *, y: Any = None, component: Any = None) -> FloatArray:
+    def generate(self, n: int, seed: int, *, y: Any = None, component: Any = None) -> FloatArray:  # noqa: ARG002 - there are none
         """Return the means for `n` draws of the prior, those of `Model.generate` from the same seed."""
-        generator = torch.Generator().manual_seed(seed)
-        given: dict[str, Tensor] = {}
-        if self._component:
-            below = torch.as_tensor(self.component_probs).cumsum(0)[:-1]
-            drawn = torch.rand(n, generator=generator) if component is None else None
-            given["component"] = _tensor(component) if drawn is None else torch.searchsorted(below, drawn, right=True)
-        names = level_names("eps", len(self._levels))
-        for name, size in reversed(list(zip(names, self.spec.z_dims, strict=True))):  # the highest is drawn first
-            given[name] = torch.randn((n, size), generator=generator)
-        if (prior := self.programs.get("prior")) is None:
-            return self.decode(given["eps"], y=y)
-        z = prior.module(*(given[spec.name] for spec in prior.signature.inputs))
-        return self.decode(z[0] if isinstance(z, tuple) else z, y=y)
-
-    @torch.no_grad()
-    def decode(self, z: Any, *, y: Any = None) -> FloatArray:
-        """Return the observations' means for latents, shape `(count, data_dim)`."""
-        outputs = self.programs["decoder"].module(_tensor(z), *([] if y is None else [_tensor(y)]))
-        loc_img: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-        return loc_img.numpy()
-
-
-def _tensor(array: Any) -> Tensor:
-    """Return an array or a tensor as a tensor; latents lose their class."""
-    return array if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
-
-
-def uniform_of(eps: Tensor) -> Tensor:
-    """Return uniform noise inside of (0, 1) for standard normal noise: Φ(eps)."""
-    uniform = 0.5 * (1 + torch.erf(eps * math.sqrt(0.5)))
-    margin = torch.finfo(eps.dtype).eps / 2
-    return uniform.clamp(margin, 1 - margin)  # at 0 and 1, to which rounding may lead, the inverse is infinite
+        eps = torch.randn((n, self.spec.z_dim), generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            z = self.programs["prior"].module(eps) if self.spec.latent == "program" else eps
+        return self.decode(z, y=None if y is None else as_tensor(y))
 
 
 _Kind = Literal["values", "one-hot", "uniform", "rows"]

@@ -17,11 +17,9 @@ from edgevae.train.elbo import NUM_OUTLIERS, lowest
 from edgevae.verify import ELBO_ROUNDING, KL_ROUNDING, SAMPLE, rounding_name
 
 from .errors import ExportError
-from .exportable import Exportable
+from .exportable import GRID, Exportable, ExportableVAE, exportable
 from .program_sites import SiteProgram
-from .program_vae import GRID, ProgramVAE
 from .torch_formats import TorchGraph
-from .trained_vae import exportable
 
 _ROWS = max(BATCH_SIZES)
 _OUTLIERS = NUM_OUTLIERS
@@ -34,7 +32,7 @@ _MOVE = 2.0**-20  # eight times float32's precision: less may vanish where few t
 
 
 def make_reference(
-    model: VAE | ProgramVAE,
+    model: VAE | ExportableVAE,
     samples: Tensor,
     labels: Tensor | None = None,
     outliers: Tensor | None = None,
@@ -127,7 +125,7 @@ def _others(samples: Tensor, labels: Tensor | None, outliers: Tensor) -> tuple[T
     return samples[~same], None if labels is None else labels[~same]
 
 
-def _lowest(model: ProgramVAE, samples: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _lowest(model: ExportableVAE, samples: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return the samples with the lowest ELBO, and their labels."""
     rows = lowest(model.elbo_of_each(samples, labels), _OUTLIERS)
     return samples[rows], None if labels is None else labels[rows]
@@ -138,7 +136,7 @@ def _taken(rows: Tensor, count: int) -> Tensor:
     return rows[torch.arange(count) % len(rows)]
 
 
-def _outputs(model: ProgramVAE, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+def _outputs(model: ExportableVAE, x: Tensor, y: Tensor | None) -> dict[str, Tensor]:
     """Return the inputs of all graphs, and Pyro's outputs for them."""
     generator = torch.Generator().manual_seed(_SEED)
     eps = [torch.randn((_ROWS, size), generator=generator) for size in model.spec.z_dims]

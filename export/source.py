@@ -21,12 +21,12 @@ from edgevae.train.fitting import FINAL_PARTICLES
 from edgevae.train.run import NUM_SAMPLES
 
 from .errors import ExportError
+from .exportable import ExportableVAE, exportable
 from .opening import open_program
 from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
 from .reference import make_reference, make_site_reference
 from .state_dict import reference_vae
-from .trained_vae import exportable
 from .weights import Weights
 
 _PRIOR_DRAWS = 254
@@ -59,7 +59,7 @@ class Source:
     """
 
     name: str
-    vae: VAE | ProgramVAE
+    vae: VAE | ExportableVAE
     samples: Tensor
     samples_note: str
     dataset: DatasetSpec | None
@@ -75,7 +75,7 @@ class Source:
     collapse_advice: str = ""
 
     @functools.cached_property
-    def model(self) -> ProgramVAE:
+    def model(self) -> ExportableVAE:
         """The model as the export sees it."""
         return exportable(self.vae)
 
@@ -303,7 +303,7 @@ def dataset_of(data: DataConfig, *, labels: bool = False) -> Dataset[Images]:
     return Dataset[Images](data.name, rows, rows, source.labels, source.labels, preprocessing=rows.preprocessing)
 
 
-def _measured(model: VAE | ProgramVAE, dataset: Dataset[Images]) -> DatasetSpec:
+def _measured(model: VAE | ExportableVAE, dataset: Dataset[Images]) -> DatasetSpec:
     """Return the ELBO of the test images: its mean and its quantiles."""
     elbos = exportable(model).elbo_of_each(dataset.test, dataset.test_labels, FINAL_PARTICLES)
     return _spec_of(elbos, dataset.name, dataset.test)

@@ -10,13 +10,11 @@ from torch.export import ExportedProgram
 
 from edgevae import MODEL_PROPERTY, ModelSpec
 from edgevae.train.conversion import convert
+from edgevae.train.programs import Program
 
 from .errors import GraphError
-from .exportable import Program
 from .lint import lint_onnx
 from .rewrites import rewrite_graph
-
-_OWNER = re.compile(r"function\.program\.owners\.\d+\.")  # where a derived function has the user's module
 
 
 def to_onnx(
@@ -43,7 +41,6 @@ def to_onnx(
         raise GraphError(f"{name} cannot be exported to ONNX opset {opset}, only to {written}; give --opset {written}")
     model.graph.name = name
     _name_batch_axis(model)
-    _name_weights(model)
     _strip_metadata(model)
     onnx.helper.set_model_props(model, {MODEL_PROPERTY: spec.encode()})
     lint_onnx(name, model)
@@ -66,18 +63,6 @@ def _name_batch_axis(model: onnx.ModelProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", dim.dim_param)
-
-
-def _name_weights(model: onnx.ModelProto) -> None:
-    """Call weights as the user's module does, unless two of them would have the same name."""
-    names = {weight.name: _OWNER.sub("", weight.name) for weight in model.graph.initializer}
-    if len(set(names.values())) < len(names):
-        return
-    for weight in model.graph.initializer:
-        weight.name = names[weight.name]
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = names.get(name, name)
 
 
 def _strip_metadata(model: onnx.ModelProto) -> None:

@@ -19,9 +19,8 @@ from torch.jit._trace import TracerWarning
 
 from edgevae import Bundle, GraphName, Report, RunnableGraph, TensorSpec, verify_graphs
 from edgevae.train import TraceError
+from edgevae.train.programs import Program
 from edgevae.train.tracing import last_line, line_of_script_error, symbolic_lengths
-
-from .exportable import Program
 
 TORCH_PROGRAMS: tuple[GraphName, ...] = ("encoder", "decoder")
 """The programs that are written for PyTorch."""

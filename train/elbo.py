@@ -16,6 +16,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
+from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Normal as NormalDistribution
@@ -24,7 +25,7 @@ from torch.nn import functional
 from .data import Images
 from .device import choose_mkl_kernels, forked_rng
 from .errors import ConfigError
-from .latents import COMPONENT_SITE, Hierarchical, Latent, Mixture, kl_to_standard_normal, site_names
+from .latents import COMPONENT_SITE, LATENT_SITE, Hierarchical, Latent, Mixture, kl_to_standard_normal, site_names
 from .likelihoods import Bernoulli, Likelihood
 from .networks import check_label_values
 from .objective import objective_of
@@ -80,14 +81,18 @@ class GivenNoise(Messenger):
 
     Args:
         eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
+        z: The value of z in place of its noise.
     """
 
-    def __init__(self, eps: Sequence[Tensor]) -> None:
+    def __init__(self, eps: Sequence[Tensor], z: Tensor | None = None) -> None:
         super().__init__()
         self._eps = dict(zip(site_names(len(eps)), eps, strict=True))
+        self._z = z
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self._eps:
+        if msg["name"] == LATENT_SITE and self._z is not None:
+            msg["value"], msg["done"] = self._z, True
+        elif msg["name"] in self._eps:
             normal = msg["fn"].base_dist
             msg["value"] = normal.loc + normal.scale * self._eps[msg["name"]]
             msg["done"] = True
@@ -105,21 +110,18 @@ def elbo_terms(vae: VAE, x: Tensor, eps: Sequence[Tensor], y: Tensor | None = No
     # The user's own networks may register parameters with Pyro.
     with pyro.get_param_store().scope(), pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered", category=UserWarning)  # NaN is the caller's to handle
-        guide, model = _traces(vae.sample_posterior, objective_of(vae, registered=False)[0], eps, x, y)
+        guide = poutine.trace(GivenNoise(eps)(vae.sample_posterior)).get_trace(x, y)
+        model = _replayed(objective_of(vae, registered=False)[0], guide, x, y)
     latents = _terms(guide, model, len(eps))
     return dataclasses.replace(latents, log_px_z=model.nodes["obs"]["log_prob"])
 
 
-def _traces(
-    guide: Callable[..., Any], model: Callable[..., Any], eps: Sequence[Tensor], *arguments: Any
-) -> tuple[Any, Any]:
-    """Return the traces of guide and model for given noise, with log-probabilities; a mixture's model is enumerated."""
-    traced = poutine.trace(GivenNoise(eps)(guide)).get_trace(*arguments)
-    enumerated = poutine.enum(model, first_available_dim=-2)
-    replayed = poutine.trace(poutine.replay(enumerated, traced)).get_trace(*arguments)
-    traced.compute_log_prob()
-    replayed.compute_log_prob()
-    return traced, replayed
+def _replayed(model: Callable[..., Any], guide: Any, *arguments: Any) -> Any:
+    """Return the model's trace for the latents of the guide's, both with log-probabilities; a mixture is enumerated."""
+    trace = poutine.trace(poutine.replay(poutine.enum(model, first_available_dim=-2), guide)).get_trace(*arguments)
+    guide.compute_log_prob()
+    trace.compute_log_prob()
+    return trace
 
 
 def _terms(guide: Any, model: Any, num_levels: int) -> ElboTerms:
@@ -139,18 +141,31 @@ def _terms(guide: Any, model: Any, num_levels: int) -> ElboTerms:
     )
 
 
-def _latents(latent: Latent, z_loc: Tensor, z_scale: Tensor, eps: Sequence[Tensor]) -> ElboTerms:
-    """Return the latents' terms from what the encoder gave; log_px_z is 0."""
+def guide_trace(latent: Latent, z_loc: Tensor, z_scale: Tensor, eps: Sequence[Tensor], z: Tensor | None = None) -> Any:
+    """Return Pyro's trace of q(z|x) from what the encoder gave.
 
-    def guide() -> None:
-        with latent.plate("data", len(z_loc)):
-            latent.sample_posterior(z_loc, z_scale)
+    Args:
+        latent: The latent.
+        z_loc: Means, shape `(batch, z_dim)`.
+        z_scale: Standard deviations, of the same shape.
+        eps: Noise of each level, shape `(batch, size of the level)`, that of z first.
+        z: A value of z in place of its noise.
+    """
+    with IndepMessenger("data", len(z_loc)):
+        return poutine.trace(GivenNoise(eps, z)(latent.sample_posterior)).get_trace(z_loc, z_scale)
+
+
+def latent_terms(
+    latent: Latent, z_loc: Tensor, z_scale: Tensor, eps: Sequence[Tensor], z: Tensor | None = None
+) -> ElboTerms:
+    """Return the latents' terms from what the encoder gave, for the arguments of `guide_trace`; log_px_z is 0."""
 
     def model() -> None:
-        with latent.plate("data", len(z_loc)):
+        with IndepMessenger("data", len(z_loc)):
             latent.sample_prior(z_loc)
 
-    return _terms(*_traces(guide, config_enumerate(model) if latent.enumerated else model, eps), len(eps))
+    guide = guide_trace(latent, z_loc, z_scale, eps, z)
+    return _terms(guide, _replayed(config_enumerate(model) if latent.enumerated else model, guide), len(eps))
 
 
 def draw_prior(latent: Latent, eps: Sequence[Tensor], component: Tensor | None = None) -> Tensor:
@@ -162,7 +177,7 @@ def draw_prior(latent: Latent, eps: Sequence[Tensor], component: Tensor | None =
         component: Component of each row, integers of shape `(batch,)`, for a mixture.
     """
     given = {} if component is None else {COMPONENT_SITE: component}
-    with latent.plate("data", len(eps[0])):
+    with IndepMessenger("data", len(eps[0])):
         z: Tensor = GivenNoise(eps)(poutine.condition(latent.sample_prior, data=given))(eps[0])
     return z
 
@@ -401,7 +416,7 @@ def log_weights(vae: VAE, x: Tensor, y: Tensor | None, q_z: tuple[Tensor, Tensor
     """
     count, batch, _ = eps[0].shape
     z_loc, z_scale = (each.repeat(count, 1) for each in q_z)
-    latents = _latents(vae.latent, z_loc, z_scale, [noise.flatten(0, 1) for noise in eps])
+    latents = latent_terms(vae.latent, z_loc, z_scale, [noise.flatten(0, 1) for noise in eps])
     outputs = vae.decoder.outputs_at(latents.z[0], None if y is None else y.repeat(count))
     log_px_z = _log_px_z(vae.decoder.likelihood, outputs.unflatten(0, (count, batch)), x)
     return log_px_z + (latents.log_pz - latents.log_qz_x).unflatten(0, (count, batch))

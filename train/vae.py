@@ -20,11 +20,11 @@ from .config import ModelConfig, TrainingConfig
 from .device import forked_rng
 from .elbo import RowTerms, elbo_terms, evaluating, kl_of_dims, log_weights
 from .errors import ConfigError
-from .export_check import check_exportable
 from .latents import LATENTS
 from .likelihoods import LIKELIHOODS
 from .networks import check_networks, make_networks
 from .objective import ScaleLatent, is_latent, objective_of
+from .programs import check_exportable
 from .trainable import Trainable
 
 

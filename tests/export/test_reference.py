@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from edgevae import Bundle, GraphName, Reference, RunnableGraph, load, verify_graphs
 from edgevae.export import ExportError, Source, export_bundle, make_reference
 from edgevae.export.torch_formats import TorchGraph
-from edgevae.export.trained_vae import exportable
 from edgevae.train import VAE, Dataset, ModelConfig, Trainer, TrainingConfig, load_dataset
+from edgevae.train.programs import make_programs
 from edgevae.verify import rounding_name
 from tests.train.models import spread
 
@@ -78,7 +78,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def graphs_of(vae: VAE) -> dict[GraphName, RunnableGraph]:
     """The functions of a model, which have its weights as they are when they run."""
-    return {name: TorchGraph(each.signature, each.module) for name, each in exportable(vae).programs.items()}
+    return {name: TorchGraph(each.signature, each.module) for name, each in make_programs(vae).items()}
 
 
 def test_the_same_weights_pass(exported: tuple[VAE, Bundle]) -> None:

@@ -92,7 +92,7 @@ def derive(program: PyroProgram) -> dict[str, Function]:
 
     | function | takes | gives |
     | --- | --- | --- |
-    | `encoder` | arguments, noise of sites on which others depend | parameters of the guide's sites; computed sites |
+    | `encoder` | arguments, noise of sites on which others depend | parameters of the guide's sites |
     | `sample` | those, and all noise | values of the guide's sites |
     | `decoder` | values, arguments that the likelihood reads | parameters and means of observed sites; computed sites |
     | `observation` | parameters of observed sites, noise | draws of observed sites |
@@ -122,14 +122,10 @@ def _derive(program: PyroProgram) -> dict[str, Function]:
     of_model = [f"{site.name}.{key}" for site in program.sites if site.role == "observed" for key in site.parameters]
     means = [name for site in observed if (name := f"{site}.mean") in posterior.outputs]
     draws = [name for site in observed if (name := f"{site}.draw") in posterior.outputs]
-    computed, of_guide_alone = (
-        [site.name for site in program.sites if site.role == "deterministic" and site.auxiliary == auxiliary]
-        for auxiliary in (False, True)
-    )
-    # Where sites are summed over, the encoder may need draws of theirs that the densities do without.
-    cuts = [name for name in (*of_guide, *of_model) if name in densities.outputs] if densities is posterior else []
+    computed = [site.name for site in program.sites if site.role == "deterministic"]
+    cuts = [name for name in (*of_guide, *of_model) if name in densities.outputs]
     functions = {
-        "encoder": posterior.function([], [*of_guide, *of_guide_alone]),
+        "encoder": posterior.function([], of_guide),
         "sample": posterior.function(of_guide, drawn),
         "elbo": densities.function(cuts, TERMS),
     }

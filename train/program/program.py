@@ -138,9 +138,8 @@ class Site:
     Args:
         name: Its name.
         role: `latent`: sampled in the guide. `observed`: has a value in the model. `deterministic`: computed by the
-            model or, if it is `auxiliary`, by the guide. `summed out`: in the model alone and discrete; densities sum
-            over its values. `from the prior`: in the model alone and not discrete; the model's own draw is used, as in
-            `Trace_ELBO`.
+            model. `summed out`: in the model alone and discrete; densities sum over its values. `from the prior`: in
+            the model alone and not discrete; the model's own draw is used, as in `Trace_ELBO`.
         distribution: Class of the distribution, without wrappers like `Independent`; empty for a deterministic site.
         parameters: Shape of a row of each parameter, by name.
         row_shape: Shape of a row of its value.
@@ -229,7 +228,6 @@ class PyroProgram(nn.Module):
         self._axes: dict[str, int] = {}  # of the discrete sites that are summed over
         self._plates: dict[str, frozenset[int]] = {}  # axes of the plates that the model's own are in
         self.plate_nesting = 0
-        self._shapes: dict[str, torch.Size] = {}  # of the posterior's tensors, for the smaller of the probes
         self.needs_all_values = False
         self._decisions: dict[RunName, list[Decision]] = {}  # of the run that a trace repeats
         self.draws: dict[RunName, tuple[Draw, ...]] = {}
@@ -262,18 +260,6 @@ class PyroProgram(nn.Module):
         return str(getattr(self._model, "__qualname__", type(self._model).__name__))
 
     @property
-    def constants(self) -> list[str]:
-        """Numbers that the user's code took out of tensors, which become constants of graphs: a sentence each."""
-        taken = {
-            (each.file, each.line): each.value for found in self._decisions.values() for each in found if each.line
-        }
-        return [
-            f"line {line} of {Path(file).name} takes {value} out of a tensor"
-            for (file, line), value in taken.items()
-            if not file.startswith(_PYRO)
-        ]
-
-    @property
     def initial(self) -> tuple[str, ...]:
         """Parameters that Pyro's parameter store did not have: they have their initial values."""
         return tuple(self._parameters_of_store.initial)
@@ -297,7 +283,14 @@ class PyroProgram(nn.Module):
             )
         if self.why_other_samples:
             notes.append(f"a seed gives other samples than Pyro's: {self.why_other_samples}")
-        notes += [f"{each}, which becomes a constant" for each in self.constants]
+        taken = {
+            (each.file, each.line): each.value for found in self._decisions.values() for each in found if each.line
+        }
+        notes += [
+            f"line {line} of {Path(file).name} takes {value} out of a tensor, which becomes a constant"
+            for (file, line), value in taken.items()
+            if not file.startswith(_PYRO)
+        ]
         return notes
 
     @property
@@ -353,11 +346,7 @@ class PyroProgram(nn.Module):
             if site.is_input and site.name in noise
         }
         found = self._run(run, arguments, given, values)
-        rows = {
-            name: self._layouts[run, name].to_rows(tensor, batch)
-            for name, tensor in found.tensors.items()
-            if (run, name) in self._layouts
-        }
+        rows = {name: self._layouts[run, name].to_rows(tensor, batch) for name, tensor in found.tensors.items()}
         if run == self.run_of_densities:
             rows.update(self._terms(found, batch))
         return rows
@@ -388,9 +377,7 @@ class PyroProgram(nn.Module):
                 model = poutine.Trace()
             else:
                 model = poutine.trace(poutine.replay(self._model, guide)).get_trace(*args, **kwargs)
-            tensors = _tensors(guide, model)
-            if run == "posterior":
-                tensors |= self._draw_observed(model, draws)
+            tensors = self._tensors(guide, model, draws) if run == "posterior" else {}
         nodes = {
             "observed": [each for each in _statements(model) if each[1]["is_observed"]],
             "latent": _unobserved(model),
@@ -400,19 +387,25 @@ class PyroProgram(nn.Module):
         unscaled = {part: {name: _unscaled(node) for name, node in found} for part, found in nodes.items()}
         return _Found(tensors, densities, unscaled, draws, guide, model)
 
-    def _draw_observed(self, model: poutine.Trace, draws: LiftedDraws) -> Tensors:
-        """Return a draw of each observed site that is a function of a fixed amount of noise."""
-        drawn: Tensors = {}
-        for name, node in _statements(model):
-            if not node["is_observed"] or site_is_factor(node):
+    def _tensors(self, guide: poutine.Trace, model: poutine.Trace, draws: LiftedDraws) -> Tensors:
+        """Return values, parameters, means and draws of the sites."""
+        tensors: Tensors = {}
+        for name, node in _unobserved(guide):
+            tensors |= {name: node["value"], **_named(name, parameters_of(node["fn"]))}
+        for name, node in _statements(model, deterministic=True):
+            if name in guide.nodes and not node["is_observed"]:
                 continue
-            if (kind := type(unwrapped(node["fn"])).__name__) in _DRAWN_OUTSIDE:
-                draws.outside[name] = kind.lower()
-            elif not (self.sites and next(site for site in self.sites if site.name == name).outside):
-                draw = draws.of(name, node["fn"])
-                if name not in draws.outside:
-                    drawn[f"{name}.draw"] = draw
-        return drawn
+            if not site_is_factor(node):
+                tensors[name] = node["value"]
+            if node["is_observed"] and not (site_is_factor(node) or _is_deterministic(node)):
+                tensors |= {**_named(name, parameters_of(node["fn"])), **_named(name, _mean_of(node["fn"]))}
+                if (kind := type(unwrapped(node["fn"])).__name__) in _DRAWN_OUTSIDE:
+                    draws.outside[name] = kind.lower()
+                elif not (self.sites and next(site for site in self.sites if site.name == name).outside):
+                    draw = draws.of(name, node["fn"])
+                    if name not in draws.outside:
+                        tensors[f"{name}.draw"] = draw
+        return tensors
 
     def _terms(self, found: _Found, batch: int) -> Tensors:
         """Return log_px_z, log_pz and log_qz_x, shape `(batch,)` each."""
@@ -485,7 +478,6 @@ class PyroProgram(nn.Module):
         self.plate_nesting = max(tensor.ndim for found in large.densities.values() for tensor in found.values())
         self._axes = {name: -1 - self.plate_nesting - place for place, name in enumerate([*in_guide, *summed_out])}
         self._plates = {name: _long_axes(node["log_prob"]) for name, node in summed_out.items()}
-        self._shapes = {name: tensor.shape for name, tensor in small.tensors.items()}
         self._compare("posterior", small, large)
         self._batch_axis = self._find_batch_axis(large)
         self.sites = self._describe(large)
@@ -517,12 +509,6 @@ class PyroProgram(nn.Module):
     def _compare(self, run: RunName, small: _Found, large: _Found) -> None:
         """Keep a run's layouts and draws, from records of the two batch sizes."""
         tensors, others = small.all(), large.all()
-        if run == "enumerated":  # what has all values of a discrete site at once is no tensor of rows
-            plain = {name for name, tensor in small.tensors.items() if tensor.shape == self._shapes.get(name)}
-            tensors, others = (
-                {name: tensor for name, tensor in each.items() if name in plain or name.startswith("log ")}
-                for each in (tensors, others)
-            )
         drawn, other_drawn = (
             [draw for draw in found.draws.drawn if draw.site not in found.draws.outside] for found in (small, large)
         )
@@ -567,10 +553,7 @@ class PyroProgram(nn.Module):
         """Describe the sample statements."""
         latent = dict(_unobserved(found.guide))
         sites = []
-        computed = {
-            name: node for name, node in _statements(found.guide, deterministic=True) if _is_deterministic(node)
-        }
-        for name, node in {**dict(_statements(found.model, deterministic=True)), **latent, **computed}.items():
+        for name, node in {**dict(_statements(found.model, deterministic=True)), **latent}.items():
             if site_is_factor(node):
                 continue
             role: Role = "latent"
@@ -593,7 +576,7 @@ class PyroProgram(nn.Module):
                 row_shape=self._layouts["posterior", name].row_shape,
                 dtype=node["value"].dtype,
                 outside=found.draws.outside.get(name, ""),
-                auxiliary=name not in found.model.nodes,
+                auxiliary=name in latent and name not in found.model.nodes,
                 enumerated=name in latent and name in self._axes,
             )
             sites.append(site)
@@ -666,23 +649,6 @@ class _Parameters(Messenger):
         if _MODULE_DIVIDER not in name and name not in self._names:
             self._names[name] = f"parameter_{len(self._names)}"
             self._stored.register_buffer(self._names[name], msg["value"].detach().clone())
-
-
-def _tensors(guide: poutine.Trace, model: poutine.Trace) -> Tensors:
-    """Return values of the sites, and parameters and means of their distributions."""
-    tensors: Tensors = {}
-    for name, node in _statements(guide, deterministic=True):
-        if not node["is_observed"]:
-            tensors |= {name: node["value"], **_named(name, parameters_of(node["fn"]))}
-        elif _is_deterministic(node):
-            tensors[name] = node["value"]
-    for name, node in _statements(model, deterministic=True):
-        if site_is_factor(node) or (name in guide.nodes and not node["is_observed"]):
-            continue
-        tensors[name] = node["value"]
-        if node["is_observed"] and not _is_deterministic(node):
-            tensors |= {**_named(name, parameters_of(node["fn"])), **_named(name, _mean_of(node["fn"]))}
-    return tensors
 
 
 def parameters_of(distribution: Distribution) -> Tensors:

@@ -20,15 +20,7 @@ _SAME_IF_SAME_SHAPE = (
     torch.ops.aten.expand.default,
     torch.ops.aten.view.default,
     torch.ops.aten.reshape.default,
-    torch.ops.aten.flatten.using_ints,
-    torch.ops.aten.unflatten.int,
     torch.ops.aten.alias.default,
-    torch.ops.aten.detach.default,
-    torch.ops.aten.contiguous.default,
-    torch.ops.aten.to.dtype,
-    torch.ops.aten.to.dtype_layout,
-    torch.ops.aten.to.device,
-    torch.ops.aten.to.other,
 )
 _FILLED: dict[Any, float | None] = {
     torch.ops.aten.new_zeros.default: 0.0,
@@ -49,9 +41,7 @@ def as_functions(traced: ExportedProgram) -> fx.GraphModule:
 
     A tensor that passes through those has one node then, so that `subgraph` finds every way through it.
     """
-    if any(_is_mutable(node.target) for node in traced.graph.nodes):
-        traced = traced.run_decompositions({})  # takes as long as the trace
-    module: fx.GraphModule = traced.module()
+    module: fx.GraphModule = traced.run_decompositions({}).module()
     for node in list(module.graph.nodes):
         if node.op == "call_module" or node.target in _CHECKS:
             module.graph.erase_node(node)
@@ -98,11 +88,6 @@ def _same(node: fx.Node) -> fx.Node | None:
     if not isinstance(value, Tensor) or not isinstance(other, Tensor):
         return None
     return source if value.dtype == other.dtype and _sizes(value) == _sizes(other) else None
-
-
-def _is_mutable(target: object) -> bool:
-    """Return whether an operator changes a tensor in place."""
-    return isinstance(target, OpOverload) and target._schema.is_mutable  # noqa: SLF001 - there is no public way
 
 
 def _target(node: object) -> object:
