@@ -206,6 +206,8 @@ def renew_card(folder: Path) -> None:
     manifest = bundle.manifest
     if not manifest.graphs or part_of(manifest) != "all":
         raise ExportError(f"{folder} must hold the ONNX graphs of the whole model, from which its card is made")
+    if manifest.model.program is not None:
+        raise ExportError(f"{folder} holds a program that is used by its sites, whose card is written at export alone")
     reference = Reference.decode(bundle.read(manifest.reference))
     samples_note = f"test images of {manifest.dataset.name}" if manifest.dataset else "samples of the reference"
     reports = []

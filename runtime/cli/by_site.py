@@ -70,7 +70,12 @@ def reconstruct(
 
 def generate(program: Program, num_samples: int, seed: int, arguments: Path | None, out: Path, as_json: bool) -> None:
     """Write the parameters and the mean of each observed site, for latents that the model draws."""
-    rows = {} if arguments is None else open_arguments([arguments], program, program.reads("prior", "decoder"))
+    needed = program.reads("prior", "decoder")
+    if needed and arguments is None:
+        raise InputError(f"prior and likelihood of this program read {', '.join(needed)}; give --arguments FILE.npz")
+    rows = {} if arguments is None else open_arguments([arguments], program, needed)
+    if rows and count_of(rows) != num_samples:
+        raise InputError(f"{arguments} has {count_of(rows)} rows, a sample each; give -n {count_of(rows)}")
     given = next(batches(rows, num_samples)) if rows else {}
     found = _flat(program.generate(*given.values(), n=num_samples, seed=seed))
     _write(program, out, num_samples, [found], "generated", as_json, seed=seed)
