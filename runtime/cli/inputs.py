@@ -217,10 +217,15 @@ def open_arguments(paths: Sequence[Path], program: Program, names: Sequence[str]
 def open_values(path: Path, program: Program) -> tuple[dict[str, Rows], dict[str, Rows]]:
     """Open an `.npz` file with what `Program.decode` takes, like those that `encode` writes: latents, and arguments.
 
+    Where that is one array, it may be a `.npy` file.
+
     Raises:
         InputError: It cannot be read or does not fit; the message names it.
         OSError: It cannot be read.
     """
+    with _naming(path):
+        if path.suffix.lower() not in {".npy", ".npz"}:
+            raise InputError("latents are read from .npy or .npz, like those that encode writes")
     latents, read = program.decoded, program.reads("decoder")
     arguments = [spec for spec in program.arguments if spec.name in read]
     rows = _open_named([path], program, [*latents, *arguments])
