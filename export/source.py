@@ -44,7 +44,7 @@ from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
 from .reference import make_reference, make_site_reference
 from .state_dict import reference_vae
-from .weights import Weights, few
+from .weights import Weights
 
 _PRIOR_DRAWS = 254
 _PARTICLES = 10  # of the ELBO that a lower precision is measured by
@@ -393,7 +393,7 @@ def given_arguments(
     found: dict[str, Tensor] = {}
     if missing := [name for name in program.example if name not in tensors]:
         raise ExportError(
-            f"{what} must hold an array for each argument, {few(list(program.example))}; missing {few(missing)}"
+            f"{what} must hold an array for each argument, {', '.join(program.example)}; missing {', '.join(missing)}"
         )
     for name, like in program.example.items():
         rows, first = tensors[name], next(iter(found.values()), None)
@@ -431,7 +431,7 @@ def read_data(program: PyroProgram, data: DataConfig) -> dict[str, Tensor]:
         return given_arguments(program, read_example(data.data), str(data.data))
     if len(program.example) > 1:
         raise ExportError(
-            f"the program takes {few(list(program.example))}; give --data an .npz file with an array for each"
+            f"the program takes {', '.join(program.example)}; give --data an .npz file with an array for each"
         )
     ((name, like),) = program.example.items()
     if data.data is not None and data.data.suffix.lower() == ".npy":
