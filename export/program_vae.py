@@ -114,10 +114,17 @@ class ProgramVAE(ExportableVAE):
         return Dataset[Images]("the data", rows, rows, labels, labels)
 
     def show_as(self, data_shape: tuple[int, ...]) -> None:
-        """Give observations another shape for users of the bundle; the number of values must be the same."""
-        if math.prod(data_shape) == self.spec.data_dim:
-            self.spec = msgspec.structs.replace(self.spec, data_shape=data_shape)
-            self.samples = self.samples.reshape(-1, *data_shape)
+        """Give observations another shape for users of the bundle.
+
+        Raises:
+            GraphError: It has another number of values.
+        """
+        if math.prod(data_shape) != self.spec.data_dim:
+            raise GraphError(
+                f"the program takes observations of shape {self.spec.data_shape}, got data shape {data_shape}"
+            )
+        self.spec = msgspec.structs.replace(self.spec, data_shape=data_shape)
+        self.samples = self.samples.reshape(-1, *data_shape)
 
     # What the program is
 
