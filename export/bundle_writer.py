@@ -25,24 +25,22 @@ from edgevae import (
     Part,
     ReducedPrecision,
     Report,
+    RunnableGraph,
     Tolerances,
     graphs_of,
-    load,
-    load_program,
 )
 from edgevae.train import TraceError
 from edgevae.train.conversion import DEFAULT_OPSET
 from edgevae.train.programs import Program
 from edgevae.verify import rounding_names
 
-from .card import write_card, write_site_card
 from .errors import ExportError, GraphError, VerificationError
 from .files import bundle_folder
 from .opening import open_program
 from .precision import add_precisions
 from .program_sites import SiteProgram
 from .sign import SigningKey
-from .source import SiteSource, Source, source_of_program, source_of_sites
+from .source import SiteSource, Source, given_arguments, source_of_program, source_of_sites
 from .to_onnx import opset_of, to_onnx
 from .torch_formats import TORCH_PROGRAMS, TorchGraph, to_pt2, to_torchscript, verify_torch
 from .wheel import check_license, check_version
@@ -125,6 +123,7 @@ def export_program(
     out: str | os.PathLike[str],
     name: str | None = None,
     *,
+    data: Mapping[str, ArrayLike | Tensor] | None = None,
     static: Collection[str] = (),
     data_shape: tuple[int, ...] | None = None,
     formats: Sequence[Format] = ("onnx",),
@@ -136,8 +135,8 @@ def export_program(
     With one normal latent and one observed site, `edgevae.load` loads the bundle as it loads any VAE; with other sites,
     `edgevae.load_program` loads it.
 
-    The graphs are derived from the program and verified against it, on the rows of the example. The quantiles of their
-    ELBO give the threshold of `Model.is_anomaly`, so give some hundred rows that the training did not see.
+    The graphs are derived from the program and verified against it, on the rows of `data`. The quantiles of their ELBO
+    give the threshold of `is_anomaly`, so give some hundred rows that the training did not see.
 
     Args:
         model: The model, trained, on the CPU.
@@ -146,6 +145,7 @@ def export_program(
             program takes them. Numbers in double precision become float32.
         out: The bundle's folder.
         name: The model's name; by default that of the folder.
+        data: Arguments like those of the example, with more rows; by default the example.
         static: Names of arguments that have no batch axis. They are constants.
         data_shape: Shape of one observation for users of the bundle, like `(1, 28, 28)` where the program takes 784
             values; by default what the program takes.
@@ -164,7 +164,12 @@ def export_program(
     out = Path(out).resolve()
     exported = open_program(model, guide, example, static=static, data_shape=data_shape)
     name = name or out.name
-    source = source_of_sites(exported, name) if isinstance(exported, SiteProgram) else source_of_program(exported, name)
+    given = None if data is None else given_arguments(exported.program, data)
+    source: Source | SiteSource
+    if isinstance(exported, SiteProgram):
+        source = source_of_sites(exported, name, given, "the example" if given is None else "the data")
+    else:
+        source = source_of_program(exported, name, None if given is None else exported.dataset(given))
     return export_bundle(source, out, formats, tolerances=tolerances, overwrite=overwrite)
 
 
@@ -181,8 +186,8 @@ def write_bundle(
 ) -> tuple[Report, ...]:
     """Write a bundle's files to an existing folder and verify them; arguments and errors are as for `export_bundle`."""
     exported = source.model
-    if isinstance(source, SiteSource) and (precisions or part != "all"):
-        raise ExportError("a program that is used by its sites is exported whole, and in float32: leave the rest out")
+    if part not in source.parts:
+        raise ExportError(f"a program that is used by its sites is exported whole; leave out --graphs {part}")
     every, spec = exported.programs, exported.spec
     programs = {name: every[name] for name in graphs_of(part, list(every))}
     graphs: dict[GraphName, GraphSpec] = {}
@@ -222,25 +227,14 @@ def write_bundle(
         producers={name: importlib.metadata.version(name) for name in _PRODUCERS},
     )
     write(MANIFEST_FILE, manifest.encode())
-    reports = tuple(_verify(folder, programs, format_name) for format_name in FORMATS if format_name in formats)
+    reports = tuple(_verify(folder, source, programs, format_name) for format_name in FORMATS if format_name in formats)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
-    if isinstance(source, SiteSource):
-        write_site_card(folder, manifest, reports, samples_note=source.samples_note)
-        return reports
     manifest = add_precisions(folder, manifest, precisions, source)
-    reports += tuple(load(folder, provider="cpu", precision=name).verify() for name in manifest.precisions)
+    reports += tuple(source.verify(folder, name) for name in manifest.precisions)
     if not all(report.passed for report in reports):
         raise VerificationError(reports)
-    write_card(
-        folder,
-        manifest,
-        reports,
-        reference,
-        source.model,
-        samples_note=source.samples_note,
-        collapse_advice=source.collapse_advice,
-    )
+    source.write_card(folder, manifest, reports, reference)
     return reports
 
 
@@ -270,11 +264,16 @@ def _graph_spec(program: Program, model: onnx.ModelProto, file: FileEntry) -> Gr
     )
 
 
-def _verify(folder: Path, programs: Mapping[GraphName, Program], format_name: Format) -> Report:
+def _verify(
+    folder: Path, source: Source | SiteSource, programs: Mapping[GraphName, Program], format_name: Format
+) -> Report:
     """Verify one format by loading the written files, as users will."""
     if format_name == "onnx":
-        by_site = Bundle(folder).manifest.model.program is not None
-        return (load_program if by_site else load)(folder, provider="cpu").verify()
+        return source.verify(folder)
     signatures = {name: program.signature for name, program in programs.items()}
-    elbo = TorchGraph(signatures["elbo"], programs["elbo"].module) if "elbo" in programs else None
-    return verify_torch(Bundle(folder), format_name, signatures, elbo)
+    others: dict[GraphName, RunnableGraph] = {
+        name: TorchGraph(signatures[name], program.module)
+        for name, program in programs.items()
+        if name in ("sample", "elbo")
+    }
+    return verify_torch(Bundle(folder), format_name, signatures, others)

@@ -95,11 +95,14 @@ def write_site_card(folder: Path, manifest: Manifest, reports: Sequence[Report],
         f"Mean ELBO {manifest.dataset.test_elbo_nats:.2f} nats a row, of {manifest.dataset.num_test:,} {samples_note}.",
         "A seed gives the samples that it gives in Pyro." if not program.why_other_samples else seeds,
         "",
+        *(
+            f"In {name}, networks of {_kilobytes(spec)} kB lose {spec.elbo_lost_nats:.3f} nats a row of the mean ELBO"
+            f"{_left(spec)}.\n"
+            for name, spec in manifest.precisions.items()
+        ),
         "## Use",
         "",
-        "```python",
-        *code,
-        "```",
+        *(["```python", *code, "```"] if manifest.graphs else _torch_use(manifest)),
         "",
         "## Verified against Pyro",
         "",
@@ -203,12 +206,14 @@ def renew_card(folder: Path) -> None:
     manifest = bundle.manifest
     if not manifest.graphs or part_of(manifest) != "all":
         raise ExportError(f"{folder} must hold the ONNX graphs of the whole model, from which its card is made")
+    if manifest.model.program is not None:
+        raise ExportError(f"{folder} holds a program that is used by its sites, whose card is written at export alone")
     reference = Reference.decode(bundle.read(manifest.reference))
     samples_note = f"test images of {manifest.dataset.name}" if manifest.dataset else "samples of the reference"
     reports = []
     for format_name, suffix in TORCH_SUFFIXES.items():
         if f"encoder{suffix}" in manifest.torch_files:
-            reports.append(verify_torch(bundle, format_name, manifest.graphs, _elbo_graph(bundle)))
+            reports.append(verify_torch(bundle, format_name, manifest.graphs, {"elbo": _elbo_graph(bundle)}))
     for precision in manifest.precisions:
         with load(folder, provider="cpu", precision=precision) as reduced:
             reports.append(reduced.verify())

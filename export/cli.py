@@ -33,7 +33,16 @@ from .opening import open_program
 from .precision import LIMITS_NATS, left_in_float32
 from .program_sites import SiteProgram
 from .sign import SigningKey
-from .source import SiteSource, Source, dataset_of, source_of_program, source_of_run, source_of_sites, source_of_weights
+from .source import (
+    SiteSource,
+    Source,
+    dataset_of,
+    read_data,
+    source_of_program,
+    source_of_run,
+    source_of_sites,
+    source_of_weights,
+)
 from .state_dict import REFERENCE_NAMES
 from .weights import Weights, read_weights
 from .wheel import build_wheel, check_license, check_version, wheel_file
@@ -287,7 +296,6 @@ def main(
                 "convolutions and products of the latent stay in float32. Train the run again, or give "
                 "--dataset or --data with --state-dict"
             )
-        _check_in_wheel(source, wheel)
         reports = export_bundle(
             dataclasses.replace(source, version=model_version, license=license_),
             out,
@@ -323,7 +331,7 @@ def _print_written(out: Path, reports: Sequence[Report], part: Part, wheel: Path
     shown = Path(os.path.relpath(out)) if out.is_relative_to(Path.cwd()) else out
     trial = "vae-run " + (f"info {shown}" if part == "encoder" else f"generate {shown} --out samples.png")
     if Bundle(out).manifest.model.program is not None:
-        trial = f"edgevae.load_program({str(shown)!r}), in Python; its README.md says how"
+        trial = f"vae-run info {shown}"
     click.echo(f"\nWrote {shown}. Try it with: {trial}")
     if wheel is not None:
         click.echo(f"Wrote {shown.parent / wheel.name}. Try it with: pip install {shown.parent / wheel.name}")
@@ -385,19 +393,21 @@ class _OwnProgram:
 
     def source(self, name: str, data_shape: tuple[int, ...] | None, data: DataConfig | None) -> Source | SiteSource:
         """Derive its functions, print what a user should know, and measure it."""
-        dataset = None if data is None else dataset_of(data, labels=len(self.example) > len(self.static) + 1)
-        shape = data_shape or (None if dataset is None else dataset.data_shape)
         model, guide = self.program.model, self.program.guide
-        found = open_program(model, guide, self.example, static=self.static, data_shape=shape, name=self.name)
+        found = open_program(model, guide, self.example, static=self.static, data_shape=data_shape, name=self.name)
         for note in found.notes:
             click.echo(f"{self.name}: {note}")
         if isinstance(found, SiteProgram):
-            if shape is not None:
-                raise ExportError(
-                    f"{self.name} is exported by its sites, and measured on its example: leave --dataset, --data and "
-                    "--data-shape out"
-                )
-            return source_of_sites(found, name)
+            if data_shape is not None:
+                raise ExportError(f"{self.name} is exported by its sites, whose shapes stay; leave --data-shape out")
+            if data is None:
+                return source_of_sites(found, name)
+            return source_of_sites(found, name, read_data(found.program, data), data.name)
+        if data is None:
+            return source_of_program(found, name)
+        dataset = dataset_of(data, labels=found.spec.num_classes > 0)
+        if data_shape is None:
+            found.show_as(dataset.data_shape)
         return source_of_program(found, name, dataset)
 
 
@@ -434,11 +444,6 @@ def passphrase_of_signing_key() -> str:
 def _chosen(formats: tuple[str, ...]) -> list[Format]:
     wanted = {*formats, *([_ONNX] if _WHEEL in formats else [])}
     return [name for name in FORMATS if name in wanted or _ALL in wanted]
-
-
-def _check_in_wheel(source: Source | SiteSource, wheel: Path | None) -> None:
-    if wheel is not None and isinstance(source, SiteSource):
-        raise ExportError("a program that is used by its sites is in no wheel; leave --format wheel out")
 
 
 def _check_wheel(out: Path, version: str, force: bool) -> Path:

@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -29,19 +29,15 @@ from edgevae import (
     PrecisionSpec,
     ReducedPrecision,
     Reference,
-    load,
 )
 
 from .errors import ExportError, NothingToQuantizeError, PrecisionError
-from .reference import make_reference
 from .rewrites import FROM_TRANSPOSED, rewrite_for_integers
-from .source import Source
 
 LIMITS_NATS: dict[ReducedPrecision, float] = {"fp16": 0.05, "int8": 0.5}
 """Default limit on the loss of mean ELBO compared with float32, nats a row."""
 
 _NETWORKS: tuple[GraphName, ...] = ("encoder", "decoder", "reconstruct")
-_PARTICLES = 10
 _MIN_FP16_WEIGHTS = 64  # smaller tensors stay in float32
 _MIN_INT8_CHANNELS = 8  # ONNX Runtime's integer convolutions of fewer channels are slower than those in float32
 _GPTQ_BLOCK = 1024  # inputs rounded together; the cost grows with the square
@@ -49,8 +45,18 @@ _GPTQ_DAMPING = 0.1  # share of the mean of the Hessian's diagonal that is added
 _PRODUCTS, _CONVOLUTIONS = ("Gemm", "MatMul"), ("Conv",)
 
 
+class Measurable(Protocol):
+    """What is exported, as far as lower precisions need it."""
+
+    def calibration(self) -> Reference | None:
+        """Return inputs of all graphs for training data; `None` where there are none."""
+
+    def elbos(self, folder: Path, precision: Precision) -> NDArray[np.float64]:
+        """Return the ELBO of each sample, in nats, of a bundle in a precision, with the same noise for all."""
+
+
 def add_precisions(
-    folder: Path, manifest: Manifest, limits: Mapping[ReducedPrecision, float], source: Source
+    folder: Path, manifest: Manifest, limits: Mapping[ReducedPrecision, float], source: Measurable
 ) -> Manifest:
     """Write a bundle's networks in lower precisions, measure what each loses, and return the new manifest.
 
@@ -72,15 +78,13 @@ def add_precisions(
             f"the loss of {' and '.join(limits)} is measured by the ELBO, which needs the ONNX graphs of the whole "
             "model; export with --format onnx and --graphs all"
         )
-    calibration = None
-    if "int8" in limits and source.train_samples is not None:
-        calibration = make_reference(source.model, source.train_samples, source.train_labels).samples()
-    expected = _elbos(folder, "fp32", source)
+    calibration = source.calibration() if "int8" in limits else None
+    expected = source.elbos(folder, "fp32")
     finite = np.isfinite(expected)  # not of outliers that overflow float32
     for precision, limit in limits.items():
         files: dict[GraphName, FileEntry] = {}
         nothing: NothingToQuantizeError | None = None
-        for name in _NETWORKS:
+        for name in (each for each in _NETWORKS if each in manifest.graphs):
             model = onnx.load(folder / manifest.graphs[name].file.file)
             try:
                 reduced = reduce_precision(model, precision, manifest.model, calibration)
@@ -94,7 +98,7 @@ def add_precisions(
             raise nothing
         draft = PrecisionSpec(graphs=files, elbo_lost_nats=0.0, limit_nats=limit)
         manifest = _with_precision(folder, manifest, precision, draft)
-        lost = float((expected[finite] - _elbos(folder, precision, source)[finite]).mean())
+        lost = float((expected[finite] - source.elbos(folder, precision)[finite]).mean())
         if not lost <= limit:
             raise PrecisionError(precision, lost, limit)
         manifest = _with_precision(folder, manifest, precision, msgspec.structs.replace(draft, elbo_lost_nats=lost))
@@ -111,15 +115,6 @@ def _with_precision(folder: Path, manifest: Manifest, precision: ReducedPrecisio
     manifest = msgspec.structs.replace(manifest, precisions={**manifest.precisions, precision: spec})
     (folder / MANIFEST_FILE).write_bytes(manifest.encode())
     return manifest
-
-
-def _elbos(folder: Path, precision: Precision, source: Source) -> NDArray[np.float64]:
-    """Return the ELBO of each sample, in nats, with the same noise for every precision."""
-    x, y = source.samples.numpy(), None if source.labels is None else source.labels.numpy()
-    with load(folder, provider="cpu", precision=precision) as model:
-        preprocessing = model.manifest.preprocessing
-        given = x if preprocessing is None else preprocessing.raw(x)
-        return model.elbo(given, seed=0, num_particles=_PARTICLES, y=y)
 
 
 def reduce_precision(
@@ -218,7 +213,8 @@ def _products(model: onnx.ModelProto, spec: ModelSpec, *, with_latent: bool) -> 
     """Return the names of the products with constant weights, including those from and to the latent or not."""
     sides = {weight.name: set(weight.dims) for weight in model.graph.initializer if len(weight.dims) == 2}
     # Sides of a weight that belong to the latent: alone, joined by labels, and two heads in one product.
-    latent = {side for size in spec.z_dims for side in (size, 2 * size, size + spec.num_classes)}
+    sizes = spec.z_dims if spec.program is None else spec.program.latent_sizes
+    latent = {side for size in sizes for side in (size, 2 * size, size + spec.num_classes)}
     plain = {node.name for node in model.graph.node if _is_plain_product(node)}
     return {
         name

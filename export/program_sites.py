@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,22 +63,21 @@ class SiteProgram(Exportable):
         self._functions: dict[GraphName, Function] = {
             name: function for name, function in derive(self.program).items() if name in _GRAPHS
         }
-        self._program_spec = self._spec()
+        self._described = self._spec()
         rows = next(iter(self.program.example.values()))
-        latents = [site for site in self.program.sites if site.role == "latent"]
         super().__init__(
             ModelSpec(
                 architecture=name or program.name,
                 likelihood=", ".join(site.distribution for site in self.program.sites if site.role == "observed"),
                 latent="program",
                 data_shape=tuple(rows.shape[1:]) or (1,),
-                z_dims=(sum(int(np.prod(site.row_shape, dtype=int)) for site in latents),),
+                z_dims=(sum(self._described.latent_sizes),),
                 hidden_dim=0,
                 num_classes=0,
                 num_components=0,
                 unit_interval=False,
                 has_draws="observation" in self._functions,
-                program=self._program_spec,
+                program=self._described,
             )
         )
 
@@ -130,8 +128,8 @@ class SiteProgram(Exportable):
     @functools.cached_property
     def programs(self) -> Mapping[GraphName, Program]:
         """The functions, by name."""
-        shapes = self._program_spec.tensors()
-        dtypes = {argument.name: argument.dtype for argument in self._program_spec.arguments}
+        shapes = self._described.tensors()
+        dtypes = {argument.name: argument.dtype for argument in self._described.arguments}
 
         def described(names: Sequence[str], *, inputs: bool) -> tuple[TensorSpec, ...]:
             return tuple(

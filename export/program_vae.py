@@ -12,12 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgevae import GraphName, ModelSpec, TensorSpec, signatures, tensor
-from edgevae.train import Images
+from edgevae.train import Dataset, Images
 from edgevae.train.elbo import slices
 from edgevae.train.program import TERMS, Draw, Function, PyroProgram, RunName, Site, TracedRun
 from edgevae.train.programs import Program, uniform_of
@@ -60,7 +61,7 @@ class ProgramVAE(ExportableVAE):
         if math.prod(shape) != math.prod(rows.shape[1:]):
             raise GraphError(f"the program takes observations of shape {tuple(rows.shape[1:])}, got data shape {shape}")
         self.samples = rows.reshape(-1, *shape)
-        self.labels, num_classes = self._classes()
+        self.labels, num_classes = self._classes(self.program.example)
         self._functions = self._derive()
         super().__init__(
             ModelSpec(
@@ -88,6 +89,25 @@ class ProgramVAE(ExportableVAE):
                 f"a draw of {self._observed.name} takes no fixed amount of noise: the bundle has its mean, and no draws"
             )
         return notes
+
+    def dataset(self, arguments: Mapping[str, Tensor]) -> Dataset[Images]:
+        """Return arguments of the program as observations and labels, each of them a training and a test row."""
+        rows = arguments[self._data].reshape(-1, *self.spec.data_shape)
+        labels, _ = self._classes(arguments)
+        return Dataset[Images]("the data", rows, rows, labels, labels)
+
+    def show_as(self, data_shape: tuple[int, ...]) -> None:
+        """Give observations another shape for users of the bundle.
+
+        Raises:
+            GraphError: It has another number of values.
+        """
+        if math.prod(data_shape) != self.spec.data_dim:
+            raise GraphError(
+                f"the program takes observations of shape {self.spec.data_shape}, got data shape {data_shape}"
+            )
+        self.spec = msgspec.structs.replace(self.spec, data_shape=data_shape)
+        self.samples = self.samples.reshape(-1, *data_shape)
 
     # What the program is
 
@@ -126,11 +146,11 @@ class ProgramVAE(ExportableVAE):
             raise NotAVAEError(f"expected labels at most beside {data_name}, got {', '.join(others)}; {_BUNDLES}")
         return data_name, next(iter(others), None)
 
-    def _classes(self) -> tuple[Tensor | None, int]:
-        """Return the labels of the example, and how many classes there are."""
+    def _classes(self, arguments: Mapping[str, Tensor]) -> tuple[Tensor | None, int]:
+        """Return the labels among arguments, and how many classes there are."""
         if self._label is None:
             return None, 0
-        rows = self.program.example[self._label]
+        rows = arguments[self._label]
         if rows.ndim == 1 and not rows.is_floating_point():
             return rows.long(), int(rows.max()) + 1
         if rows.ndim == 2 and bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(1) == 1).all()):

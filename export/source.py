@@ -5,23 +5,41 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from edgevae import DatasetSpec, Preprocessing, Reference
+from edgevae import (
+    PARTS,
+    DatasetSpec,
+    InputError,
+    Manifest,
+    Part,
+    Precision,
+    Preprocessing,
+    Reference,
+    Report,
+    load,
+    load_program,
+)
+from edgevae.arrays import open_npy
 from edgevae.train import VAE, DataConfig, Dataset, Images, ProgramModel, Run, check_range, load_data, load_run
 from edgevae.train.data import evenly_spaced, open_source
 from edgevae.train.elbo import comparable
 from edgevae.train.evaluation import ElboSummary, collapse_advice
 from edgevae.train.fitting import FINAL_PARTICLES
+from edgevae.train.program import PyroProgram, example_of
 from edgevae.train.run import NUM_SAMPLES
 
+from .card import write_card, write_site_card
 from .errors import ExportError
 from .exportable import ExportableVAE, exportable
+from .loading import read_example
 from .opening import open_program
 from .program_sites import SiteProgram
 from .program_vae import ProgramVAE
@@ -30,6 +48,7 @@ from .state_dict import reference_vae
 from .weights import Weights
 
 _PRIOR_DRAWS = 254
+_PARTICLES = 10  # of the ELBO that a lower precision is measured by
 _PROBABILITIES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
 
@@ -79,9 +98,42 @@ class Source:
         """The model as the export sees it."""
         return exportable(self.vae)
 
+    parts: ClassVar[tuple[Part, ...]] = PARTS
+
     def reference(self) -> Reference:
         """Return what Pyro computes for the samples and outliers."""
         return make_reference(self.model, self.samples, self.labels, self.outliers, self.outlier_labels)
+
+    def calibration(self) -> Reference | None:
+        """Return inputs of all graphs for the training samples."""
+        if self.train_samples is None:
+            return None
+        return make_reference(self.model, self.train_samples, self.train_labels).samples()
+
+    def elbos(self, folder: Path, precision: Precision) -> NDArray[np.float64]:
+        """Return the ELBO of each sample, in nats, of a bundle in a precision, with the same noise for all."""
+        x, y = self.samples.numpy(), None if self.labels is None else self.labels.numpy()
+        with load(folder, provider="cpu", precision=precision) as model:
+            preprocessing = model.manifest.preprocessing
+            given = x if preprocessing is None else preprocessing.raw(x)
+            return model.elbo(given, seed=0, num_particles=_PARTICLES, y=y)
+
+    def verify(self, folder: Path, precision: Precision = "fp32") -> Report:
+        """Verify a bundle of this model by loading it, as users will."""
+        with load(folder, provider="cpu", precision=precision) as model:
+            return model.verify()
+
+    def write_card(self, folder: Path, manifest: Manifest, reports: Sequence[Report], reference: Reference) -> None:
+        """Write the bundle's README.md and pictures."""
+        write_card(
+            folder,
+            manifest,
+            reports,
+            reference,
+            self.model,
+            samples_note=self.samples_note,
+            collapse_advice=self.collapse_advice,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,22 +162,49 @@ class SiteSource:
 
     preprocessing: ClassVar[None] = None
 
+    parts: ClassVar[tuple[Part, ...]] = ("all",)
+
     def reference(self) -> Reference:
         """Return what Pyro computes for the samples."""
         return make_site_reference(self.model, self.samples)
 
+    def calibration(self) -> Reference | None:
+        """Return inputs of all graphs for the samples."""
+        return self.reference().samples()
 
-def source_of_sites(program: SiteProgram, name: str, samples_note: str = "rows of the example") -> SiteSource:
-    """Return a Pyro program by its sites, measured on the rows of its example.
+    def elbos(self, folder: Path, precision: Precision) -> NDArray[np.float64]:
+        """Return the ELBO of each sample, in nats, of a bundle in a precision, with the same noise for all."""
+        with load_program(folder, provider="cpu", precision=precision) as program:
+            return program.elbo(*(rows.numpy() for rows in self.samples.values()), seed=0, num_particles=_PARTICLES)
+
+    def verify(self, folder: Path, precision: Precision = "fp32") -> Report:
+        """Verify a bundle of this program by loading it, as users will."""
+        with load_program(folder, provider="cpu", precision=precision) as program:
+            return program.verify()
+
+    def write_card(self, folder: Path, manifest: Manifest, reports: Sequence[Report], _reference: Reference) -> None:
+        """Write the bundle's README.md."""
+        write_site_card(folder, manifest, reports, samples_note=self.samples_note)
+
+
+def source_of_sites(
+    program: SiteProgram, name: str, data: Mapping[str, Tensor] | None = None, what: str = "the example"
+) -> SiteSource:
+    """Return a Pyro program by its sites.
+
+    Args:
+        program: The program.
+        name: The model's name.
+        data: Arguments whose rows measure, verify and calibrate, of `given_arguments`; by default the example.
+        what: What they are called, in the manifest and in messages.
 
     Raises:
         ExportError: The ELBO of a quarter of the rows is not finite.
     """
-    samples = program.program.example
-    elbos = program.elbo_of_rows(samples, FINAL_PARTICLES)
-    return SiteSource(
-        name, program, samples, samples_note, _spec_of(elbos, "the example", next(iter(samples.values())))
-    )
+    rows = program.program.example if data is None else data
+    elbos = program.elbo_of_rows(rows, FINAL_PARTICLES)
+    samples = {name: values[:NUM_SAMPLES] for name, values in rows.items()}
+    return SiteSource(name, program, samples, f"rows of {what}", _spec_of(elbos, what, next(iter(rows.values()))))
 
 
 def source_of_run(path: Path, name: str) -> Source | SiteSource:
@@ -325,3 +404,72 @@ def _spec_of(elbos: Tensor, name: str, rows: Images) -> DatasetSpec:
         binarize="none",
         elbo_quantiles=_quantiles(elbos),
     )
+
+
+def given_arguments(
+    program: PyroProgram, data: Mapping[str, ArrayLike | Tensor], what: str = "the data"
+) -> dict[str, Tensor]:
+    """Return rows of data as the arguments of a program, in its order and dtypes.
+
+    Args:
+        program: The program.
+        data: Arrays by the names of the arguments that have rows, the same number of rows each.
+        what: Where they come from, for messages.
+
+    Raises:
+        ExportError: One is missing, or has another shape or dtype than in the example.
+    """
+    tensors = example_of(data)
+    found: dict[str, Tensor] = {}
+    if missing := [name for name in program.example if name not in tensors]:
+        raise ExportError(
+            f"{what} must hold an array for each argument, {', '.join(program.example)}; missing {', '.join(missing)}"
+        )
+    for name, like in program.example.items():
+        rows, first = tensors[name], next(iter(found.values()), None)
+        if rows.ndim == 0 or rows.shape[1:] != like.shape[1:]:
+            raise ExportError(
+                f"{what}: {name} must have rows of shape {tuple(like.shape[1:])}, as in the example, got "
+                f"{tuple(rows.shape[1:])}"
+            )
+        if rows.is_floating_point() and not like.is_floating_point():
+            raise ExportError(f"{what}: {name} must hold integers, as in the example, got {rows.dtype}")
+        if len(rows) == 0 or (first is not None and len(rows) != len(first)):
+            raise ExportError(
+                f"{what}: {name} has {len(rows)} rows; each array must have the same number, at least one"
+            )
+        found[name] = rows.to(like.dtype)
+    return found
+
+
+def read_data(program: PyroProgram, data: DataConfig) -> dict[str, Tensor]:
+    """Read data as the arguments of a program that is used by its sites.
+
+    An `.npz` file holds an array for each argument. Where the program has one argument, the data may be whatever
+    training takes: arrays as they are; images, and known data sets, in [0, 1].
+
+    Raises:
+        DatasetError: The data cannot be loaded.
+        ExportError: They do not fit the program.
+    """
+    if data.scale is not None or data.resize is not None or data.grey:
+        raise ExportError(
+            "--scale, --resize and --grey go with programs of one latent: one that is used by its sites takes its "
+            "arguments as they are; change the data before"
+        )
+    if data.data is not None and data.data.suffix.lower() == ".npz":
+        return given_arguments(program, read_example(data.data), str(data.data))
+    if len(program.example) > 1:
+        raise ExportError(
+            f"the program takes {', '.join(program.example)}; give --data an .npz file with an array for each"
+        )
+    ((name, like),) = program.example.items()
+    if data.data is not None and data.data.suffix.lower() == ".npy":
+        try:
+            return given_arguments(program, {name: np.array(open_npy(data.data))}, str(data.data))
+        except (InputError, OSError) as error:
+            raise ExportError(f"{data.data}: {error}") from error
+    rows = dataset_of(data).test[:]
+    if rows[0].numel() == like[0].numel():
+        rows = rows.reshape(-1, *like.shape[1:])
+    return given_arguments(program, {name: rows}, str(data.data or data.dataset))

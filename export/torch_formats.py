@@ -80,7 +80,7 @@ def verify_torch(
     bundle: Bundle,
     format_name: str,
     signatures: Mapping[GraphName, InputsAndOutputs],
-    elbo: RunnableGraph | None,
+    others: Mapping[GraphName, RunnableGraph],
 ) -> Report:
     """Verify a bundle's files of one format for PyTorch by loading them, as users will.
 
@@ -88,7 +88,7 @@ def verify_torch(
         bundle: The bundle.
         format_name: `torchscript` or `pt2`.
         signatures: Inputs and outputs of the bundle's graphs, by name.
-        elbo: Computes the terms of the ELBO; `None` where the bundle holds a part of the model only.
+        others: The other graphs that compute the ELBO; empty where the bundle holds a part of the model only.
     """
     load_program = {"torchscript": load_torchscript, "pt2": load_pt2}[format_name]
     graphs = {
@@ -96,7 +96,7 @@ def verify_torch(
         for name in TORCH_PROGRAMS
         if name in signatures
     }
-    return verify_graphs(bundle, format_name, graphs, elbo)
+    return verify_graphs(bundle, format_name, graphs, others)
 
 
 class InputsAndOutputs(Protocol):

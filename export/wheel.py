@@ -66,9 +66,9 @@ def load(
     session_options: Any = None,
     precision: runtime.Precision = "fp32",
     public_key: str | os.PathLike[str] | bytes | None = None,
-) -> runtime.Model:
-    """Load the model; the arguments are those of `runtime.load` after the path."""
-    return runtime.load(
+) -> runtime.{kind}:
+    """Load the model; the arguments are those of `runtime.{load}` after the path."""
+    return runtime.{load}(
         BUNDLE,
         provider,
         threads,
@@ -206,14 +206,15 @@ def _check_normal_form(version: str, license_: str) -> None:
 def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
     """Return the package's files by path: its `__init__`, the runtime, and the bundle."""
     manifest = msgspec.structs.replace(source.manifest, torch_files={})
-    example = {
-        "all": "    images = model.generate(16, seed=0)  # float32, shape (16, {0})",
-        "decoder": "    images = model.generate(16, seed=0)  # float32, shape (16, {0})",
-        "encoder": "    posterior = model.encode(x)  # x: uint8 or float32, shape (batch, {0})",
-    }[edgevae.part_of(manifest)].format(manifest.model.data_dim)
-    if manifest.model.num_classes:
-        example = example.replace("seed=0", "seed=0, y=0").replace("encode(x)", "encode(x, y=0)")
-    init = _INIT.format(name=manifest.name, version=manifest.version, package=package, example=example)
+    program = manifest.model.program
+    init = _INIT.format(
+        name=manifest.name,
+        version=manifest.version,
+        package=package,
+        example=_example(manifest),
+        kind="Model" if program is None else "Program",
+        load="load" if program is None else "load_program",
+    )
     files = {"__init__.py": init.encode(), "py.typed": b"", f"bundle/{MANIFEST_FILE}": manifest.encode()}
     root = Path(edgevae.__file__).parent
     for path in root.rglob("*"):
@@ -233,6 +234,20 @@ def _package_files(source: Bundle, package: str) -> dict[str, bytes]:
     if f"bundle/{SIGNATURE_FILE}" in files:  # it signs these bytes
         files[f"bundle/{MANIFEST_FILE}"] = (source.path / MANIFEST_FILE).read_bytes()
     return files
+
+
+def _example(manifest: Manifest) -> str:
+    """Return a line that uses the model."""
+    if (program := manifest.model.program) is not None:
+        return f"    q = model.encode({', '.join(each.name for each in program.arguments)})  # like q[site].loc"
+    example = {
+        "all": "    images = model.generate(16, seed=0)  # float32, shape (16, {0})",
+        "decoder": "    images = model.generate(16, seed=0)  # float32, shape (16, {0})",
+        "encoder": "    posterior = model.encode(x)  # x: uint8 or float32, shape (batch, {0})",
+    }[edgevae.part_of(manifest)].format(manifest.model.data_dim)
+    if manifest.model.num_classes:
+        return example.replace("seed=0", "seed=0, y=0").replace("encode(x)", "encode(x, y=0)")
+    return example
 
 
 def _metadata(manifest: Manifest, package: str) -> str:

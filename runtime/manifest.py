@@ -359,8 +359,9 @@ def _check_program(manifest: Manifest, program: ProgramSpec, contradiction: str)
     shapes, arguments = program.tensors(), {argument.name: argument.dtype for argument in program.arguments}
     if missing := [name for name in ("encoder", "elbo") if name not in manifest.graphs]:
         raise BundleError(contradiction.format(f"it has no graph {' and '.join(missing)}"))
-    if manifest.precisions:
-        raise BundleError(contradiction.format(f"a program has no {', '.join(manifest.precisions)}"))
+    for precision, reduced in manifest.precisions.items():
+        if not reduced.graphs or not set(reduced.graphs) <= set(manifest.graphs):
+            raise BundleError(contradiction.format(f"{precision} has {', '.join(reduced.graphs) or 'no graphs'}"))
     for name, graph in manifest.graphs.items():
         for spec in (*graph.inputs, *graph.outputs):
             dtype = arguments.get(spec.name, "float32") if spec in graph.inputs else "float32"

@@ -28,7 +28,7 @@ from .posterior import (
     level_space,
     prior_probs,
 )
-from .providers import Execution, ProviderOptions, usable_cpus
+from .providers import Execution, ProviderOptions
 from .scores import MAX_DRAWS, Eps, Nats, Score, Terms, particle_noise, particles, posterior_draws
 from .session import Graphs
 from .streaming import BLOCK_ROWS, RowNoise, Rows, paired, row_batches
@@ -41,7 +41,6 @@ _SCORE_PARTICLES = 10
 """Draws of z for each row; the quantiles in a manifest are made with as many."""
 _SCORE_SEED = 0
 _MAX_STEPS = 2**20
-_MAX_THREADS = 1024
 _ACTIVE = 0.01
 """A dimension is active if the variance of its posterior mean over the data is larger (Burda et al., 2016)."""
 
@@ -82,56 +81,37 @@ def load(
         ProviderError: A provider that was asked for does not work here, or runs no part of this model.
         SignatureError: The bundle was not signed with the private key of `public_key`.
     """
-    return Model(
-        open_graphs(
-            path,
-            provider,
-            threads,
-            providers=providers,
-            session_options=session_options,
-            precision=precision,
-            public_key=public_key,
-        )
-    )
+    bundle = Bundle(path, public_key)
+    execution = Execution.of(provider, threads, providers, session_options)
+    return Model(open_graphs(bundle, execution, precision, by_site=False))
 
 
-def open_graphs(
-    path: str | os.PathLike[str],
-    provider: str = "auto",
-    threads: int | None = None,
-    *,
-    providers: Sequence[ProviderOptions] | None = None,
-    session_options: Any = None,
-    precision: Precision = "fp32",
-    public_key: str | os.PathLike[str] | bytes | None = None,
-    by_site: bool = False,
-) -> Graphs:
-    """Open the graphs of a bundle; arguments and errors are those of `load`.
+def open_graphs(bundle: Bundle, execution: Execution, precision: Precision, *, by_site: bool) -> Graphs:
+    """Open the graphs of a bundle.
 
     Args:
-        path: The folder.
-        provider: Where to run.
-        threads: Threads of a call.
-        providers: Instead of `provider`.
-        session_options: For all sessions.
+        bundle: The bundle.
+        execution: Where to run.
         precision: Of the networks.
-        public_key: Of the signer.
         by_site: Whether the bundle must hold a program that is used by its sites, or a model that is not.
+
+    Raises:
+        BundleError: It holds no ONNX graphs, or those of the other kind, or it does not fit its manifest.
     """
-    if session_options is not None and threads is not None:
-        raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
-    threads = None if threads is None else _inputs.count("threads", threads)
-    if threads is not None and not 1 <= threads <= _MAX_THREADS:
-        raise InputError(f"threads must be from 1 to {_MAX_THREADS}, got {threads}; leave it out to use all CPUs")
-    bundle = Bundle(path, public_key)
     if not bundle.manifest.graphs:
         there = ", ".join(bundle.manifest.torch_files)
         raise BundleError(f"{bundle.path} has no ONNX graphs, only {there}; export it again with --format onnx")
-    if (bundle.manifest.model.program is not None) != by_site:
-        what, other = ("one latent and one observed site", "load") if by_site else ("other sites", "load_program")
-        raise BundleError(f"{bundle.path} holds a Pyro program with {what}; load it with edgevae.{other}(path)")
+    if (program := bundle.manifest.model.program) is not None and not by_site:
+        sites = ", ".join(site.name for site in program.sites)
+        raise BundleError(
+            f"{bundle.path} holds a Pyro program that is used by its sites, {sites}; load it with "
+            "edgevae.load_program(path)"
+        )
+    if program is None and by_site:
+        raise BundleError(
+            f"{bundle.path} holds a model with one latent and one observed site; load it with edgevae.load(path)"
+        )
     check_signatures(bundle.manifest)
-    execution = Execution.of(provider, threads or usable_cpus(), providers, session_options)
     return Graphs(bundle, execution, precision)
 
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import inputs as _inputs
+from .bundle import Bundle
 from .errors import InputError
-from .manifest import Manifest
+from .manifest import GraphName, Manifest, Precision
 from .model import open_graphs, threshold_of
 from .noise import Noise, stream_of
 from .program_spec import PRIOR, ArgumentSpec, DrawSpec, RunName, SiteSpec
+from .providers import Execution, ProviderOptions
 from .scores import MAX_DRAWS, Nats, Score, Terms
 from .session import Graphs
-from .verify import Report, verify_graphs
+from .verify import Report, verify_graphs, verify_reduced
 
 FloatArray = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
@@ -28,22 +30,36 @@ _SCORE_PARTICLES, _SCORE_SEED = 10, 0
 
 
 def load_program(
-    path: str | os.PathLike[str], provider: str = "auto", threads: int | None = None, **options: Any
+    path: str | os.PathLike[str],
+    provider: str = "auto",
+    threads: int | None = None,
+    *,
+    providers: Sequence[ProviderOptions] | None = None,
+    session_options: Any = None,
+    precision: Precision = "fp32",
+    public_key: str | os.PathLike[str] | bytes | None = None,
 ) -> Program:
     """Load a bundle of a Pyro program that is used by its sites.
+
+    `edgevae.load` loads a model with one latent and one observed site. The two have names of their own because their
+    methods take and give other things, which a type checker can know from the name alone.
 
     Args:
         path: The bundle's folder.
         provider: As for `edgevae.load`.
         threads: Likewise.
-        **options: `providers`, `session_options` and `public_key`, likewise.
+        providers: Likewise.
+        session_options: Likewise.
+        precision: Likewise.
+        public_key: Likewise.
 
     Raises:
-        BundleError: The bundle is missing, damaged, or holds a model with one latent and one observed site, which
-            `edgevae.load` loads.
+        BundleError: The bundle is missing, damaged, or holds a model with one latent and one observed site.
         InputError: As for `edgevae.load`, as are the other errors.
     """
-    return Program(open_graphs(path, provider, threads, by_site=True, **options))
+    bundle = Bundle(path, public_key)
+    execution = Execution.of(provider, threads, providers, session_options)
+    return Program(open_graphs(bundle, execution, precision, by_site=True))
 
 
 class Parameters(Mapping[str, FloatArray]):
@@ -145,6 +161,26 @@ class Program:
         """Whether a seed gives Pyro's own sample; `manifest.model.program.why_other_samples` says why not."""
         return not self._spec.why_other_samples
 
+    def reads(self, *graphs: GraphName) -> list[str]:
+        """Return the names of the arguments that some graphs read, in the program's order."""
+        read = {name for graph in graphs if graph in self._graphs for name in self._graphs[graph].inputs}
+        return [argument.name for argument in self.arguments if argument.name in read]
+
+    @property
+    def decoded(self) -> list[ArgumentSpec]:
+        """The latents whose values `decode` takes, as float32, in order."""
+        inputs = self._graphs["decoder"].inputs
+        return [
+            ArgumentSpec(name=site.name, dtype="float32", shape=site.shape)
+            for site in self.sites
+            if site.role == "latent" and site.name in inputs
+        ]
+
+    @property
+    def precision(self) -> Precision:
+        """In which precision the networks run."""
+        return self._graphs.precision
+
     @property
     def provider(self) -> str:
         """Where the program runs: `cpu`, `cuda`, or another of ONNX Runtime's providers."""
@@ -214,7 +250,7 @@ class Program:
         """
         graph = self._graphs["decoder"]
         arrays = self._latents(latents)
-        needed = [argument.name for argument in self.arguments if argument.name in graph.inputs]
+        needed = self.reads("decoder")
         if args or kwargs or needed:
             arrays |= self._bound(args, kwargs, needed, _rows(arrays) if arrays else None)
         return self._observed(graph({**arrays, **self._noise("posterior", _rows(arrays), seed)}))
@@ -262,10 +298,10 @@ class Program:
                 "this program has no draws of its prior: its model runs only with all discrete values at once"
             )
         prior, decoder = self._graphs["prior"], self._graphs["decoder"]
-        read = {*prior.inputs, *decoder.inputs}
-        needed = [argument.name for argument in self.arguments if argument.name in read]
         arrays = (
-            self._bound(args, kwargs, needed, n) | self._noise("posterior", n, seed) | self._noise("prior", n, seed)
+            self._bound(args, kwargs, self.reads("prior", "decoder"), n)
+            | self._noise("posterior", n, seed)
+            | self._noise("prior", n, seed)
         )
         arrays |= {name.removesuffix(PRIOR): value for name, value in prior(arrays).items()}
         return self._observed(decoder(arrays))
@@ -384,7 +420,9 @@ class Program:
         Raises:
             BundleError: The reference is missing, changed or damaged.
         """
-        return verify_graphs(self._graphs.bundle, "onnx", self._graphs)
+        if self.precision == "fp32":
+            return verify_graphs(self._graphs.bundle, "onnx", self._graphs)
+        return verify_reduced(self._graphs.bundle, self.precision, self._graphs)
 
     # Arguments and noise
 
@@ -408,22 +446,20 @@ class Program:
             raise InputError(f"{', '.join(missing)} is missing; expected {takes}")
         arrays: Arrays = {}
         for spec in specs:
-            arrays[spec.name] = _checked(spec, given[spec.name], batch)
+            arrays[spec.name] = checked_argument(spec, given[spec.name], batch)
             batch = len(arrays[spec.name]) if batch is None else batch
         return arrays
 
     def _latents(self, latents: Mapping[str, ArrayLike]) -> Arrays:
-        sites = {site.name: site for site in self.sites if site.role == "latent"}
-        graph = self._graphs["decoder"]
-        needed = [name for name in sites if name in graph.inputs]
-        if missing := [name for name in needed if name not in latents]:
-            raise InputError(f"the value of {', '.join(missing)} is missing; expected {', '.join(needed)}")
+        needed = self.decoded
+        if missing := [spec.name for spec in needed if spec.name not in latents]:
+            names = ", ".join(spec.name for spec in needed)
+            raise InputError(f"the value of {', '.join(missing)} is missing; expected {names}")
         batch: int | None = None
         arrays: Arrays = {}
-        for name in needed:
-            spec = ArgumentSpec(name=name, dtype="float32", shape=sites[name].shape)
-            arrays[name] = _checked(spec, latents[name], batch)
-            batch = len(arrays[name])
+        for spec in needed:
+            arrays[spec.name] = checked_argument(spec, latents[spec.name], batch)
+            batch = len(arrays[spec.name])
         return arrays
 
     def _noise(self, run: RunName, batch: int, seed: int | Noise) -> Arrays:
@@ -462,8 +498,17 @@ def _rows(arrays: Arrays) -> int:
     return len(next(iter(arrays.values())))
 
 
-def _checked(spec: ArgumentSpec, value: ArrayLike, batch: int | None) -> NDArray[Any]:
-    """Return an argument as its graph takes it."""
+def checked_argument(spec: ArgumentSpec, value: ArrayLike, batch: int | None = None) -> NDArray[Any]:
+    """Return an argument as its graph takes it.
+
+    Args:
+        spec: The argument.
+        value: What was given for it.
+        batch: How many rows it must have; `None` for any number.
+
+    Raises:
+        InputError: It has another shape or dtype, or is not finite.
+    """
     array = _inputs.array_of(spec.name, value)
     whole = spec.dtype == "int64"
     if whole and array.ndim == 0 and batch is not None:

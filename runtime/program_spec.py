@@ -94,6 +94,11 @@ class ProgramSpec(Record, frozen=True, kw_only=True):
         if max(map(math.prod, self.tensors().values())) > MAX_VALUES:
             raise ValueError(f"a row of an argument, a site or a draw must have at most {MAX_VALUES} values")
 
+    @property
+    def latent_sizes(self) -> tuple[int, ...]:
+        """Number of values in a row of each latent."""
+        return tuple(math.prod(site.shape) for site in self.sites if site.role == "latent")
+
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of a row of each tensor that a graph may take or give, by name."""
         shapes: dict[str, tuple[int, ...]] = {argument.name: argument.shape for argument in self.arguments}

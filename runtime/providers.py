@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from .errors import BundleError, InputError, InstallError, ProviderError
+from .inputs import count
 
 INSTALL = "pip install 'edgevae[cpu]' (package onnxruntime) or, for CUDA, 'edgevae[gpu]' (package onnxruntime-gpu)"
 
@@ -61,6 +62,7 @@ _BUILD = "it needs a build of ONNX Runtime that has it"
 _PRELOADING = threading.Lock()
 _CGROUPS = "/sys/fs/cgroup"
 _OWN_CGROUPS = "/proc/self/cgroup"
+_MAX_THREADS = 1024
 
 
 @functools.cache
@@ -122,20 +124,21 @@ class Execution(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, provider: str, threads: int, providers: Sequence[ProviderOptions] | None, session_options: Any
+        cls, provider: str, threads: int | None, providers: Sequence[ProviderOptions] | None, session_options: Any
     ) -> Execution:
         """Check what a caller asks for.
 
         Args:
             provider: `auto`, or a provider's short name, like `cpu`.
-            threads: Threads of a call.
+            threads: Threads of a call; by default the CPUs that this process may use.
             providers: Providers by ONNX Runtime's names, in the place of `provider`.
             session_options: An `onnxruntime.SessionOptions`, or `None`.
 
         Raises:
-            InputError: A name is unknown, or both `provider` and `providers` choose.
+            InputError: An argument is out of range or unknown, or two of them contradict each other.
             InstallError: ONNX Runtime is not installed.
         """
+        threads = _checked_threads(threads, session_options)
         onnxruntime = import_onnxruntime()
         if session_options is not None and not isinstance(session_options, onnxruntime.SessionOptions):
             got = type(session_options).__name__
@@ -265,6 +268,17 @@ def new_session(graph: bytes, options: Any, *, own: bool = True, **providers: An
         session = make()
     session.disable_fallback()  # older versions do not take it from the argument
     return session
+
+
+def _checked_threads(threads: int | None, session_options: Any) -> int:
+    if threads is None:
+        return usable_cpus()
+    if session_options is not None:
+        raise InputError("threads and session_options were both given; set session_options.intra_op_num_threads")
+    threads = count("threads", threads)
+    if not 1 <= threads <= _MAX_THREADS:
+        raise InputError(f"threads must be from 1 to {_MAX_THREADS}, got {threads}; leave it out to use all CPUs")
+    return threads
 
 
 def usable_cpus(cgroups: str = _CGROUPS, own_cgroups: str = _OWN_CGROUPS) -> int:

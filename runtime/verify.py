@@ -299,7 +299,7 @@ def verify_graphs(
     bundle: Bundle,
     format_name: str,
     graphs: Mapping[GraphName, RunnableGraph],
-    elbo: RunnableGraph | None = None,
+    others: Mapping[GraphName, RunnableGraph] | None = None,
 ) -> Report:
     """Run a bundle's graphs on its reference and compare.
 
@@ -308,7 +308,7 @@ def verify_graphs(
         format_name: What is verified, for the report.
         graphs: What is compared, output by output; where there is an `encoder`, also its KL in nats, and where there is
             a `decoder` too, the ELBO's drift.
-        elbo: Computes the terms of the ELBO where `graphs` has none for it.
+        others: Further graphs, not compared: those that the ELBO needs and `graphs` does not have.
 
     Raises:
         BundleError: The reference is missing, changed, or damaged.
@@ -319,8 +319,9 @@ def verify_graphs(
     for name, graph in graphs.items():
         runs = [run_rows(graph, reference.arrays, size) for size in BATCH_SIZES]
         checks += [_check_output(reference, tolerances, name, output, runs) for output in graph.outputs]
+    all_graphs = {**(others or {}), **graphs}
     if bundle.manifest.model.program is not None:
-        elbos = [_elbo_by_site(reference, size, graphs) for size in BATCH_SIZES]
+        elbos = [_elbo_by_site(reference, size, all_graphs) for size in BATCH_SIZES]
         return Report(format_name, len(reference.case), (*checks, _drift(reference, tolerances, elbos)))
     if "encoder" in graphs:
         encoded = [_encoded(reference, size, graphs["encoder"]) for size in BATCH_SIZES]
@@ -330,7 +331,7 @@ def verify_graphs(
         kl_allowed = np.maximum(tolerances.kl_nats, _ROUNDINGS**2 * reference.rounding(KL_ROUNDING))
         checks.append(_check(reference, "model", f"KL(q_pyro ‖ q_{format_name}) nats", kl, kl_allowed))
         if "decoder" in graphs:
-            chain = (graphs["decoder"], elbo or graphs["elbo"])
+            chain = (all_graphs["decoder"], all_graphs["elbo"])
             elbos = [_elbo(reference, size, here, *chain) for size, here in zip(BATCH_SIZES, encoded, strict=True)]
             checks.append(_drift(reference, tolerances, elbos))
     return Report(format_name, len(reference.case), tuple(checks))
@@ -376,7 +377,11 @@ def verify_reduced(bundle: Bundle, precision: ReducedPrecision, graphs: Mapping[
     ]
     losses = []
     for size in BATCH_SIZES:
-        here = _elbo(reference, size, _encoded(reference, size, graphs["encoder"]), graphs["decoder"], graphs["elbo"])
+        if bundle.manifest.model.program is not None:
+            here = _elbo_by_site(reference, size, graphs)
+        else:
+            encoded = _encoded(reference, size, graphs["encoder"])
+            here = _elbo(reference, size, encoded, graphs["decoder"], graphs["elbo"])
         losses.append(float((reference.elbo - here).mean()))
     # The size at which the most is lost; where a loss is NaN, that one.
     size, worst = max(zip(BATCH_SIZES, losses, strict=True), key=lambda pair: np.nan_to_num(pair[1], nan=np.inf))

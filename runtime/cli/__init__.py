@@ -17,6 +17,7 @@ def main() -> None:
 
     INPUTS are images (PNG, JPEG and others), folders of images, .npy arrays, .npz files with an array x, or IDX files
     (-ubyte, .idx, .gz). Values are uint8, or floats, for most models in [0, 1]. A file is written whole or not at all.
+    A Pyro program that is used by its sites takes .npz files with its arguments by name; `info` lists them.
 
     Exit codes: 0 success; 1 a check failed; 2 wrong usage, bad input or a missing package; 130 Ctrl-C.
 

@@ -11,7 +11,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import InputError, Model, Noise, Posterior, level_names
+from .. import InputError, Model, Noise, Posterior, Score, level_names
+from . import by_site
 from .inputs import Rows, open_latents, open_observations
 from .options import (
     BLOCK_ROWS,
@@ -29,6 +30,7 @@ from .options import (
     y_option,
 )
 from .outputs import rows_file, save_pairs, save_picture, save_rows
+from .scoring import DEFAULT_RATE, write_scores
 from .sections import SectionedCommand
 from .terminal import print_result, progress
 
@@ -39,7 +41,9 @@ _PAIR_COLUMNS, _MAX_PAIRS_SHOWN = 12, 36
 _GRID_COLUMNS, _MAX_GRID_SHOWN = 8, 64
 _MAX_LINES_SHOWN = 16
 
-_DEFAULT_RATE = 0.01
+_ONE_LATENT = (
+    "it has no single latent with a posterior mean to move along; change the latents of encode, and decode them"
+)
 _DEFAULT_DIMS_OF_ONE_ROW = 8
 _LINES_BLOCK_ROWS = 64  # of which interpolate and traverse decode lines at a time
 
@@ -49,15 +53,17 @@ _LINES_BLOCK_ROWS = 64  # of which interpolate and traverse decode lines at a ti
 @inputs_argument
 @y_option
 @labels_option
+@seed_option(None, "  [default: 0 where a program by its sites draws, else no noise]")
 @out_option(".npz", ".npy", ".csv", ".json")
 @json_option
 @batch_size_option
-@with_model
+@with_model(by_site.encode)
 def encode(
     model: Model,
     inputs: tuple[Path, ...],
     y: int | None,
     labels: Path | None,
+    seed: int | None,
     out: Path,
     batch_size: int,
     as_json: bool,
@@ -66,7 +72,12 @@ def encode(
 
     For images and for several files the first column, or array, is file: the path of each row's file. A conditional
     model adds the labels y. A .npz or .json also holds latent_space_id, with which `decode` refuses another model's
-    latents. A .csv has a column for each number. A .npy holds z_loc alone.
+    latents. A .csv has a column for each number. A .npy holds z_loc alone. --seed is for a hierarchy, whose levels
+    depend on draws of those below; noise is drawn for --batch-size rows at a time.
+
+    Of a program by its sites there are the parameters of each site, like z.loc, its draw, z, and the arguments that
+    `decode` reads. INPUTS are .npz files with its arguments by name; where it has one, also .npy, IDX and images, whose
+    pixels become [0, 1].
 
     \b
     Examples:
@@ -75,9 +86,10 @@ def encode(
     """
     rows = open_observations(inputs, model.manifest, y, labels)
     others = {"latent_space_id": np.array(model.manifest.latent_space_id)}
+    noise = None if seed is None else Noise(seed)
     with rows_file(out, rows.count, others) as append, progress(rows.count, "encoding") as advance:
         for (x, y_of_x), files in zip(rows.batches(batch_size), rows.file_column(batch_size), strict=True):
-            columns = _columns(model.encode(x, y=y_of_x), y_of_x)
+            columns = _columns(model.encode(x, y=y_of_x, seed=noise), y_of_x)
             columns = {"z_loc": columns["z_loc"]} if out.suffix.lower() == ".npy" else {**files, **columns}
             append(**columns)
             advance(len(x))
@@ -102,7 +114,7 @@ def encode(
 @out_option(".png", ".npy", ".npz")
 @json_option
 @batch_size_option
-@with_model
+@with_model(by_site.decode)
 def decode(
     model: Model, latents: Path, y: int | None, labels: Path | None, out: Path, batch_size: int, as_json: bool
 ) -> None:
@@ -110,6 +122,9 @@ def decode(
 
     LATENTS is a .npz file with z or z_loc, like those that `encode` writes, or a .npy file with z. If a .npz holds a
     latent_space_id, latents of another model are refused. A .png shows the first 64.
+
+    Of a program by its sites LATENTS is a .npz that `encode` wrote; what comes out are the parameters and the mean of
+    each observed site, like x.probs and x.mean, and computed sites. A .npy or .png holds the mean, where there is one.
 
     \b
     Examples:
@@ -140,7 +155,7 @@ def decode(
 @out_option(".png", ".npy", ".npz")
 @json_option
 @batch_size_option
-@with_model
+@with_model(by_site.reconstruct)
 def reconstruct(
     model: Model,
     inputs: tuple[Path, ...],
@@ -157,6 +172,9 @@ def reconstruct(
     is drawn 1024 rows at a time, whatever the --batch-size. Memory does not grow with the rows of .npy files, IDX files
     and folders. A .png shows the first 36: each line of observations above its reconstructions. The other formats hold
     all.
+
+    Of a program by its sites there is the mean of each observed site, like x.mean, and --seed is needed; noise is drawn
+    for --batch-size rows at a time, and a .png shows the first 64 means.
 
     \b
     Examples:
@@ -222,14 +240,14 @@ def _first(batches: Iterator[FloatArray], count: int) -> FloatArray:
     "--rate",
     type=float,
     help="Fraction of test rows below the threshold of the ELBO, so the expected fraction of false alarms.  "
-    f"[default: {_DEFAULT_RATE}, if the bundle holds quantiles of the test ELBO]",
+    f"[default: {DEFAULT_RATE}, if the bundle holds quantiles of the test ELBO]",
 )
 @seed_option(0)
 @y_option
 @labels_option
 @out_option(".csv", ".json", ".npz", required=False)
 @json_option
-@with_model
+@with_model(by_site.score)
 def score(
     model: Model,
     inputs: tuple[Path, ...],
@@ -244,51 +262,24 @@ def score(
 
     Columns of --out: file, the path of each row's file, for images and for several files; elbo; its parts
     reconstruction and kl; anomalous, true or false. The threshold is a quantile of the test ELBO; a bundle without
-    quantiles finds nothing anomalous. Noise is drawn for 1024 rows at a time.
+    quantiles finds nothing anomalous. Noise is drawn for 1024 rows at a time. INPUTS of a program by its sites are as
+    for `encode`.
 
     \b
     Examples:
       vae-run score models/digits-mlp models/digits-mlp/reference.npz
       vae-run score models/digits-mlp models/digits-mlp/reference.npz --rate 0.05 --out scores.csv
     """
-    has_quantiles = model.manifest.dataset is not None and model.manifest.dataset.elbo_quantiles
-    if has_quantiles and rate is None:
-        rate = _DEFAULT_RATE
-    threshold = None if rate is None else model.threshold(rate)
     rows = open_observations(inputs, model.manifest, y, labels)
-    parts = list(_scores(model, rows, seed, threshold))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if out is not None:
-        with rows_file(out, rows.count) as append:
-            append(**columns)
-    mean = float(columns["elbo"].mean())
-    anomalous = None if threshold is None else int(columns["anomalous"].sum())
-    print_result(
-        as_json,
-        f"{rows.count} rows, mean ELBO {mean:.2f} nats; this bundle holds no quantiles of the test ELBO, "
-        "so there is no threshold for anomalous rows"
-        if threshold is None or rate is None
-        else f"{anomalous} of {rows.count} rows {'is' if anomalous == 1 else 'are'} anomalous: ELBO below "
-        f"{threshold:.2f} nats, the threshold that {100 * rate:g} % of the test rows fall below",
-        out=out,
-        rows=rows.count,
-        mean_elbo_nats=mean,
-        anomalous=anomalous,
-        threshold_nats=threshold,
-        rate=rate,
-        seed=seed,
-        provider=model.provider,
-    )
+    write_scores(model, _scores(model, rows, seed), rate, seed, out, as_json)
 
 
-def _scores(model: Model, rows: Rows, seed: int, threshold: float | None) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield the columns that `score` writes, block by block."""
+def _scores(model: Model, rows: Rows, seed: int) -> Iterator[tuple[dict[str, NDArray[Any]], Score]]:
+    """Yield the score of each row, block by block, with the column `file` where rows have one."""
     noise = Noise(seed)
     with progress(rows.count, "scoring") as advance:
         for (x, y), files in zip(rows.batches(BLOCK_ROWS), rows.file_column(BLOCK_ROWS), strict=True):
-            scored = model.score(x, noise, y=y)
-            columns = {**files, "elbo": scored.elbo, "reconstruction": scored.reconstruction, "kl": scored.kl}
-            yield columns if threshold is None else {**columns, "anomalous": scored.below(threshold)}
+            yield files, model.score(x, noise, y=y)
             advance(len(x))
 
 
@@ -310,13 +301,21 @@ def _steps_option(default: int) -> Decorator:
     "--component",
     help="Component, for a mixture: a number, or `each` for equally many samples of every component.",
 )
+@option(
+    COMPUTED,
+    "--arguments",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Arguments that prior and likelihood of a program by its sites read: a .npz file with -n rows of each.",
+)
 @out_option(".png", ".npy", ".npz")
 @json_option
-@with_model
+@with_model(by_site.generate)
 def generate(
     model: Model, num_samples: int, seed: int, y: str | None, component: str | None, out: Path, as_json: bool
 ) -> None:
     """Draw latents from the prior and decode them. With `each`, a picture has a line for every class or component.
+
+    Of a program by its sites what comes out are the parameters and the mean of each observed site, as of `decode`.
 
     \b
     Examples:
@@ -352,7 +351,7 @@ def generate(
 @labels_option
 @out_option(".png", ".npy", ".npz")
 @json_option
-@with_model
+@with_model(_ONE_LATENT)
 def interpolate(
     model: Model,
     inputs: tuple[Path, ...],
@@ -412,7 +411,7 @@ def interpolate(
 @labels_option
 @out_option(".png", ".npy", ".npz")
 @json_option
-@with_model
+@with_model(_ONE_LATENT)
 def traverse(
     model: Model,
     inputs: tuple[Path, ...],

@@ -12,10 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import InputError, Latents, Manifest, ModelSpec, Preprocessing
+from .. import ArgumentSpec, InputError, Latents, Manifest, ModelSpec, Preprocessing, Program
 from .. import inputs as _inputs
 from ..arrays import is_idx_name, open_idx, open_npy, open_npz
 from ..inputs import Observations
+from ..program import checked_argument
 from .terminal import printable
 
 FloatArray = NDArray[np.float32]
@@ -49,7 +50,7 @@ class Rows:
 
     Args:
         sources: Paths and what was opened there, at least one.
-        convert: Checks rows of a file, and returns them as float32.
+        convert: Checks rows of a file, and returns them as the model takes them.
         model: Choices and sizes of the model.
         y: Label of every row; `None` to take the labels from elsewhere.
         labels: File with a label a row; `None` to take the labels in the input files.
@@ -61,10 +62,10 @@ class Rows:
     def __init__(
         self,
         sources: Sequence[tuple[Path, Source]],
-        convert: Callable[[NDArray[Any]], FloatArray],
+        convert: Callable[[NDArray[Any]], NDArray[Any]],
         model: ModelSpec,
-        y: int | None,
-        labels: Path | None,
+        y: int | None = None,
+        labels: Path | None = None,
     ) -> None:
         self._sources, self._convert, self._model = sources, convert, model
         for path, source in sources:
@@ -190,6 +191,83 @@ def open_latents(path: Path, model: ModelSpec, y: int | None, labels: Path | Non
         return z if space is None else Latents.of(z, space)
 
     return Rows([(path, source)], convert, model, y, labels)
+
+
+def open_arguments(paths: Sequence[Path], program: Program, names: Sequence[str] | None = None) -> dict[str, Rows]:
+    """Open files as the arguments of a program, by name: `.npz` files with an array for each of them.
+
+    Of a program with one argument also `.npy`, and images and IDX files, whose pixels from 0 to 255 become [0, 1].
+
+    Args:
+        paths: Files and folders, whose rows come one after the other.
+        program: The program.
+        names: Which of its arguments to open; by default all.
+
+    Raises:
+        InputError: One cannot be read or does not fit; the message names it.
+        InstallError: One is an image, and Pillow is not installed.
+        OSError: One cannot be read.
+    """
+    specs = [spec for spec in program.arguments if names is None or spec.name in names]
+    if not specs:
+        raise InputError("the program reads no arguments here; leave the file out")
+    return _open_named(paths, program, specs)
+
+
+def open_values(path: Path, program: Program) -> tuple[dict[str, Rows], dict[str, Rows]]:
+    """Open an `.npz` file with what `Program.decode` takes, like those that `encode` writes: latents, and arguments.
+
+    Where that is one array, it may be a `.npy` file.
+
+    Raises:
+        InputError: It cannot be read or does not fit; the message names it.
+        OSError: It cannot be read.
+    """
+    with _naming(path):
+        if path.suffix.lower() not in {".npy", ".npz"}:
+            raise InputError("latents are read from .npy or .npz, like those that encode writes")
+    latents, read = program.decoded, program.reads("decoder")
+    arguments = [spec for spec in program.arguments if spec.name in read]
+    rows = _open_named([path], program, [*latents, *arguments])
+    return (
+        {spec.name: rows[spec.name] for spec in latents},
+        {spec.name: rows[spec.name] for spec in arguments},
+    )
+
+
+def _open_named(paths: Sequence[Path], program: Program, specs: Sequence[ArgumentSpec]) -> dict[str, Rows]:
+    sources: dict[str, list[tuple[Path, Source]]] = {spec.name: [] for spec in specs}
+    for path in paths:
+        with _naming(path):
+            found = _open_arrays(path, specs)
+            counts = {name: source.shape[0] for name, source in found.items()}
+            if len(set(counts.values())) > 1:
+                said = ", ".join(f"{name} {count}" for name, count in counts.items())
+                raise InputError(f"the arrays must have the same number of rows, got {said}")
+        for name, source in found.items():
+            sources[name].append((path, source))
+    model = program.manifest.model
+    return {spec.name: Rows(sources[spec.name], functools.partial(checked_argument, spec), model) for spec in specs}
+
+
+def _open_arrays(path: Path, specs: Sequence[ArgumentSpec]) -> dict[str, Source]:
+    """Open one input as the arrays of these names."""
+    names = [spec.name for spec in specs]
+    if path.suffix.lower() == ".npz":
+        arrays, there = open_npz(path, *names)
+        if missing := [name for name in names if name not in arrays]:
+            raise InputError(
+                f"holds no {', '.join(missing)}; expected an array for each of {', '.join(names)}, got "
+                f"{', '.join(there) or 'nothing'}"
+            )
+        return {name: _in_memory(arrays[name]) for name in names}
+    if len(specs) > 1:
+        raise InputError(f"must be an .npz file with an array for each of {', '.join(names)}")
+    source = _open_observations(path, specs[0].shape, None)
+    if is_idx_name(path):
+        read = source.read
+        source = msgspec.structs.replace(source, read=lambda start, stop: read(start, stop) / np.float32(255))
+    return {names[0]: source}
 
 
 def read_labels(path: Path) -> NDArray[Any]:

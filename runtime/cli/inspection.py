@@ -11,13 +11,26 @@ import msgspec
 import numpy as np
 from click.shell_completion import get_completion_class
 
-from .. import BATCH_SIZES, Bundle, InputError, Manifest, Model, Noise, Precision, load, values_text
+from .. import (
+    BATCH_SIZES,
+    Bundle,
+    InputError,
+    Manifest,
+    Model,
+    Noise,
+    Precision,
+    Program,
+    ProgramSpec,
+    values_text,
+)
 from ..doctor import Diagnosis, diagnose
 from ..providers import usable_cpus
+from . import by_site
 from .options import (
     COMPUTED,
     bundle_argument,
     json_option,
+    open_bundle,
     option,
     precision_option,
     provider_option,
@@ -62,9 +75,9 @@ def info(bundle: Path, public_key: Path | None, as_json: bool) -> None:
 @click.command(cls=SectionedCommand, short_help="Check that a bundle gives the same numbers here as Pyro.")
 @bundle_argument
 @json_option
-@with_model
+@with_model()
 @click.pass_context
-def verify(ctx: click.Context, model: Model, as_json: bool) -> None:
+def verify(ctx: click.Context, model: Model | Program, as_json: bool) -> None:
     """Compare the model's numbers on this machine with those that Pyro computed at export.
 
     The exit code is 1 if a number is out of tolerance.
@@ -90,12 +103,10 @@ def verify(ctx: click.Context, model: Model, as_json: bool) -> None:
         ctx.exit(FAILED)
 
 
-def _facts(manifest: Manifest) -> list[tuple[str, str]]:
-    """What `info` says: labels and texts."""
+def _model_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What `info` says of a model with one latent and one observed site."""
     model, dataset = manifest.model, manifest.dataset
-    row, rows = ("an image", "images") if len(model.data_shape) == 3 else ("a row", "rows")
     facts = [
-        ("name", manifest.name),
         ("model", f"{model.architecture} {model.sizes}, {model.likelihood}"),
         ("observations", f"shape {model.data_shape}, {values_text(model, manifest.preprocessing)}"),
     ]
@@ -104,10 +115,37 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     if model.num_classes:
         names = f": {', '.join(dataset.class_names)}" if dataset is not None and dataset.class_names else ""
         facts.append(("labels", f"y, integers from 0 to {model.num_classes - 1}{names}"))
-    facts += [
-        ("latent", f"{model.latent_text}, space {manifest.latent_space_id[:16]}"),
-        ("trained on", f"{dataset.name}, {dataset.num_train} {rows}" if dataset and dataset.num_train else "unknown"),
+    facts.append(("latent", f"{model.latent_text}, space {manifest.latent_space_id[:16]}"))
+    return facts
+
+
+def _sites(program: ProgramSpec) -> list[tuple[str, str]]:
+    """What `info` says of a program by its sites: arguments, sites, and whether a seed gives Pyro's samples."""
+    facts = [
+        ("argument", f"{each.name}: {each.dtype}, shape (batch{_sizes(each.shape)})") for each in program.arguments
     ]
+    for site in program.sites:
+        parameters = f" of {', '.join(site.parameters)}" if site.parameters else ""
+        distribution = f", {site.distribution}{parameters}" if site.distribution else ""
+        facts.append(("site", f"{site.name}: {site.role}, shape (batch{_sizes(site.shape)}){distribution}"))
+    same = "the samples that it gives in Pyro"
+    facts.append(("a seed gives", f"other samples than in Pyro: {why}" if (why := program.why_other_samples) else same))
+    return facts
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "".join(f", {size}" for size in shape)
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What `info` says: labels and texts."""
+    model, dataset = manifest.model, manifest.dataset
+    images = model.program is None and len(model.data_shape) == 3
+    row, rows = ("an image", "images") if images else ("a row", "rows")
+    facts = [("name", manifest.name), *(_model_facts(manifest) if model.program is None else _sites(model.program))]
+    facts.append(
+        ("trained on", f"{dataset.name}, {dataset.num_train} {rows}" if dataset and dataset.num_train else "unknown")
+    )
     if dataset is not None:
         bound = ", a bound on log p(x given y)" if model.num_classes else ""
         tested = f"{dataset.num_test} {rows}{'' if dataset.num_train else f' of {dataset.name}'}"
@@ -180,6 +218,7 @@ def bench(
     """Measure how long encode, decode, reconstruct and generate take on this machine.
 
     Times are those of calls of the Python API, with its checks; reconstruct is given noise, generate draws its own.
+    Of a program by its sites each draws its own, and elbo is measured too.
     Warm-up calls are not counted. A p99 needs some hundred calls: raise --seconds until there are as many.
 
     \b
@@ -187,7 +226,7 @@ def bench(
       vae-run bench models/digits-mlp --seconds 0.1
       vae-run bench models/digits-mlp --batch-size 1,64 --seconds 0.05 --threads 1 --json
     """
-    with messages(), load(bundle, provider, threads, precision=precision, public_key=public_key) as model:
+    with messages(), open_bundle(bundle, provider, threads, precision, public_key) as model:
         sizes = _parsed_sizes(batch_sizes)
         used = threads or usable_cpus()
         calls = [(name, size, call) for size in sizes for name, call in _calls(model, size)]
@@ -217,8 +256,10 @@ def _parsed_sizes(texts: tuple[str, ...]) -> list[int]:
     return sizes
 
 
-def _calls(model: Model, size: int) -> list[tuple[str, Callable[[], object]]]:
+def _calls(model: Model | Program, size: int) -> list[tuple[str, Callable[[], object]]]:
     """Return calls on random rows, of the methods whose graphs the bundle has."""
+    if isinstance(model, Program):
+        return by_site.calls(model, size)
     noise = Noise(0)
     x = noise.uniform(size * model.manifest.model.data_dim).reshape(size, -1)
     if model.manifest.preprocessing is not None:
@@ -250,7 +291,7 @@ def _measure(method: str, size: int, call: Callable[[], object], seconds: float)
     return Timing(method, size, len(ms), median, p99, size * len(ms) / (float(ms.sum()) / 1e3))
 
 
-def _timings_text(model: Model, threads: int, timings: list[Timing]) -> str:
+def _timings_text(model: Model | Program, threads: int, timings: list[Timing]) -> str:
     header = f"{'method':11}  {'batch':>6}  {'median ms':>10}  {'p99 ms':>10}  {'rows/s':>12}  {'calls':>7}"
     lines = [
         f"{timing.method:11}  {timing.batch_size:>6}  {timing.median_ms:>10.3f}  {timing.p99_ms:>10.3f}  "

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 from click.shell_completion import CompletionItem
 
-from .. import Precision, load
+from .. import Bundle, InputError, Model, Precision, Program, load, load_program
 from .outputs import check_picture
 from .sections import SectionOption
 from .terminal import messages
@@ -107,29 +107,67 @@ def _either(words: tuple[str, ...]) -> str:
     return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
 
 
-def with_model(command: Callable[..., None]) -> Callable[..., None]:
+def open_bundle(
+    bundle: Path, provider: str, threads: int | None, precision: Precision, public_key: Path | None
+) -> Model | Program:
+    """Load a bundle of either kind."""
+    by_site = Bundle(bundle, public_key).manifest.model.program is not None
+    return (load_program if by_site else load)(bundle, provider, threads, precision=precision, public_key=public_key)
+
+
+def with_model(by_site: Callable[..., None] | str | None = None) -> Decorator:
     """Give a command the loaded `model` and the options for loading it, and show its errors as messages.
 
     If `--out` is a picture that cannot be drawn, that is an error before the command begins.
+
+    Args:
+        by_site: What runs in place of the command where the bundle holds a program that is used by its sites, and
+            takes the same options without those of labels; or why nothing does. By default the command itself.
     """
 
-    @provider_option
-    @threads_option
-    @precision_option
-    @public_key_option
-    @functools.wraps(command)
-    def run(
-        bundle: Path,
-        provider: str,
-        threads: int | None,
-        precision: Precision,
-        public_key: Path | None,
-        **options: Any,
-    ) -> None:
-        with messages(), load(bundle, provider, threads, precision=precision, public_key=public_key) as model:
-            out = options.get("out")
-            if out is not None and out.suffix.lower() == ".png":
-                check_picture(model.data_shape)
-            command(model, **options)
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @provider_option
+        @threads_option
+        @precision_option
+        @public_key_option
+        @functools.wraps(command)
+        def run(
+            bundle: Path,
+            provider: str,
+            threads: int | None,
+            precision: Precision,
+            public_key: Path | None,
+            **options: Any,
+        ) -> None:
+            with messages(), open_bundle(bundle, provider, threads, precision, public_key) as model:
+                if isinstance(model, Program):
+                    if isinstance(by_site, str):
+                        raise InputError(f"{bundle} holds a Pyro program that is used by its sites: {by_site}")
+                    (by_site or command)(model, **_without_labels(model, options))
+                    return
+                if options.pop("arguments", None) is not None:
+                    raise InputError("--arguments goes with a program that is used by its sites; leave it out")
+                out = options.get("out")
+                if out is not None and out.suffix.lower() == ".png":
+                    check_picture(model.data_shape)
+                command(model, **options)
 
-    return run
+        return run
+
+    return decorate
+
+
+def _without_labels(program: Program, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a command without those that choose labels and components, which a program does not have.
+
+    Raises:
+        InputError: One of those was given.
+    """
+    for name in ("y", "labels", "component"):
+        if options.get(name) is not None:
+            takes = ", ".join(argument.name for argument in program.arguments)
+            raise InputError(
+                f"--{name} goes with a model that sees labels or has components; this program takes {takes}, by name "
+                "from an .npz file"
+            )
+    return {name: value for name, value in options.items() if name not in ("y", "labels", "component")}

@@ -140,19 +140,20 @@ class _Npz:
     def append(self, **columns: NDArray[Any]) -> None:
         for name, rows in columns.items():
             if name not in self._files:
-                self._files[name] = _Npy(self._folder / f"{name}.npy", self._count, self._stack)
+                file = self._folder / f"{len(self._files)}.npy"  # the names are those of sites, and may hold slashes
+                self._files[name] = _Npy(file, self._count, self._stack)
             self._files[name].append(rows=rows)
 
     def finish(self, others: Arrays) -> None:
         for file in self._files.values():
             file.finish({})
-        for name, array in others.items():
-            np.save(self._folder / f"{name}.npy", array, allow_pickle=False)
+        for index, array in enumerate(others.values(), len(self._files)):
+            np.save(self._folder / f"{index}.npy", array, allow_pickle=False)
         with zipfile.ZipFile(self._path, "w") as archive:
-            for name in (*self._files, *others):
+            for index, name in enumerate((*self._files, *others)):
                 entry = zipfile.ZipInfo(f"{name}.npy")  # without a time: the same arrays give the same bytes
                 with (
-                    (self._folder / entry.filename).open("rb") as source,
+                    (self._folder / f"{index}.npy").open("rb") as source,
                     archive.open(entry, "w", force_zip64=True) as target,
                 ):
                     shutil.copyfileobj(source, target, 1 << 20)

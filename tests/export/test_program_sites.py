@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from pyro.infer import Predictive, Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 import edgevae
-from edgevae.export import ExportError, GraphError, export_program
+from edgevae.cli import main as vae_run
+from edgevae.export import FORMATS, ExportError, GraphError, SiteProgram, export_bundle, export_program
+from edgevae.export.opening import open_program
 from edgevae.export.cli import main as vae_export
+from edgevae.export.source import source_of_sites
 from tests.mutations import altered_weights, put
 from tests.train.programs import PROGRAMS, Example
 
@@ -193,7 +198,7 @@ def test_each_loader_names_the_other(chain: Exported, tmp_path: Path) -> None:
         edgevae.load_program(Path(__file__).parents[2] / "models" / "mnist-mlp")
 
 
-def test_latents_without_a_fixed_amount_of_noise_and_lower_precisions_are_refused(tmp_path: Path) -> None:
+def test_latents_without_a_fixed_amount_of_noise_are_refused(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="has gamma draws, which take no fixed amount of noise"):
         exported(GAMMA, tmp_path)
     assert not (tmp_path / "mine").exists()
@@ -206,7 +211,100 @@ def test_the_command_exports_by_sites_and_says_so(chain: Exported, tmp_path: Pat
     (tmp_path / "mine.py").write_text(program)
     base = ["--program", f"{tmp_path}/mine.py:make", "--example", f"{tmp_path}/batch.npz", "--out", f"{tmp_path}/out"]
     refused = CliRunner().invoke(vae_export, [*base, "--data-shape", "2,3"])
-    assert "is exported by its sites, and measured on its example" in refused.output
-    said = CliRunner().invoke(vae_export, base)
+    assert "is exported by its sites, whose shapes stay" in refused.output
+    np.save(tmp_path / "more.npy", np.tile(chain.arguments["x"], (25, 1)))
+    said = CliRunner().invoke(vae_export, [*base, "--data", f"{tmp_path}/more.npy", "--format", "wheel"])
     assert said.exit_code == 0, said.output
-    assert "edgevae.load_program" in said.output
+    manifest = edgevae.Bundle(tmp_path / "out").manifest
+    assert manifest.dataset is not None
+    assert (manifest.dataset.name, manifest.dataset.num_test) == ("more", 100)
+    with zipfile.ZipFile(tmp_path / "out-1.0.0-py3-none-any.whl") as wheel:
+        package = wheel.read("out/__init__.py").decode()
+    assert "return runtime.load_program(" in package
+    assert "-> runtime.Program:" in package
+
+
+@pytest.mark.slow
+def test_a_program_by_its_sites_has_all_formats_and_precisions(chain: Exported, tmp_path: Path) -> None:
+    exported = open_program(chain.example.model, chain.example.guide, chain.example.arguments)
+    assert isinstance(exported, SiteProgram)
+    source = source_of_sites(exported, "mine")
+    reports = export_bundle(source, tmp_path / "mine", FORMATS, precisions={"fp16": 0.05, "int8": 5.0})
+    assert [report.format for report in reports] == ["onnx", "torchscript", "pt2", "onnx fp16", "onnx int8"]
+    with edgevae.load_program(tmp_path / "mine", provider="cpu", precision="int8") as model:
+        assert model.precision == "int8"
+        lost = (chain.model.elbo(**chain.arguments, seed=0) - model.elbo(**chain.arguments, seed=0)).mean()
+    assert 0 < abs(lost) < 5
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "must hold an array for each argument, x; missing x"),
+        ({"x": np.zeros((3, 5))}, r"x must have rows of shape \(6,\), as in the example, got \(5,\)"),
+    ],
+)
+def test_data_that_do_not_fit_the_program_are_refused(data: Any, message: str, chain: Exported, tmp_path: Path) -> None:
+    program = chain.example
+    with pytest.raises(ExportError, match=message):
+        export_program(program.model, program.guide, program.arguments, tmp_path / "mine", data=data)
+    assert not (tmp_path / "mine").exists()
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(vae_run, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_each_command_takes_arguments_and_sites_by_name(chain: Exported, tmp_path: Path) -> None:
+    batch, posterior, decoded = (tmp_path / f"{name}.npz" for name in ("batch", "posterior", "decoded"))
+    np.savez(batch, **chain.arguments)
+    shown = run("info", chain.folder)
+    assert re.search(r"site +z1: latent, shape \(batch, \d\), Normal of loc, scale", shown)
+    assert "the samples that it gives in Pyro" in shown
+    run("verify", chain.folder)
+    run("encode", chain.folder, batch, "--seed", 3, "--out", posterior)
+    expected = chain.model.encode(**chain.arguments, seed=3)
+    with np.load(posterior) as found:
+        np.testing.assert_array_equal(found["z2.scale"], expected["z2"].scale)
+        np.testing.assert_array_equal(found["z1"], expected.sample(3)["z1"])
+    run("decode", chain.folder, posterior, "--out", decoded)
+    with np.load(decoded) as found:
+        np.testing.assert_array_equal(found["x.mean"], chain.model.decode(expected.sample(3))["x"].mean)
+    np.save(tmp_path / "x.npy", chain.arguments["x"])
+    run("reconstruct", chain.folder, tmp_path / "x.npy", "--seed", 1, "--out", tmp_path / "means.npy")
+    means = chain.model.reconstruct(**chain.arguments, seed=1)["x"]
+    np.testing.assert_array_equal(np.load(tmp_path / "means.npy"), means)
+    run("generate", chain.folder, "-n", 5, "--out", decoded)
+    with np.load(decoded) as found:
+        np.testing.assert_array_equal(found["x.mean"], chain.model.generate(n=5, seed=0)["x"].mean)
+    run("score", chain.folder, batch, "--out", tmp_path / "scores.csv")
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert lines[0] == "elbo,reconstruction,kl,anomalous"
+    assert float(lines[1].split(",")[0]) == chain.model.score(**chain.arguments).elbo[0]
+    assert "elbo" in run("bench", chain.folder, "--batch-size", 1, "--seconds", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["interpolate", "{bundle}", "{x}", "--out", "{tmp}/o.npy"], "it has no single latent"),
+        (["encode", "{bundle}", "{x}", "--y", "1", "--out", "{tmp}/o.npz"], "this program takes x, by name"),
+        (["encode", "{bundle}", "{x}", "--out", "{tmp}/o.npy"], "a .npy file holds one array, and there are"),
+        (["decode", "{bundle}", "{x}", "--out", "{tmp}/o.npz"], "x.npy: z1 must have shape"),
+        (["reconstruct", "{bundle}", "{x}", "--out", "{tmp}/o.npz"], "give a seed, like --seed 0"),
+        (["generate", "{bundle}", "--arguments", "{x}", "--out", "{tmp}/o.npz"], "reads no arguments here"),
+        (["score", "{bundle}", "{wrong}"], "wrong.npy: x must have shape (batch, 6), got (3, 5)"),
+    ],
+)
+def test_what_a_command_cannot_do_with_a_program_it_refuses(
+    arguments: list[str], message: str, chain: Exported, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", chain.arguments["x"])
+    np.save(tmp_path / "wrong.npy", np.zeros((3, 5)))
+    places = {"bundle": chain.folder, "tmp": tmp_path, "x": tmp_path / "x.npy", "wrong": tmp_path / "wrong.npy"}
+    result = CliRunner().invoke(vae_run, [argument.format(**places) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert not list(tmp_path.glob("o.*"))
