@@ -4,6 +4,7 @@
 
 Both get the same rows, and one thread. The weights do not change the time. The ways take turns, and medians are
 printed.
+A bundle whose observations take no fixed amount of noise has no draws, and no row for them.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def main(program: str, bundle: Path, example: Path, rows: tuple[int, ...], repea
     for count in rows:
         some = {name: values[torch.arange(count) % len(values)] for name, values in arguments.items()}
         seconds = medians(time_in_turn(_calls(program, bundle, some), repeats, block_s))
-        for what in (_ELBO, _PREDICTIVE):
+        for what in [name for name in (_ELBO, _PREDICTIVE) if name in seconds]:
             theirs, ours = seconds[f"Pyro's {what}"], seconds[what]
             click.echo(f"| {count} | {what} | {theirs * 1e3:.2f} | {ours * 1e3:.2f} | {theirs / ours:.1f} |")
 
@@ -54,17 +55,15 @@ def _calls(program: str, bundle: Path, arguments: dict[str, torch.Tensor]) -> di
     ours: Any = _loaded(bundle)
     objective: Any = Trace_ELBO()
     predictive = Predictive(poutine.uncondition(theirs.model), guide=theirs.guide, num_samples=_DRAWS)
+    if not isinstance(ours, edgevae.Program):  # a VAE calls its data x and its labels y
+        arrays = dict(zip(("x", "y"), arrays.values(), strict=False))
     calls: dict[str, Call] = {
         f"Pyro's {_ELBO}": torch.no_grad()(lambda: objective.loss(theirs.model, theirs.guide, **arguments)),
-        f"Pyro's {_PREDICTIVE}": torch.no_grad()(lambda: predictive(**arguments)),
+        _ELBO: lambda: ours.elbo(**arrays, seed=0),
     }
-    if isinstance(ours, edgevae.Program):
-        calls[_ELBO] = lambda: ours.elbo(**arrays, seed=0)
+    if ours.manifest.model.has_draws:
+        calls[f"Pyro's {_PREDICTIVE}"] = torch.no_grad()(lambda: predictive(**arguments))
         calls[_PREDICTIVE] = lambda: ours.posterior_predictive(**arrays, num_samples=_DRAWS, seed=0)
-    else:  # a VAE calls its data x and its labels y
-        x, y = (*arrays.values(), None)[:2]
-        calls[_ELBO] = lambda: ours.elbo(x, seed=0, y=y)
-        calls[_PREDICTIVE] = lambda: ours.posterior_predictive(x, num_samples=_DRAWS, seed=0, y=y)
     return calls
 
 

@@ -83,7 +83,7 @@ def _choose_by_mask(graph: fx.Graph, node: fx.Node) -> None:
     into: Any = node.args[0]
     picked: Any = node.args[2]
     mask = _mask_of(node)
-    if mask is None or len(node.args) > 3 or _target(picked) is not torch.ops.aten.index.Tensor:  # noqa: PLR2004 - accumulate
+    if mask is None or len(node.args) > 3 or _target(picked) is not torch.ops.aten.index.Tensor:
         return
     other, source = _mask_of(picked), picked.args[0]
     if other is None or (other is not mask and (other.target, other.args) != (mask.target, mask.args)):
