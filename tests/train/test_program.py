@@ -224,6 +224,16 @@ def test_what_cannot_be_exported_is_said_with_its_reason(program: type[Plain], m
     assert re.search(message, problem), problem
 
 
+def test_missing_entries_that_a_mask_fills_in_are_chosen_place_by_place() -> None:
+    program = program_of(PROGRAMS["missing entries, filled in by a mask"]())
+    encoder, noise = derive(program)["encoder"], noise_of(program, "posterior", 5)
+    expected = program.compute("posterior", program.rows(5), noise)
+    for name, tensor in zip(encoder.outputs, encoder.module(*program.rows(5).values()), strict=True):
+        torch.testing.assert_close(tensor, expected[name])
+    operators = {str(node.target) for node in encoder.module.graph.nodes}
+    assert not any("index" in name for name in operators), operators
+
+
 def test_an_example_that_does_not_fit_names_the_arguments() -> None:
     example = Plain.example()
     report = check_program(example.model, example.guide, {"images": rows(DIM)})
