@@ -27,6 +27,8 @@ FloatArray = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 
 _SCORE_PARTICLES, _SCORE_SEED = 10, 0
+_ROWS_AT_ONCE = 1024
+"""Rows of several draws in one call of a graph: few calls, bounded memory."""
 
 
 def load_program(
@@ -326,20 +328,24 @@ class Program:
         given, stream = self._bound(args, kwargs), stream_of(seed)
         if "observation" not in self._graphs:
             raise InputError("no observed site can be drawn from a fixed amount of noise; decode gives the means")
-        draws: list[dict[str, FloatArray]] = []
-        for _ in range(_inputs.count("num_samples", num_samples, MAX_DRAWS)):
-            arrays: Arrays = {**given, **self._noise("posterior", _rows(given), stream)}
-            for name in ("encoder", "sample", "decoder"):
-                arrays |= self._graphs[name](arrays)
-            draws.append(self._graphs["observation"](arrays))
-        names = self._graphs["observation"].outputs
-        shapes = {spec.name: spec.row_shape for spec in self._graphs["observation"].spec.outputs}
-        return {
-            name.removesuffix(".draw"): np.stack([draw[name] for draw in draws])
-            if draws
-            else np.empty((0, _rows(given), *shapes[name]), np.float32)
-            for name in names
-        }
+        batch, count = _rows(given), _inputs.count("num_samples", num_samples, MAX_DRAWS)
+        graphs = [self._graphs[name] for name in ("encoder", "sample", "decoder", "observation")]
+        shared = dict(given)
+        if set(graphs[0].inputs) <= shared.keys():  # the encoder takes no noise: one run serves all draws
+            shared |= graphs.pop(0)(shared)
+        shapes = {spec.name: spec.row_shape for spec in graphs[-1].spec.outputs}
+        drawn = {name: np.empty((count, batch, *shape), np.float32) for name, shape in shapes.items()}
+        at_once = max(1, _ROWS_AT_ONCE // max(1, batch))
+        for start in range(0, count, at_once):
+            part = slice(start, min(start + at_once, count))
+            noise = [self._noise("posterior", batch, stream) for _ in range(part.stop - part.start)]
+            arrays: Arrays = {name: np.concatenate([array] * len(noise)) for name, array in shared.items()}
+            arrays |= {name: np.concatenate([each[name] for each in noise]) for name in noise[0]}
+            for graph in graphs:
+                arrays |= graph(arrays)
+            for name, into in drawn.items():
+                into[part] = arrays[name].reshape(len(noise), batch, *shapes[name])
+        return {name.removesuffix(".draw"): array for name, array in drawn.items()}
 
     def elbo(self, *args: ArrayLike, seed: int | Noise, num_particles: int = 1, **kwargs: ArrayLike) -> Nats:
         """Return the ELBO of each row in nats, float64, shape `(batch,)`: `-Trace_ELBO().loss` of the program, by row.

@@ -139,6 +139,16 @@ def test_the_posterior_predictive_is_distributed_as_pyros(chain: Exported) -> No
     np.testing.assert_allclose(found.mean(0), expected, atol=0.09)
 
 
+def test_many_draws_of_the_posterior_predictive_are_those_of_single_calls_on_one_stream(chain: Exported) -> None:
+    together = chain.model.posterior_predictive(**chain.arguments, num_samples=300, seed=3)["x"]
+    stream = edgevae.Noise(3)
+    singly = [
+        chain.model.posterior_predictive(**chain.arguments, num_samples=1, seed=stream)["x"][0] for _ in range(300)
+    ]
+    np.testing.assert_array_equal(together, np.stack(singly))
+    assert chain.model.posterior_predictive(**chain.arguments, num_samples=0, seed=3)["x"].shape == (0, 4, 6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if not name.endswith(("latent", "observed"))])
 def test_each_program_is_exported_and_gives_pyros_elbo(name: str, tmp_path: Path) -> None:

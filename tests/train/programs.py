@@ -348,6 +348,18 @@ class Branches(Plain):
         return dist.Bernoulli(logits=sharpness * self.decoder(z)).to_event(1)
 
 
+class Filled(Plain):
+    """Entries that are missing, filled in from another tensor by a mask."""
+
+    def make(self) -> None:
+        self.guess = nn.Linear(DIM, DIM)
+
+    def posterior(self, x: Tensor) -> dist.TorchDistribution:
+        filled = x.clone()
+        filled[x == 0] = self.guess(x)[x == 0]
+        return normal(self.encoder, filled)
+
+
 class CategoricalObserved(Plain):
     """Observed integers."""
 
@@ -399,6 +411,7 @@ PROGRAMS: dict[str, Callable[[], Example]] = {
     "a PyroModule": own_module,
     "functions and Pyro's parameter store": functions,
     "branches on the data": Branches.example,
+    "missing entries, filled in by a mask": Filled.example,
     "plates within a row, and a latent of the guide alone": Auxiliary.example,
     "LogNormal latent": of_latent(
         "LogNormalLatent",

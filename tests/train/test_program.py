@@ -178,6 +178,20 @@ class RandomOrder(Plain):
         return super().posterior(x[:, torch.randperm(DIM)])
 
 
+class Picked(Plain):
+    """Observes the entries that a mask names, as many in each row."""
+
+    @staticmethod
+    def data() -> Tensor:
+        return torch.cat([rows(DIM - 2).round(), torch.full((4, 2), -1.0)], dim=1)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", self.prior(x))
+            logits, seen = (each[x >= 0].view(x.shape[0], -1) for each in (self.decoder(z), x))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=seen)
+
+
 class TwoScales(TwoMixtures):
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", x.shape[0]):
@@ -195,6 +209,7 @@ REFUSED = {
     "a latent for all rows": (Shared, "site 'shift' draws once for all rows; expected a draw for each row"),
     "a branch that is taken both ways": (BothWays, "line .* of test_program.py branches on the data, and takes both"),
     "a batch that the code fixes": (FixedBatch, "line .* of test_program.py, `return super.*reshape"),
+    "entries that a mask picks": (Picked, r"line .* of test_program.py, `logits, seen = .*picks entries by a mask"),
     "a random order": (RandomOrder, "calls torch.randperm, which is no function of given noise"),
     "two scales of one sum": (TwoScales, "which are summed over together, have different scales"),
 }
@@ -207,6 +222,16 @@ def test_what_cannot_be_exported_is_said_with_its_reason(program: type[Plain], m
     assert not report.passed
     (problem,) = report.problems
     assert re.search(message, problem), problem
+
+
+def test_missing_entries_that_a_mask_fills_in_are_chosen_place_by_place() -> None:
+    program = program_of(PROGRAMS["missing entries, filled in by a mask"]())
+    encoder, noise = derive(program)["encoder"], noise_of(program, "posterior", 5)
+    expected = program.compute("posterior", program.rows(5), noise)
+    for name, tensor in zip(encoder.outputs, encoder.module(*program.rows(5).values()), strict=True):
+        torch.testing.assert_close(tensor, expected[name])
+    operators = {str(node.target) for node in encoder.module.graph.nodes}
+    assert not any("index" in name for name in operators), operators
 
 
 def test_an_example_that_does_not_fit_names_the_arguments() -> None:

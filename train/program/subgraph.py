@@ -11,6 +11,9 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
+from ..errors import ProgramError
+from ..tracing import line_of_node
+
 _SIZE = torch.ops.aten.sym_size.int
 SIZE = "size"
 """The method by which parts of a program take a size: TorchScript makes constants of operators' sizes."""
@@ -40,6 +43,9 @@ def as_functions(traced: ExportedProgram) -> fx.GraphModule:
     """Return a traced program without what changes tensors in place, and without operators that do nothing.
 
     A tensor that passes through those has one node then, so that `subgraph` finds every way through it.
+
+    Raises:
+        ProgramError: A line picks the entries that a mask names: how many there are depends on the data.
     """
     module: fx.GraphModule = traced.run_decompositions({}).module()
     for node in list(module.graph.nodes):
@@ -50,8 +56,45 @@ def as_functions(traced: ExportedProgram) -> fx.GraphModule:
             module.graph.erase_node(node)
         elif node.target in _FILLED:
             _fill_by_size(module.graph, node)
+        elif node.target is torch.ops.aten.index_put.default:
+            _choose_by_mask(module.graph, node)
     module.graph.eliminate_dead_code()
+    for node in module.graph.nodes:
+        if _mask_of(node) is not None and node.target is torch.ops.aten.index.Tensor:
+            raise ProgramError(
+                f"{line_of_node(node) or 'the program'} picks entries by a mask, and how many there are depends on the "
+                "data. Keep all entries: choose by torch.where(mask, a, b), and leave entries out of a density by "
+                "dist.Bernoulli(p).mask(mask).to_event(1)"
+            )
     return module
+
+
+def _mask_of(node: fx.Node) -> fx.Node | None:
+    """Return the mask by which a node indexes its first argument, or `None`."""
+    indices: Any = node.args[1] if len(node.args) > 1 else None
+    if not isinstance(indices, (list, tuple)) or len(indices) != 1 or not isinstance(indices[0], fx.Node):
+        return None
+    value = indices[0].meta.get("val")
+    return indices[0] if isinstance(value, Tensor) and value.dtype == torch.bool else None
+
+
+def _choose_by_mask(graph: fx.Graph, node: fx.Node) -> None:
+    """Write `x[mask] = y[mask]` as a choice at each place, without the list of the places."""
+    into: Any = node.args[0]
+    picked: Any = node.args[2]
+    mask = _mask_of(node)
+    if mask is None or len(node.args) > 3 or _target(picked) is not torch.ops.aten.index.Tensor:
+        return
+    other, source = _mask_of(picked), picked.args[0]
+    if other is None or (other is not mask and (other.target, other.args) != (mask.target, mask.args)):
+        return
+    if not _sizes(mask.meta["val"]) == _sizes(into.meta["val"]) == _sizes(source.meta["val"]):
+        return
+    with graph.inserting_before(node):
+        chosen = graph.call_function(torch.ops.aten.where.self, (mask, source, into))
+    chosen.meta.update(node.meta)
+    node.replace_all_uses_with(chosen)
+    graph.erase_node(node)
 
 
 def _fill_by_size(graph: fx.Graph, node: fx.Node) -> None:
