@@ -82,7 +82,8 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], dynamic_axes: Sequence
         else next(shapes)
         for name, value in given.items()
     }
-    program = _exported(module, example, dynamic_shapes)
+    with torch.no_grad():  # else what a program computes in its own no_grad() becomes a graph within the graph
+        program = _exported(module, example, dynamic_shapes)
     for node in program.graph.nodes:
         _check_deterministic(node)
     return program

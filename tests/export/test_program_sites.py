@@ -21,8 +21,8 @@ from torch import Tensor
 import edgevae
 from edgevae.cli import main as vae_run
 from edgevae.export import FORMATS, ExportError, GraphError, SiteProgram, export_bundle, export_program
-from edgevae.export.opening import open_program
 from edgevae.export.cli import main as vae_export
+from edgevae.export.opening import open_program
 from edgevae.export.source import source_of_sites
 from tests.mutations import altered_weights, put
 from tests.train.programs import PROGRAMS, Example
