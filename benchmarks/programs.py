@@ -20,7 +20,8 @@ from pyro.infer import Predictive, Trace_ELBO
 
 import edgevae
 from benchmarks.timing import Call, medians, time_in_turn
-from edgevae.export.loading import load_program, read_example
+from edgevae.export.loading import read_example
+from edgevae.train.program import load_program
 
 _DRAWS = 100
 _ELBO, _PREDICTIVE = "elbo", f"{_DRAWS} predictive draws"
