@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -10,9 +12,10 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from edgevae.train import LIKELIHOODS, ConfigError, ModelConfig
+from edgevae.train import LIKELIHOODS, VAE, ConfigError, Likelihood, ModelConfig
 from edgevae.train.distributions import BernoulliOfLogits, Gaussian, diagonal_normal, standard_normal
 from edgevae.train.likelihoods import Categorical, ContinuousBernoulli, Normal
+from edgevae.train.programs import make_programs, model_spec
 
 
 def outputs(num_outputs: int, data_dim: int = 6) -> Tensor:
@@ -135,6 +138,29 @@ def test_shapes_of_draws_and_of_expanded_distributions_are_pyros(name: str) -> N
         value = distribution.sample()
         assert wide.log_prob(value).shape == (3, 4, 6)
         torch.testing.assert_close(wide.log_prob(value)[1], distribution.log_prob(value))
+
+
+class Counts(Likelihood):
+    """p(x|z) = Poisson(exp(outputs)): what a user would write."""
+
+    unit_interval: ClassVar[bool] = False
+
+    def distribution(self, outputs: Tensor) -> TorchDistribution:
+        return dist.Poisson(outputs.exp())
+
+
+def test_a_likelihood_of_counts_has_a_mean_and_no_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIKELIHOODS, "counts", Counts)
+    vae = VAE(ModelConfig((3,), 2, 4, likelihood="counts")).eval()
+    assert not model_spec(vae).has_draws
+    programs = make_programs(vae)
+    assert set(programs) == {"encoder", "decoder", "reconstruct", "elbo"}
+    assert [spec.name for spec in programs["decoder"].signature.outputs] == ["loc_img"]
+    x, z = torch.tensor([[0.0, 1.0, 7.0]]), torch.randn(1, 2)
+    with torch.no_grad():
+        loc_img = programs["decoder"].module(z)
+        log_px_z, _, _ = programs["elbo"].module(x, z, torch.zeros(1, 2), torch.ones(1, 2), loc_img)
+        torch.testing.assert_close(log_px_z, dist.Poisson(vae.decoder(z)).log_prob(x).sum(-1))
 
 
 @pytest.mark.parametrize("levels", [8, 16, 256])
