@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from edgevae import GraphName, ModelSpec, TensorSpec, signatures, tensor
 from edgevae.train import Dataset, Images
 from edgevae.train.elbo import slices
-from edgevae.train.program import TERMS, Draw, Function, PyroProgram, RunName, Site, TracedRun
+from edgevae.train.program import TERMS, Draw, Function, PyroProgram, RunName, Site, TracedRun, check_amortized
 from edgevae.train.programs import Program, uniform_of
 
 from .errors import GraphError, NotAVAEError
@@ -49,6 +49,7 @@ class ProgramVAE(ExportableVAE):
     Raises:
         GraphError: `data_shape` does not fit the data.
         NotAVAEError: It has other sites or arguments.
+        ProgramError: The guide does not depend on the data.
         TraceError: The program cannot be traced for any batch size.
     """
 
@@ -63,6 +64,7 @@ class ProgramVAE(ExportableVAE):
         self.samples = rows.reshape(-1, *shape)
         self.labels, num_classes = self._classes(self.program.example)
         self._functions = self._derive()
+        check_amortized(program, self._functions["encoder"])
         super().__init__(
             ModelSpec(
                 architecture=name or program.name,

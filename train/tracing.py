@@ -164,6 +164,11 @@ def line_of_error(error: BaseException) -> Line | None:
     return None
 
 
+def line_of_call() -> Line | None:
+    """Return the innermost line of the user's program that is being run; `None` if there is none."""
+    return _innermost((frame.f_code.co_filename, line) for frame, line in traceback.walk_stack(None))
+
+
 def line_of_script_error(error: BaseException) -> Line | None:
     """Return the line that an error went through, or that TorchScript says in its message; `None` if not known."""
     frames = re.findall(r"^\s*(.+)\((\d+)\): ", str(error), re.MULTILINE)

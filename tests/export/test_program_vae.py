@@ -264,6 +264,19 @@ def test_a_loop_over_the_rows_is_refused_with_its_line(tmp_path: Path) -> None:
     assert not (tmp_path / "mine").exists()
 
 
+class Blind(Images):
+    def guide(self, images: Tensor) -> None:
+        with pyro.plate("rows", len(images)):
+            pyro.sample("code", dist.Normal(pyro.param("loc", torch.zeros(Z)), 1).to_event(1))
+
+
+def test_a_guide_that_does_not_look_at_the_data_leaves_no_bundle(tmp_path: Path) -> None:
+    vae = Blind()
+    with pytest.raises(GraphError, match="the guide does not depend on images: its parameters are the same for all"):
+        export_program(vae.model, vae.guide, {"images": images()}, tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnxscript import ir
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import MCMC, NUTS, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -201,9 +201,19 @@ class TwoScales(TwoMixtures):
             pyro.sample("x", self.likelihood(z), obs=x)
 
 
+class Sampled(Plain):
+    def guide(self, x: Tensor) -> None:
+        mcmc: Any = MCMC(NUTS(self.model), num_samples=2, warmup_steps=1, disable_progbar=True)
+        mcmc.run(x)
+
+
 REFUSED = {
     "batch statistics": (Coupled, "of a row depends on the other rows of the batch"),
-    "a loop as long as the data": (ByRow, "other sample statements for other numbers of rows"),
+    "a loop as long as the data": (
+        ByRow,
+        r"line \d+ of test_program.py, `.* makes .*_3, .*_4.*a loop over the rows.*pyro.plate",
+    ),
+    "MCMC": (Sampled, r"line \d+ of test_program.py, `mcmc.run\(x\)`, runs MCMC, .* with SVI"),
     "a guide without x": (WithoutData, "the guide does not depend on x: its parameters are the same for all rows"),
     "a batch that is an event": (OneEvent, "has one log-density of shape \\(\\) for all rows"),
     "a latent for all rows": (Shared, "site 'shift' draws once for all rows; expected a draw for each row"),

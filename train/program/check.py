@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import traceback
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+import pyro
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -14,6 +18,8 @@ from ..errors import ProgramError, TraceError
 from ..tracing import line_of_error
 from .graphs import derive
 from .program import Draw, PyroProgram, Site
+
+_MCMC = str(Path(pyro.__file__).parent / "infer" / "mcmc") + os.sep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +128,11 @@ def run_program(
         raise
     except Exception as error:  # a stranger's program raises anything
         where = line_of_error(error) or "the program"
+        if any(frame.f_code.co_filename.startswith(_MCMC) for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise ProgramError(
+                f"{where} runs MCMC, which looks at the data for as long as it takes, and is no function of given "
+                "noise. Fit a guide with a network that takes the data, with SVI, and export that one"
+            ) from error
         said = str(error).strip().partition("\n")[0]
         raise ProgramError(
             f"{where} fails on {', '.join(example)}: {type(error).__name__}" + (f": {said}" if said else "")

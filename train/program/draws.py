@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import ProgramError
+from ..tracing import Line, line_of_call
 
 NoiseKind = Literal["normal", "uniform"]
 
@@ -116,6 +117,7 @@ class LiftedDraws:
         drawn: The draws, in order.
         outside: Which sites drew what is no function of a fixed amount of noise, and its name.
         decided: The numbers that the program took out of tensors, in order.
+        lines: The line of the user's program that each site is in, by name.
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class LiftedDraws:
         self.drawn: list[Drawn] = []
         self.outside: dict[str, str] = {}
         self.decided: list[Decision] = []
+        self.lines: dict[str, Line | None] = {}
         self.site = ""
         self._decisions = None if decisions is None else list(decisions)
         self._noise = None if noise is None else {site: iter(tensors) for site, tensors in noise.items()}
@@ -199,6 +202,7 @@ class _Sites(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         self._draws.site = msg["name"]
+        self._draws.lines[msg["name"]] = line_of_call()
         if msg["name"] in self._values and not msg["is_observed"]:
             msg["value"] = self._values[msg["name"]]
             msg["done"] = True

@@ -137,9 +137,22 @@ def _derive(program: PyroProgram) -> dict[str, Function]:
             "reconstruct": posterior.function([], means),
             "prior": prior.function([], [name for name in (*drawn, *of_prior) if name in prior.outputs]),
         }
-    if not functions["encoder"].read & set(program.example):
+    check_amortized(program, functions["encoder"])
+    return {name: function for name, function in functions.items() if function.outputs}
+
+
+def check_amortized(program: PyroProgram, encoder: Function) -> None:
+    """Check that the guide depends on the arguments.
+
+    Args:
+        program: The program.
+        encoder: The function of it that gives the parameters of the guide's sites.
+
+    Raises:
+        ProgramError: It does not.
+    """
+    if not encoder.read & set(program.example):
         raise ProgramError(
             f"the guide does not depend on {', '.join(program.example)}: its parameters are the same for all rows. "
             "Give it a network that takes the data; autoguides that are not amortized fit the data of one call only"
         )
-    return {name: function for name, function in functions.items() if function.outputs}

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..errors import ProgramError
+from ..tracing import Line
 from .draws import Decision, LiftedDraws, NoiseKind
 from .enumeration import Enumeration, eliminate, expected, has_axis
 
@@ -513,8 +514,7 @@ class PyroProgram(nn.Module):
             [draw for draw in found.draws.drawn if draw.site not in found.draws.outside] for found in (small, large)
         )
         if tensors.keys() != others.keys() or len(drawn) != len(other_drawn):
-            differ = ", ".join(sorted(tensors.keys() ^ others.keys())) or "other draws"
-            raise ProgramError(f"the program has other sample statements for other numbers of rows: {differ}")
+            raise ProgramError(_other_statements(small.draws.lines, large.draws.lines))
         for name, tensor in tensors.items():
             self._layouts[run, name] = Layout.of(name, tensor.shape, others[name].shape)
         draws: list[Draw] = []
@@ -601,6 +601,19 @@ class PyroProgram(nn.Module):
                     f"{name} of a row depends on the other rows of the batch; expected rows that are independent given "
                     "the weights. Batch statistics are one reason: use BatchNorm with running statistics"
                 )
+
+
+def _other_statements(few: Mapping[str, Line | None], many: Mapping[str, Line | None]) -> str:
+    """Say which sites, of those by their lines, depend on the number of rows, and what to do."""
+    differ = {name: line for name, line in {**few, **many}.items() if (name in few) != (name in many)}
+    if not differ:
+        return "the program draws more often for more rows; draw for all rows at once, in the plate of the batch"
+    first, names = next(iter(differ.items())), ", ".join(differ)
+    where = f"{first[1]} makes" if first[1] else "the program makes"
+    return (
+        f"{where} {names} for some numbers of rows only: a loop over the rows has other sample statements for each "
+        "batch. Make one statement for all rows, inside of pyro.plate, and apply networks to the whole batch"
+    )
 
 
 def _check_branches(decided: Sequence[Decision], others: Sequence[Decision]) -> None:
