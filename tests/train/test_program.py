@@ -22,7 +22,7 @@ from edgevae.train.conversion import DEFAULT_OPSET, convert
 from edgevae.train.program import Function, PyroProgram, RunName, derive
 from edgevae.train.tracing import trace
 
-from .programs import DIM, PROGRAMS, Branches, Example, Plain, TwoMixtures, Z, functions, rows
+from .programs import DIM, PROGRAMS, ROWS, Branches, Example, Plain, TwoMixtures, Z, functions, rows
 
 
 @pytest.fixture(autouse=True)
@@ -207,6 +207,11 @@ class Sampled(Plain):
         mcmc.run(x)
 
 
+class AllRows(Plain):
+    def posterior(self, x: Tensor) -> Any:
+        return super().posterior(x.reshape(ROWS, DIM))
+
+
 REFUSED = {
     "batch statistics": (Coupled, "of a row depends on the other rows of the batch"),
     "a loop as long as the data": (
@@ -219,6 +224,10 @@ REFUSED = {
     "a latent for all rows": (Shared, "site 'shift' draws once for all rows; expected a draw for each row"),
     "a branch that is taken both ways": (BothWays, "line .* of test_program.py branches on the data, and takes both"),
     "a batch that the code fixes": (FixedBatch, "line .* of test_program.py, `return super.*reshape"),
+    "a number of rows in the code": (
+        AllRows,
+        r"line \d+ of test_program.py.* works for the example's \d+ rows, and not",
+    ),
     "entries that a mask picks": (Picked, r"line .* of test_program.py, `logits, seen = .*picks entries by a mask"),
     "a random order": (RandomOrder, "calls torch.randperm, which is no function of given noise"),
     "two scales of one sum": (TwoScales, "which are summed over together, have different scales"),

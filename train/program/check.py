@@ -12,12 +12,13 @@ from typing import Any
 import pyro
 import torch
 from numpy.typing import ArrayLike
+from pyro import poutine
 from torch import Tensor
 
 from ..errors import ProgramError, TraceError
 from ..tracing import line_of_error
 from .graphs import derive
-from .program import Draw, PyroProgram, Site
+from .program import Draw, PyroProgram, Site, bound, quietly
 
 _MCMC = str(Path(pyro.__file__).parent / "infer" / "mcmc") + os.sep
 
@@ -133,10 +134,28 @@ def run_program(
                 f"{where} runs MCMC, which looks at the data for as long as it takes, and is no function of given "
                 "noise. Fit a guide with a network that takes the data, with SVI, and export that one"
             ) from error
+        if _runs(model, guide, example):
+            rows = len(next(tensor for name, tensor in example.items() if name not in static))
+            raise ProgramError(
+                f"{where} works for the example's {rows} rows, and not for fewer: the code fixes the size of the "
+                "batch. Write x.shape[0] or -1 in place of a number"
+            ) from error
         said = str(error).strip().partition("\n")[0]
         raise ProgramError(
             f"{where} fails on {', '.join(example)}: {type(error).__name__}" + (f": {said}" if said else "")
         ) from error
+
+
+def _runs(model: Callable[..., Any], guide: Callable[..., Any], example: Mapping[str, Tensor]) -> bool:
+    """Return whether a program runs with the whole example."""
+    try:
+        with torch.random.fork_rng([]), quietly():
+            args, kwargs = bound(model, example)
+            trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            poutine.replay(model, trace)(*args, **kwargs)
+    except Exception:  # noqa: BLE001 - a stranger's program raises anything
+        return False
+    return True
 
 
 def _shape(shape: tuple[int, ...]) -> str:

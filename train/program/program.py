@@ -366,7 +366,7 @@ class PyroProgram(nn.Module):
         )
         args, kwargs = bound(self._model, {**self._static, **arguments})
         mode = contextlib.nullcontext() if torch.compiler.is_exporting() else self.evaluating()
-        with mode, _quietly(), self._parameters_of_store, draws, enumeration:
+        with mode, quietly(), self._parameters_of_store, draws, enumeration:
             if run == "prior":
                 model = poutine.trace(self._model).get_trace(*args, **kwargs)
                 tensors = {name: node["value"] for name, node in _unobserved(model)}
@@ -819,7 +819,7 @@ def _check_example(example: Mapping[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Run Pyro without gradients, without checks of values, and without touching its parameter store."""
     store = pyro.get_param_store()
     with torch.no_grad(), pyro.validation_enabled(False), store.scope(store.get_state()), warnings.catch_warnings():
