@@ -28,7 +28,6 @@ from .exportable import ExportableVAE, FloatArray, as_tensor, away_from_steps
 
 _ROWS_AT_ONCE = 1024
 _SEED = 0
-_UNIT_INTERVAL = ("Bernoulli", "ContinuousBernoulli", "Beta")
 _BUNDLES = "a VAE has one normal latent and one observed site"
 
 
@@ -75,7 +74,7 @@ class ProgramVAE(ExportableVAE):
                 hidden_dim=0,
                 num_classes=num_classes,
                 num_components=0,
-                unit_interval=self._observed.distribution in _UNIT_INTERVAL,
+                unit_interval=self._observed.unit_interval,
                 has_draws="observation" in self._functions,
             )
         )

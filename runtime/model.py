@@ -29,7 +29,18 @@ from .posterior import (
     prior_probs,
 )
 from .providers import Execution, ProviderOptions
-from .scores import MAX_DRAWS, Eps, Nats, Score, Terms, particle_noise, particles, posterior_draws
+from .scores import (
+    MAX_DRAWS,
+    SCORE_PARTICLES,
+    SCORE_SEED,
+    Eps,
+    Nats,
+    Score,
+    Terms,
+    particle_noise,
+    particles,
+    posterior_draws,
+)
 from .session import Graphs
 from .streaming import BLOCK_ROWS, RowNoise, Rows, paired, row_batches
 from .verify import Report, verify_graphs, verify_reduced
@@ -37,9 +48,6 @@ from .verify import Report, verify_graphs, verify_reduced
 _Model = TypeVar("_Model", bound="Model")
 FloatArray = NDArray[np.float32]
 
-_SCORE_PARTICLES = 10
-"""Draws of z for each row; the quantiles in a manifest are made with as many."""
-_SCORE_SEED = 0
 _MAX_STEPS = 2**20
 _ACTIVE = 0.01
 """A dimension is active if the variance of its posterior mean over the data is larger (Burda et al., 2016)."""
@@ -498,7 +506,7 @@ class Model:
         self,
         x: ArrayLike,
         seed: int | Noise | None = None,
-        num_particles: int = _SCORE_PARTICLES,
+        num_particles: int = SCORE_PARTICLES,
         *,
         y: ArrayLike | None = None,
         eps: Eps | None = None,
@@ -520,7 +528,7 @@ class Model:
             InputError: An argument has another shape or dtype, or values out of range.
         """
         if seed is None and eps is None:
-            seed = _SCORE_SEED
+            seed = SCORE_SEED
         log_px_z, kl = functools.reduce(Terms.__add__, self._particles(x, y, num_particles, seed, eps))
         reconstruction, kl = log_px_z / int(num_particles), kl / int(num_particles)
         return Score(reconstruction - kl, reconstruction, kl)
@@ -537,7 +545,7 @@ class Model:
         return threshold_of(self.manifest, rate)
 
     def is_anomaly(
-        self, x: ArrayLike, seed: int | Noise = _SCORE_SEED, *, y: ArrayLike | None = None, rate: float = 0.01
+        self, x: ArrayLike, seed: int | Noise = SCORE_SEED, *, y: ArrayLike | None = None, rate: float = 0.01
     ) -> NDArray[np.bool_]:
         """Return which rows are anomalous: those whose ELBO lies below `threshold(rate)`. Shape `(batch,)`.
 

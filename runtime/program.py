@@ -19,14 +19,13 @@ from .model import open_graphs, threshold_of
 from .noise import Noise, stream_of
 from .program_spec import PRIOR, ArgumentSpec, DrawSpec, RunName, SiteSpec
 from .providers import Execution, ProviderOptions
-from .scores import MAX_DRAWS, Nats, Score, Terms
+from .scores import MAX_DRAWS, SCORE_PARTICLES, SCORE_SEED, Nats, Score, Terms
 from .session import Graphs
 from .verify import Report, verify_graphs, verify_reduced
 
 FloatArray = NDArray[np.float32]
 Arrays = dict[str, NDArray[Any]]
 
-_SCORE_PARTICLES, _SCORE_SEED = 10, 0
 _ROWS_AT_ONCE = 1024
 """Rows of several draws in one call of a graph: few calls, bounded memory."""
 
@@ -383,8 +382,8 @@ class Program:
     def score(
         self,
         *args: ArrayLike,
-        seed: int | Noise = _SCORE_SEED,
-        num_particles: int = _SCORE_PARTICLES,
+        seed: int | Noise = SCORE_SEED,
+        num_particles: int = SCORE_PARTICLES,
         **kwargs: ArrayLike,
     ) -> Score:
         """Return how unusual each row is, and why: the ELBO with its two parts, see `Model.score`.
@@ -410,14 +409,14 @@ class Program:
         return threshold_of(self.manifest, rate)
 
     def is_anomaly(
-        self, *args: ArrayLike, seed: int | Noise = _SCORE_SEED, rate: float = 0.01, **kwargs: ArrayLike
+        self, *args: ArrayLike, seed: int | Noise = SCORE_SEED, rate: float = 0.01, **kwargs: ArrayLike
     ) -> NDArray[np.bool_]:
         """Return which rows have an ELBO below `threshold(rate)`, or none that float32 can hold; shape `(batch,)`.
 
         Raises:
             InputError: An argument does not fit.
         """
-        found = self._score(args, kwargs, _SCORE_PARTICLES, seed)
+        found = self._score(args, kwargs, SCORE_PARTICLES, seed)
         return found.below(self.threshold(rate))
 
     def verify(self) -> Report:

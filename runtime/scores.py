@@ -22,6 +22,9 @@ Nats = NDArray[np.float64]
 Eps: TypeAlias = "ArrayLike | Sequence[ArrayLike]"
 
 MAX_DRAWS = 2**31
+SCORE_PARTICLES = 10
+"""Draws of the latents for each row of a score; the quantiles in a manifest are made with as many."""
+SCORE_SEED = 0
 _ROWS = 512
 """Rows whose particles are computed together, so that memory does not grow with the batch."""
 

@@ -389,8 +389,8 @@ class _Fitting:
         if elbos.not_finite is not None and not math.isfinite(elbos.robust_nats):
             raise DivergedError(
                 f"the ELBO of {elbos.not_finite.count:,} of {len(seen):,} {name} rows, at least a quarter, was NaN or "
-                f"infinite after epoch {self._trainer.epoch}; the last checkpoint is from before it. Begin another run "
-                "with a lower learning rate (--learning-rate)"
+                f"infinite after epoch {self._trainer.epoch}; the last checkpoint, if there is one, is from before "
+                "it. Begin another run with a lower learning rate (--learning-rate)"
             )
         return elbos
 

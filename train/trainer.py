@@ -502,9 +502,9 @@ class _FiniteLosses:
         for loss, (step, learning_rate) in zip(losses, self._steps, strict=True):
             if not -torch.inf < loss < torch.inf:
                 raise DivergedError(
-                    f"the loss became {loss} at step {step}, learning rate {learning_rate:g}; the last checkpoint is "
-                    "from before it. Begin another run with a lower learning rate (--learning-rate), a slower start "
-                    "(--lr-warmup 5) or a bounded gradient (--clip-norm 100)"
+                    f"the loss became {loss} at step {step}, learning rate {learning_rate:g}; the last checkpoint, if "
+                    "there is one, is from before it. Begin another run with a lower learning rate (--learning-rate), "
+                    "a slower start (--lr-warmup 5) or a bounded gradient (--clip-norm 100)"
                 )
         self._losses.clear()
         self._steps.clear()

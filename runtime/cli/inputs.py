@@ -180,9 +180,8 @@ def open_latents(path: Path, model: ModelSpec, y: int | None, labels: Path | Non
         InputError: It cannot be read or does not fit; the message names it.
         OSError: It cannot be read.
     """
+    _check_of_latents(path)
     with _naming(path):
-        if path.suffix.lower() not in {".npy", ".npz"}:
-            raise InputError("latents are read from .npy or .npz, like those that encode writes")
         source = _open_array(path, ("z", "z_loc"))
     space = source.latent_space_id
 
@@ -223,9 +222,7 @@ def open_values(path: Path, program: Program) -> tuple[dict[str, Rows], dict[str
         InputError: It cannot be read or does not fit; the message names it.
         OSError: It cannot be read.
     """
-    with _naming(path):
-        if path.suffix.lower() not in {".npy", ".npz"}:
-            raise InputError("latents are read from .npy or .npz, like those that encode writes")
+    _check_of_latents(path)
     latents, read = program.decoded, program.reads("decoder")
     arguments = [spec for spec in program.arguments if spec.name in read]
     rows = _open_named([path], program, [*latents, *arguments])
@@ -233,6 +230,12 @@ def open_values(path: Path, program: Program) -> tuple[dict[str, Rows], dict[str
         {spec.name: rows[spec.name] for spec in latents},
         {spec.name: rows[spec.name] for spec in arguments},
     )
+
+
+def _check_of_latents(path: Path) -> None:
+    with _naming(path):
+        if path.suffix.lower() not in {".npy", ".npz"}:
+            raise InputError("latents are read from .npy or .npz, like those that encode writes")
 
 
 def _open_named(paths: Sequence[Path], program: Program, specs: Sequence[ArgumentSpec]) -> dict[str, Rows]:

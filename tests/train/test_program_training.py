@@ -295,7 +295,11 @@ def test_options_that_a_program_does_not_take_are_refused(tmp_path: Path, option
         ("OtherArguments", ConfigError, r"must take the observations as x, and labels as y; its arguments are images"),
         ("MoreArguments", ConfigError, r"and needs mask too: write a function with these arguments that calls it"),
         ("Unregistered", ConfigError, r"registers no parameters with Pyro.*call pyro\.module\(name, network\)"),
-        ("Grey", ProgramError, r"Grey of own_programs\.py fails: ValueError: .*within the support"),
+        (
+            "Grey",
+            ProgramError,
+            r"Grey of own_programs\.py fails: ValueError: .*within the support [^\n]*\. Bring the data there[^\n]*$",
+        ),
         ("WrongShape", ProgramError, r"own_programs\.py.* fails on x: RuntimeError: mat1 and mat2"),
         ("LateParameter", ConfigError, r"registers late only after the first step; do so at once"),
         ("NotInONNX", TraceError, r"trained, but not exported: .*own_programs\.py.*bessel_j0.*--no-export-check"),

@@ -117,7 +117,7 @@ class LiftedDraws:
         drawn: The draws, in order.
         outside: Which sites drew what is no function of a fixed amount of noise, and its name.
         decided: The numbers that the program took out of tensors, in order.
-        lines: The line of the user's program that each site is in, by name.
+        lines: The line of the user's program that each site is in, by name; of a probe alone, as looking takes time.
     """
 
     def __init__(
@@ -143,6 +143,11 @@ class LiftedDraws:
 
     def __exit__(self, *_error: object) -> None:
         self._contexts.close()
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the noise comes from PyTorch's generator: the program is run to see what it consists of."""
+        return self._noise is None
 
     def of(self, site: str, draw: Callable[[], _R]) -> _R:
         """Return what `draw` draws, in the name of a site."""
@@ -202,7 +207,8 @@ class _Sites(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         self._draws.site = msg["name"]
-        self._draws.lines[msg["name"]] = line_of_call()
+        if self._draws.is_probe:
+            self._draws.lines[msg["name"]] = line_of_call()
         if msg["name"] in self._values and not msg["is_observed"]:
             msg["value"] = self._values[msg["name"]]
             msg["done"] = True

@@ -28,7 +28,6 @@ from .graphs import derive
 from .loading import load_program
 from .program import PyroProgram, Site, Tensors, bound, modules_used, unwrapped
 
-_UNIT_INTERVAL = ("Bernoulli", "ContinuousBernoulli", "Beta")
 _DATA, _LABELS = "x", "y"
 
 
@@ -151,7 +150,7 @@ class ProgramModel(Trainable):
     @property
     def unit_interval(self) -> bool:
         """Whether the data must lie in [0, 1]: a site that observes as many values has such a distribution."""
-        return any(site.distribution in _UNIT_INTERVAL for site in self._observed_data)
+        return any(site.unit_interval for site in self._observed_data)
 
     @property
     def _observed_data(self) -> list[Site]:
@@ -256,7 +255,10 @@ class ProgramModel(Trainable):
         except TrainError:
             raise
         except Exception as error:
-            said = str(error).strip()
+            said = " ".join(str(error).partition(", but found invalid values")[0].split())  # tensors follow
+            if "within the support" in said:
+                said += ". Bring the data there (--binarize gives 0 and 1), or make the distribution with "
+                said += "validate_args=False"
             if "poutine.scale" in said and self._summed_out:
                 names = ", ".join(sorted(self._summed_out))
                 raise ConfigError(

@@ -53,6 +53,8 @@ _DRAWN_OUTSIDE = ("Multinomial", "DirichletMultinomial")  # take as many draws a
 _WITHOUT_MEAN = ("Categorical", "Cauchy", "HalfCauchy", "Multinomial", "DirichletMultinomial")
 """Distributions whose mean is NaN, or that of a count that the data choose."""
 
+_UNIT_INTERVAL = ("Bernoulli", "ContinuousBernoulli", "Beta")
+
 _PYRO = str(Path(pyro.__file__).parent) + os.sep
 _MODULE_DIVIDER = "$$$"  # in the names under which `pyro.module` registers parameters
 
@@ -159,6 +161,11 @@ class Site:
     outside: str = ""
     auxiliary: bool = False
     enumerated: bool = False
+
+    @property
+    def unit_interval(self) -> bool:
+        """Whether its values must be in [0, 1]."""
+        return self.distribution in _UNIT_INTERVAL
 
     @property
     def is_input(self) -> bool:
